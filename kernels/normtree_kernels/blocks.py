@@ -1,0 +1,56 @@
+"""Cutting a tensor into blocks along an axis that the innermost level keeps."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from types import EllipsisType
+
+from normtree_kernels.norms import MixedNorm
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a tensor: indices ``start`` to ``stop`` of one axis, all of the others.
+
+    Args:
+        axis: axis of the tensor; None for the whole tensor, when no axis can be cut.
+        start: first index, >= 0.
+        stop: index after the last, > start.
+    """
+
+    axis: int | None
+    start: int
+    stop: int
+
+    def index(self, axes: tuple[int, ...]) -> tuple[slice | EllipsisType, ...]:
+        """Index that cuts this block out of an array whose axes are those axes of the tensor, in that order.
+
+        It ends in an ellipsis, without which an array of no axes would give a scalar, not a view.
+        """
+        cut = slice(self.start, self.stop)
+        return (*(cut if axis == self.axis else slice(None) for axis in axes), ...)
+
+
+def split(shape: tuple[int, ...], norm: MixedNorm, count: int) -> tuple[Block, ...]:
+    """Cut a tensor into at most ``count`` blocks of nearly equal size that each hold whole fibres.
+
+    The first kept axis in memory that is long enough is cut, for then blocks are far apart in memory; else the
+    longest kept axis.
+
+    Args:
+        shape: shape of the tensor.
+        norm: mixed norm bound to its axes.
+        count: wanted number of blocks, >= 1.
+
+    Raises:
+        ValueError: ``count`` < 1.
+    """
+    if count < 1:
+        raise ValueError(f"count: wanted at least one block, got {count}")
+    kept = sorted(norm.kept_axes)
+    if not kept or prod(shape) == 0:
+        return (Block(None, 0, 1),)
+    axis = next((a for a in kept if shape[a] >= count), max(kept, key=lambda a: shape[a]))
+    count = min(count, shape[axis])
+    edges = [shape[axis] * i // count for i in range(count + 1)]
+    return tuple(Block(axis, start, stop) for start, stop in pairwise(edges))

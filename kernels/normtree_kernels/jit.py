@@ -1,0 +1,33 @@
+"""Every Numba flag in one place: kernels are serial, release the GIL, and keep IEEE semantics.
+
+No fast-math, no contraction, no ``parallel=True``: the order of every floating-point operation is the order
+written in the source, so the bits of a result depend on neither the vector width nor the thread count.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def kernel(function: F) -> F:
+    """Compile a kernel that Python calls, and keep its machine code on disk for the next process.
+
+    Where no cache folder can be written (a read-only install without a home), it compiles once a process.
+    """
+    try:
+        return _compile(function, cache=True)
+    except RuntimeError:  # Numba's "no locator available": there is nowhere to write the cache
+        return _compile(function, cache=False)
+
+
+def device(function: F) -> F:
+    """Compile a function that only kernels call; it is part of their machine code."""
+    return _compile(function, cache=False)
+
+
+def _compile(function: F, *, cache: bool) -> F:
+    compiler = numba.njit(cache=cache, nogil=True, boundscheck=False, error_model="numpy", fastmath=False)
+    return cast(F, compiler(function))

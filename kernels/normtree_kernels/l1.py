@@ -1,0 +1,146 @@
+"""The l1 ball: sum of magnitudes, threshold, soft-thresholding.
+
+Projection of v >= 0 on {x : sum x <= rho}: x = max(v - tau, 0) with sum x = rho, and tau = 0 inside the ball.
+"""
+
+import math
+
+import numpy as np
+
+from normtree_kernels.dtypes import Array, Float64Array, narrow, widen
+from normtree_kernels.jit import device
+from normtree_kernels.lanes import CHUNK, LANES, fold
+
+_MAX_EXPONENT = 1022  # of a power of two to which another value below it can be added in float64
+
+
+@device
+def chunk_norm(x: Array, lanes: Float64Array) -> float:
+    """Sum of magnitudes of at most 1024 contiguous elements."""
+    whole = x.size - x.size % LANES
+    for lane in range(LANES):
+        lanes[lane] = 0.0
+    for i in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] += abs(widen(x[i + lane]))
+    for i in range(whole, x.size):
+        lanes[i - whole] += abs(widen(x[i]))
+    return fold(lanes)
+
+
+@device
+def add_row(row: Array, sums: Float64Array) -> None:
+    """Add the magnitudes of a row of elements to their columns' sums."""
+    for j in range(sums.size):
+        sums[j] += abs(widen(row[j]))
+
+
+@device
+def fold_chunks(partials: Float64Array, count: int, lanes: Float64Array) -> float:
+    """Sum of ``count`` non-negative partial sums in the fixed shape; overwrites them."""
+    while count > 1:
+        chunks = 0
+        for start in range(0, count, CHUNK):
+            partials[chunks] = chunk_norm(partials[start : min(start + CHUNK, count)], lanes)
+            chunks += 1
+        count = chunks
+    total: float = partials[0]
+    return total
+
+
+@device
+def grid(rho: float) -> float:
+    """Least power of two above rho; adding and subtracting it rounds to multiples of 2**-52 of it.
+
+    Sums of such multiples up to rho are exact in float64 in any order, so the sum of a projected fibre is no matter
+    of rounding. From 2**1022 on adding the power could overflow, and 0 leaves values as they are.
+    """
+    exponent = math.frexp(rho)[1]
+    return math.ldexp(1.0, exponent) if exponent <= _MAX_EXPONENT else 0.0
+
+
+@device
+def excess(magnitude: float, tau: float, power: float) -> float:
+    """max(magnitude - tau, 0), rounded down to the grid of ``power``."""
+    over = max(magnitude - tau, 0.0)
+    rounded = (over + power) - power
+    return rounded - power * 2.0**-52 if rounded > over else rounded
+
+
+@device
+def active_sum(x: Array, tau: float, lanes: Float64Array, partials: Float64Array) -> tuple[float, int]:
+    """Sum and number of the magnitudes above tau."""
+    active = 0
+    chunks = 0
+    for start in range(0, x.size, CHUNK):
+        chunk = x[start : min(start + CHUNK, x.size)]
+        whole = chunk.size - chunk.size % LANES
+        for lane in range(LANES):
+            lanes[lane] = 0.0
+        for i in range(0, whole, LANES):
+            for lane in range(LANES):
+                magnitude = abs(widen(chunk[i + lane]))
+                lanes[lane] += magnitude if magnitude > tau else 0.0
+                active += magnitude > tau
+        for i in range(whole, chunk.size):
+            magnitude = abs(widen(chunk[i]))
+            lanes[i - whole] += magnitude if magnitude > tau else 0.0
+            active += magnitude > tau
+        partials[chunks] = fold(lanes)
+        chunks += 1
+    return fold_chunks(partials, chunks, lanes), active
+
+
+@device
+def excess_sum(x: Array, tau: float, power: float, lanes: Float64Array, partials: Float64Array) -> float:
+    """Sum of the elements as soft-thresholding will leave them: the norm of the result, bit for bit or above."""
+    chunks = 0
+    for start in range(0, x.size, CHUNK):
+        chunk = x[start : min(start + CHUNK, x.size)]
+        whole = chunk.size - chunk.size % LANES
+        for lane in range(LANES):
+            lanes[lane] = 0.0
+        for i in range(0, whole, LANES):
+            for lane in range(LANES):
+                lanes[lane] += excess(abs(widen(chunk[i + lane])), tau, power)
+        for i in range(whole, chunk.size):
+            lanes[i - whole] += excess(abs(widen(chunk[i])), tau, power)
+        partials[chunks] = fold(lanes)
+        chunks += 1
+    return fold_chunks(partials, chunks, lanes)
+
+
+@device
+def threshold(x: Array, norm: float, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
+    """Find tau with sum max(|x| - tau, 0) <= rho, for 0 < rho < norm = sum |x|.
+
+    Newton's steps tau <- (sum of magnitudes above tau - rho) / their number rise from below to the root and end there
+    after finitely many (math: convex, decreasing, piecewise linear). Rounding can leave the sum an ulp too large:
+    the second loop measures the result as it will be stored, and steps until it is inside the ball.
+    """
+    tau = (norm - rho) / x.size
+    while True:
+        total, active = active_sum(x, tau, lanes, partials)
+        if active == 0:
+            break
+        raised = (total - rho) / active
+        if raised <= tau:
+            break
+        tau = raised
+    power = grid(rho)
+    doubling = 1.0
+    while True:
+        over = excess_sum(x, tau, power, lanes, partials) - rho
+        if over <= 0.0:
+            return tau
+        tau += max(over / x.size, np.spacing(tau)) * doubling
+        doubling *= 2.0
+
+
+@device
+def shrink(x: Array, tau: float, power: float, out: Array) -> None:
+    """Soft-threshold a fibre: sign(x) max(|x| - tau, 0), +0.0 where that vanishes."""
+    for i in range(x.size):
+        element = widen(x[i])
+        left = excess(abs(element), tau, power)
+        out[i] = narrow(math.copysign(left, element) if left > 0.0 else 0.0, x[i])

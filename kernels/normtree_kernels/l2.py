@@ -1,0 +1,93 @@
+"""The l2 ball: Euclidean length, scaling.
+
+Projection of v on {x : ||x|| <= rho}: x = v * rho / ||v||, and x = v inside the ball.
+"""
+
+import math
+
+import numpy as np
+
+from normtree_kernels.dtypes import Array, Float64Array, narrow, widen
+from normtree_kernels.jit import device
+from normtree_kernels.lanes import LANES, fold
+
+# Sums of squares outside these bounds may have lost digits to underflow or overflow, and are scaled and taken again.
+_SMALL, _LARGE = 1e-200, 1e300
+
+# Scaling and evaluating a length rounds fewer than 2**8 times; so much less than rho stays inside whatever they do.
+MARGIN = 1.0 - 2.0**-45
+
+# Radii and factors below this lose digits to underflow, and what is left of a fibre is dropped.
+_LEAST = 2.0**-960
+
+
+@device
+def square_sum_scaled(x: Array, first: int, step: int, count: int, half: int, other: int, lanes: Float64Array) -> float:
+    """Sum of squares of elements times 2**half times 2**other."""
+    for lane in range(LANES):
+        lanes[lane] = 0.0
+    for i in range(count):
+        element = math.ldexp(math.ldexp(widen(x[first + i * step]), half), other)
+        lanes[i % LANES] += element * element
+    return fold(lanes)
+
+
+@device
+def length(square: float, x: Array, first: int, step: int, count: int, lanes: Float64Array) -> float:
+    """Square root of a chunk's sum of squares; taken anew in scale where that could have left float64's range."""
+    if (square >= _SMALL and square <= _LARGE) or math.isnan(square):
+        return math.sqrt(square)
+    largest = 0.0
+    for i in range(count):
+        largest = max(largest, abs(widen(x[first + i * step])))
+    if largest == 0.0 or not largest < np.inf:
+        return largest
+    exponent = math.frexp(largest)[1]
+    half = -exponent // 2  # in two halves: 2**-exponent itself may be out of range
+    scaled = square_sum_scaled(x, first, step, count, half, -exponent - half, lanes)
+    return math.ldexp(math.sqrt(scaled), exponent)
+
+
+@device
+def chunk_norm(x: Array, lanes: Float64Array) -> float:
+    """Euclidean length of at most 1024 contiguous elements."""
+    whole = x.size - x.size % LANES
+    for lane in range(LANES):
+        lanes[lane] = 0.0
+    for i in range(0, whole, LANES):
+        for lane in range(LANES):
+            element = widen(x[i + lane])
+            lanes[lane] += element * element
+    for i in range(whole, x.size):
+        element = widen(x[i])
+        lanes[i - whole] += element * element
+    return length(fold(lanes), x, 0, 1, x.size, lanes)
+
+
+@device
+def add_row(row: Array, sums: Float64Array) -> None:
+    """Add the squares of a row of elements to their columns' sums."""
+    for j in range(sums.size):
+        element = widen(row[j])
+        sums[j] += element * element
+
+
+@device
+def factor(norm: float, rho: float) -> float:
+    """The factor that brings a fibre of that norm inside the ball of radius rho < norm."""
+    s = rho / norm * MARGIN
+    return s if min(s, rho) >= _LEAST else 0.0
+
+
+@device
+def scale(x: Array, s: float, out: Array) -> None:
+    """Scale a fibre by s > 0."""
+    for i in range(x.size):
+        out[i] = narrow(widen(x[i]) * s, x[i])
+
+
+@device
+def scale_row(row: Array, s: Float64Array, out: Array) -> None:
+    """Scale each element of a row by its column's factor; +0.0 where that is 0."""
+    for j in range(row.size):
+        out[j] = narrow(widen(row[j]) * s[j], row[j]) if s[j] > 0.0 else narrow(0.0, row[j])

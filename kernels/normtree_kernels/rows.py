@@ -1,0 +1,83 @@
+"""Fibres whose elements are neighbours in memory: one fibre after the other."""
+
+import numpy as np
+
+from normtree_kernels import l1, l2, linf
+from normtree_kernels.codes import L1, L2
+from normtree_kernels.dtypes import Array, Float64Array, narrow
+from normtree_kernels.jit import device, kernel
+from normtree_kernels.lanes import CHUNK, LANES
+
+IntArray = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@device
+def chunk_norm(code: int, x: Array, lanes: Float64Array) -> float:
+    """Norm of one chunk."""
+    if code == L1:
+        return l1.chunk_norm(x, lanes)
+    if code == L2:
+        return l2.chunk_norm(x, lanes)
+    return linf.chunk_norm(x, lanes)
+
+
+@device
+def fibre_norm(code: int, x: Array, lanes: Float64Array, partials: Float64Array) -> float:
+    """Norm of a fibre: norms of its chunks, then the norm of those, in the fixed shape."""
+    if x.size <= CHUNK:
+        return chunk_norm(code, x, lanes)
+    count = 0
+    for start in range(0, x.size, CHUNK):
+        partials[count] = chunk_norm(code, x[start : min(start + CHUNK, x.size)], lanes)
+        count += 1
+    while count > 1:
+        chunks = 0
+        for start in range(0, count, CHUNK):
+            partials[chunks] = chunk_norm(code, partials[start : min(start + CHUNK, count)], lanes)
+            chunks += 1
+        count = chunks
+    total: float = partials[0]
+    return total
+
+
+@kernel
+def up(code: int, x: Array, offsets: IntArray, length: int, v: Float64Array) -> None:
+    """Write to v the norm of each fibre, ``length`` elements from its offset in x."""
+    lanes = np.empty(LANES)
+    partials = np.empty(length // CHUNK + 1)
+    for j in range(offsets.size):
+        v[j] = fibre_norm(code, x[offsets[j] : offsets[j] + length], lanes, partials)
+
+
+@kernel
+def down(
+    code: int,
+    x: Array,
+    offsets: IntArray,
+    length: int,
+    v: Float64Array,
+    u: Float64Array,
+    out: Array,
+    out_offsets: IntArray,
+) -> None:
+    """Project each fibre of norm v onto the ball of radius u: copy, drop or map it."""
+    lanes = np.empty(LANES)
+    partials = np.empty(length // CHUNK + 1)
+    for j in range(offsets.size):
+        fibre = x[offsets[j] : offsets[j] + length]
+        result = out[out_offsets[j] : out_offsets[j] + length]
+        if v[j] <= u[j]:
+            result[:] = fibre
+        elif narrow(u[j], x[0]) == 0.0:
+            result[:] = narrow(0.0, x[0])
+        elif code == L1:
+            tau = l1.threshold(fibre, v[j], u[j], lanes, partials)
+            l1.shrink(fibre, tau, l1.grid(u[j]), result)
+        elif code == L2:
+            s = l2.factor(v[j], u[j])
+            if s > 0.0:
+                l2.scale(fibre, s, result)
+            else:
+                result[:] = narrow(0.0, x[0])
+        else:
+            linf.clip(fibre, u[j], result)

@@ -1,0 +1,100 @@
+"""One block, one level: the up-sweep that aggregates its fibres and the down-sweep that projects them.
+
+These two functions are all the work there is. The upper levels of the tree, a thread, a Ray task and the service's
+own process call the same ones, so a block's bits do not depend on who computes them.
+"""
+
+from math import prod
+
+import numpy as np
+
+from normtree_kernels import columns, rows
+from normtree_kernels.codes import CODES, L1
+from normtree_kernels.dtypes import Array, Float64Array
+from normtree_kernels.fibres import flat, flat_out, lay_out, packed_panels
+
+
+def up(norm: str, block: Array, kept: int) -> Float64Array:
+    """Aggregate a block: the norm of each of its fibres.
+
+    Args:
+        norm: ``l1``, ``l2`` or ``linf``.
+        block: float array, any strides; its first ``kept`` axes tell the fibres apart, the others are
+            aggregated. Not changed.
+        kept: number of axes that stay.
+
+    Returns:
+        A new float64 array of shape ``block.shape[:kept]``, NaN or infinite where a fibre holds such a value.
+
+    Cost:
+        Reads the block once.
+    """
+    if block.size == 0:
+        return np.zeros(block.shape[:kept])
+    v = np.empty(block.shape[:kept])
+    line = v.reshape(-1)
+    fibres = lay_out(kept, block)
+    code = _code(norm, fibres.length)
+    if fibres.kind == "packed":
+        for panel in packed_panels(block, kept):
+            v[panel] = up(norm, _pack(block[panel], kept), kept)
+    elif fibres.kind == "rows":
+        for part, (offsets,) in fibres.panels():
+            rows.up(code, flat(block), offsets, fibres.length, line[part])
+    else:
+        for part, (offsets,) in fibres.panels():
+            columns.up(code, flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, line[part])
+    return v
+
+
+def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, out: Array) -> None:
+    """Project each fibre of a block onto its own ball.
+
+    Args:
+        norm: ``l1``, ``l2`` or ``linf``.
+        block: as for `up`. Not changed.
+        kept: as for `up`.
+        v: float64, ``block.shape[:kept]``: the fibres' norms, from `up`, finite.
+        u: float64, same shape: the fibres' radii, finite and >= 0.
+        out: array of the block's shape and type that shares no memory with it; overwritten.
+
+    Cost:
+        Reads the fibres that do not vanish, writes ``out`` once; an l1 level reads its fibres a few times more.
+    """
+    if block.size == 0:
+        return
+    fibres = lay_out(kept, block, out)
+    code = _code(norm, fibres.length)
+    if fibres.kind == "packed" or (fibres.kind == "columns" and code == L1):
+        for panel in packed_panels(block, kept):
+            _down_packed(norm, block[panel], kept, v[panel], u[panel], out[panel])
+        return
+    lines = np.ascontiguousarray(v).reshape(-1), np.ascontiguousarray(u).reshape(-1)
+    for part, (offsets, out_offsets) in fibres.panels():
+        radii = lines[0][part], lines[1][part]
+        if fibres.kind == "rows":
+            rows.down(code, flat(block), offsets, fibres.length, *radii, flat_out(out), out_offsets)
+        else:
+            columns.down(
+                code, flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, *radii,
+                flat_out(out), out_offsets, fibres.steps[1],
+            )  # fmt: skip
+
+
+def _code(norm: str, length: int) -> int:
+    """The kernels' code of a norm; a fibre of one element has but one ball, the interval that linf clips to."""
+    return CODES[norm if length > 1 else "linf"]
+
+
+def _pack(block: Array, kept: int) -> Array:
+    """Copy a panel to native elements, fibre after fibre."""
+    packed = np.empty((prod(block.shape[:kept]), prod(block.shape[kept:])), block.dtype.newbyteorder("="))
+    packed.reshape(block.shape)[...] = block
+    return packed.reshape(block.shape)
+
+
+def _down_packed(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, out: Array) -> None:
+    packed = _pack(block, kept)
+    result = np.empty_like(packed)
+    down(norm, packed, kept, v, u, result)
+    out[...] = result

@@ -1,0 +1,117 @@
+"""The tree above the leaves: from the fibres' norms to the fibres' radii, through the root.
+
+It works on the innermost aggregates only, an array smaller than the tensor by the length of its fibres.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from time import perf_counter_ns
+from typing import Literal
+
+import numpy as np
+
+from normtree_kernels import sweep
+from normtree_kernels.dtypes import Float64Array
+from normtree_kernels.norms import MixedNorm
+
+
+@dataclass(frozen=True)
+class Step:
+    """One sweep of one upper level, as it was timed.
+
+    Args:
+        sweep: ``up`` or ``down``.
+        level: index of the level in the mixed norm, 0 the outermost.
+        start_ns: `time.perf_counter_ns` when it began.
+        stop_ns: and when it ended.
+        nbytes: bytes of aggregates read and written.
+    """
+
+    sweep: Literal["up", "down"]
+    level: int
+    start_ns: int
+    stop_ns: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Crown:
+    """What the tree above the leaves says: each fibre's radius and the tensor's norm.
+
+    Args:
+        radii: float64, the shape of the kept axes in the norm's order: U_1.
+        norm: the tensor's mixed norm before projection.
+        inside: whether the tensor already lies in the ball, so that it is its own projection.
+        steps: the upper levels' sweeps in the order they ran: up to the root, then down.
+    """
+
+    radii: Float64Array
+    norm: float
+    inside: bool
+    steps: tuple[Step, ...]
+
+
+def climb(norm: MixedNorm, v: Float64Array, steps: list[Step] | None = None) -> list[Float64Array]:
+    """Up-sweep the upper levels: V_1 (given), V_2, … V_r, each with the axes of its levels merged to one.
+
+    Args:
+        norm: mixed norm of r levels.
+        v: float64, shape of the kept axes in the norm's order: V_1.
+        steps: where the sweeps' times are appended.
+
+    Returns:
+        r arrays; the last has no axes and is the mixed norm itself.
+    """
+    aggregates = [v.reshape(_level_sizes(norm, v.shape))]
+    for index in reversed(range(len(norm.levels) - 1)):
+        below = aggregates[-1]
+        with _timed(steps, "up", index, below.nbytes):
+            aggregates.append(sweep.up(norm.levels[index].norm, below, below.ndim - 1))
+    return aggregates
+
+
+def crown(norm: MixedNorm, v: Float64Array, radius: float) -> Crown:
+    """Project the aggregates: climb to the root, project there, push the radii down to the fibres.
+
+    Args:
+        norm: mixed norm bound to the tensor's axes.
+        v: float64, shape of the kept axes in the norm's order, from `sweep.up`.
+        radius: radius of the ball, finite and >= 0.
+
+    Returns:
+        The fibres' radii; when ``v`` is not finite, neither is the norm, and the radii mean nothing.
+
+    Cost:
+        A few passes over ``v``.
+    """
+    steps: list[Step] = []
+    aggregates = climb(norm, v, steps)
+    total = float(aggregates[-1])
+    u = np.asarray(min(radius, total))
+    if np.isfinite(total):
+        for index, level in enumerate(norm.levels[:-1]):
+            here, above = aggregates[-2 - index], aggregates[-1 - index]
+            radii = np.empty_like(here)
+            with _timed(steps, "down", index, 2 * here.nbytes):
+                sweep.down(level.norm, here, here.ndim - 1, above, u, radii)
+            u = radii
+    return Crown(np.broadcast_to(u, aggregates[0].shape).reshape(v.shape), total, total <= radius, tuple(steps))
+
+
+@contextmanager
+def _timed(steps: list[Step] | None, sweep: Literal["up", "down"], level: int, nbytes: int) -> Iterator[None]:
+    start_ns = perf_counter_ns()
+    yield
+    if steps is not None:
+        steps.append(Step(sweep, level, start_ns, perf_counter_ns(), nbytes))
+
+
+def _level_sizes(norm: MixedNorm, kept_shape: tuple[int, ...]) -> tuple[int, ...]:
+    sizes, start = [], 0
+    for level in norm.levels[:-1]:
+        stop = start + len(level.axes)
+        sizes.append(prod(kept_shape[start:stop]))
+        start = stop
+    return tuple(sizes)
