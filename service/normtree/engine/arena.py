@@ -1,0 +1,194 @@
+"""The arena: shared-memory segments that hold the tensors in flight, pooled so that pages are touched only once.
+
+A segment is a file in the node's shared memory, locked for as long as its owner lives. The kernel drops the lock when
+a process ends, however it ends, so a segment that can be locked has no owner and the next arena removes it.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+from normtree.engine.tensor import attach
+from normtree.errors import ArenaFull
+
+PREFIX = "normtree-"
+_SMALLEST_BYTES = 1 << 16
+_RETRY_AFTER_S = 1
+
+
+class Segment:
+    """A leased piece of shared memory.
+
+    Attributes:
+        name: path by which processes of this node attach it.
+        nbytes: bytes that were asked for; at least so many are mapped.
+        buffer: writable view of them.
+    """
+
+    def __init__(self, arena: "Arena", path: Path, descriptor: int, capacity_bytes: int) -> None:
+        """Take over a segment that the arena has made and locked."""
+        self._arena = arena
+        self._descriptor = descriptor
+        self._leased = False
+        self.capacity_bytes = capacity_bytes
+        self.name = str(path)
+        self.nbytes = 0
+        self.buffer = memoryview(b"")
+
+    def lease(self, nbytes: int) -> Self:
+        """Hand it out with a view of ``nbytes``; only the arena calls this."""
+        self._leased = True
+        self.nbytes = nbytes
+        self.buffer = memoryview(attach(self.name))[:nbytes]
+        return self
+
+    def release(self) -> None:
+        """Give it back; a second time does nothing."""
+        if self._leased:
+            self._leased = False
+            self.buffer = memoryview(b"")
+            self._arena.take_back(self)
+
+    def remove(self) -> None:
+        """Unlink it; who has it mapped may go on using it."""
+        Path(self.name).unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class Arena:
+    """Leases segments up to a bound of bytes, and keeps what comes back for the next request.
+
+    Args:
+        capacity_bytes: most bytes in segments, leased and idle together.
+        folder: where segments live; default: the node's shared memory.
+    """
+
+    def __init__(self, capacity_bytes: int, folder: Path | None = None) -> None:
+        """Start empty, after removing segments whose owners are gone."""
+        self.capacity_bytes = capacity_bytes
+        self._folder = folder or _shared_memory()
+        self._idle: dict[int, list[Segment]] = defaultdict(list)
+        self._leased_bytes = 0
+        self._idle_bytes = 0
+        self._lock = Lock()
+        self._closed = False
+        self._retired: set[str] = set()
+        remove_orphans(self._folder)
+
+    @property
+    def leased_bytes(self) -> int:
+        """Bytes in segments that are handed out now."""
+        return self._leased_bytes
+
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes in segments that wait to be handed out again."""
+        return self._idle_bytes
+
+    def lease(self, nbytes: int) -> Segment:
+        """Lease a segment of at least ``nbytes``; a zeroed or a used one.
+
+        Raises:
+            ArenaFull: it would exceed the arena, or the node's shared memory is full.
+        """
+        size = max(_SMALLEST_BYTES, 1 << (nbytes - 1).bit_length() if nbytes else 0)
+        with self._lock:
+            if self._leased_bytes + size > self.capacity_bytes:
+                raise self._full(nbytes)
+            if self._idle[size]:
+                segment = self._idle[size].pop()
+                self._idle_bytes -= size
+            else:
+                self._shrink(self.capacity_bytes - self._leased_bytes - size)
+                segment = self._create(size, nbytes)
+            self._leased_bytes += size
+        return segment.lease(nbytes)
+
+    def retire(self, name: str) -> None:
+        """Never hand out a segment again: a cancelled worker may still write to it."""
+        with self._lock:
+            self._retired.add(name)
+
+    def take_back(self, segment: Segment) -> None:
+        """Receive a segment whose lease has ended; only `Segment.release` calls this."""
+        with self._lock:
+            self._leased_bytes -= segment.capacity_bytes
+            if self._closed or segment.name in self._retired:
+                self._retired.discard(segment.name)
+                segment.remove()
+            else:
+                self._idle[segment.capacity_bytes].append(segment)
+                self._idle_bytes += segment.capacity_bytes
+
+    def close(self) -> None:
+        """Remove every idle segment now, and each leased one as it comes back."""
+        with self._lock:
+            self._closed = True
+            self._shrink(0)
+
+    def _shrink(self, idle_bytes: int) -> None:
+        while self._idle_bytes > idle_bytes:
+            size = max(size for size, segments in self._idle.items() if segments)
+            self._idle[size].pop().remove()
+            self._idle_bytes -= size
+
+    def _create(self, size: int, nbytes: int) -> Segment:
+        path = self._folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.posix_fallocate(descriptor, 0, size)  # takes the pages now: writing later cannot fail
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            if error.errno in (errno.ENOSPC, errno.ENOMEM):
+                raise self._full(nbytes) from None
+            raise
+        return Segment(self, path, descriptor, size)
+
+    def _full(self, nbytes: int) -> ArenaFull:
+        return ArenaFull(
+            f"shared memory: {nbytes} bytes wanted, {self._leased_bytes} of {self.capacity_bytes} are in use",
+            limit=self.capacity_bytes,
+            got=nbytes,
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+
+def remove_orphans(folder: Path) -> int:
+    """Remove segments in a folder whose owners no longer live; return how many there were."""
+    removed = 0
+    for path in folder.glob(f"{PREFIX}*"):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # removed meanwhile, or another user's
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+            removed += 1
+        except BlockingIOError:  # its owner lives
+            pass
+        finally:
+            os.close(descriptor)
+    return removed
+
+
+def _shared_memory() -> Path:
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() and os.access(folder, os.W_OK) else Path(tempfile.gettempdir())

@@ -1,0 +1,64 @@
+"""A tensor at its home: where its bytes are on this node, and how to see them as an array."""
+
+import mmap
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in a shared-memory segment: a small value that travels in place of its data.
+
+    Args:
+        segment: path of the segment, as `normtree.engine.arena.Segment.name`.
+        shape: lengths of the axes.
+        dtype: NumPy's text of the element type, byte order included, such as ``"<f4"``.
+        order: ``"C"`` or ``"F"``: which axis varies fastest in memory, the last or the first.
+    """
+
+    segment: str
+    shape: tuple[int, ...]
+    dtype: str
+    order: Literal["C", "F"] = "C"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor's elements."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def array(self, *, writable: bool = False) -> NDArray[Any]:
+        """View the tensor where it is, without a copy, in any process of its node.
+
+        Args:
+            writable: whether the view may be written to.
+
+        Raises:
+            FileNotFoundError: the segment is gone, or is on another node.
+        """
+        memory = np.frombuffer(attach(self.segment), np.uint8, self.nbytes)
+        array = memory.view(self.dtype).reshape(self.shape, order=self.order)
+        array.flags.writeable = writable
+        return array
+
+
+@lru_cache(maxsize=32)
+def attach(segment: str) -> mmap.mmap:
+    """Map a segment into this process; mapped once and kept, since segments are pooled and their names never re-used.
+
+    Args:
+        segment: path of the segment.
+
+    Raises:
+        FileNotFoundError: there is no such segment on this node.
+    """
+    descriptor = os.open(segment, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return mmap.mmap(descriptor, 0)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,145 @@
+"""The timing of an answer: one schema for HTTP, command line, jobs and benchmarks, filled from real clocks."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, Self
+
+Stage = Literal["receive", "decode", "queue", "place", "up", "root", "down", "encode", "total"]
+STAGES: tuple[Stage, ...] = ("receive", "decode", "queue", "place", "up", "root", "down", "encode", "total")
+
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of work as the clock of the one who did it saw it.
+
+    Args:
+        stage: ``up``, ``root`` or ``down``.
+        level: index of the level it worked on, 0 the outermost.
+        start_ns: `time.perf_counter_ns` when it began; one clock for all processes of a node.
+        stop_ns: and when it ended.
+        nbytes: bytes read and written.
+        worker: process id of the one who did it.
+    """
+
+    stage: Literal["up", "root", "down"]
+    level: int
+    start_ns: int
+    stop_ns: int
+    nbytes: int
+    worker: int
+
+    @property
+    def ms(self) -> float:
+        """Its length, in milliseconds."""
+        return (self.stop_ns - self.start_ns) / _NS_PER_MS
+
+
+@dataclass(frozen=True)
+class LevelTiming:
+    """What one level of the tree cost, both sweeps together.
+
+    Args:
+        norm: the level's norm.
+        tasks: pieces of work.
+        wall_ms: from first start to last end of each sweep, added.
+        work_ms: sum of the pieces.
+        span_ms: longest piece of each sweep, added.
+        bytes: bytes read and written.
+        gb_per_s: bytes over wall.
+    """
+
+    norm: str
+    tasks: int
+    wall_ms: float
+    work_ms: float
+    span_ms: float
+    bytes: int
+    gb_per_s: float
+
+    @classmethod
+    def of(cls, norm: str, spans: Iterable[Span]) -> Self:
+        """Sum up the pieces of work of one level."""
+        pieces = list(spans)
+        sweeps = [[s for s in pieces if s.stage == stage] for stage in ("up", "root", "down")]
+        sweeps = [sweep for sweep in sweeps if sweep]
+        wall_ms = sum(max(s.stop_ns for s in w) - min(s.start_ns for s in w) for w in sweeps) / _NS_PER_MS
+        nbytes = sum(s.nbytes for s in pieces)
+        return cls(
+            norm=norm,
+            tasks=len(pieces),
+            wall_ms=wall_ms,
+            work_ms=sum(s.ms for s in pieces),
+            span_ms=sum(max(s.ms for s in sweep) for sweep in sweeps),
+            bytes=nbytes,
+            gb_per_s=nbytes / (wall_ms * 1e6) if wall_ms else 0.0,
+        )
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What an answer cost, and what parallelism bought.
+
+    ``wall_ms`` is up + root + down as the asker waited; ``work_ms`` the sum of all pieces; ``span_ms`` the critical
+    path: the slowest leaf up, the root, the slowest leaf down. ``speedup`` compares the wall with the serial
+    reference, which ``serial_is`` says was measured in the same request or modelled from the machine profile.
+    """
+
+    engine: str
+    reason: str
+    norm: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    blocks: int
+    workers: int
+    nodes: int
+    stages_ms: Mapping[str, float]
+    levels: tuple[LevelTiming, ...]
+    work_ms: float
+    span_ms: float
+    wall_ms: float
+    serial_ms: float
+    serial_is: Literal["measured", "modelled"]
+    retries: int
+    bytes_moved: int
+    trace_id: str
+
+    @property
+    def speedup(self) -> float:
+        """Serial reference over wall."""
+        return self.serial_ms / self.wall_ms if self.wall_ms else 1.0
+
+    @property
+    def parallelism(self) -> float:
+        """Work over span: the speed-up that unlimited workers could reach with these blocks."""
+        return self.work_ms / self.span_ms if self.span_ms else 1.0
+
+    @property
+    def efficiency(self) -> float:
+        """Speed-up over workers."""
+        return self.speedup / self.workers
+
+    @property
+    def overhead_ms(self) -> float:
+        """Wall less span: what was spent on neither leaves nor root."""
+        return self.wall_ms - self.span_ms
+
+    def with_stages(self, **stages_ms: float) -> Self:
+        """Add stages that happened outside the engine, in milliseconds."""
+        unknown = set(stages_ms) - set(STAGES)
+        if unknown:
+            raise ValueError(f"stages: wanted some of {', '.join(STAGES)}, got {', '.join(sorted(unknown))}")
+        merged = {**self.stages_ms, **stages_ms}
+        return replace(self, stages_ms={stage: merged[stage] for stage in STAGES if stage in merged})
+
+    def as_dict(self) -> dict[str, object]:
+        """The schema as plain values, for JSON."""
+        derived = ("speedup", "parallelism", "efficiency", "overhead_ms")
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "levels"},
+            "stages_ms": dict(self.stages_ms),
+            "levels": [asdict(level) for level in self.levels],
+            **{name: getattr(self, name) for name in derived},
+        }

@@ -1,0 +1,164 @@
+"""What can go wrong with a request, one class a cause, the same for engine, command line and HTTP.
+
+    NormtreeError
+    ├── MalformedBody          400  header, framing or length of the body
+    ├── NotAcceptable          406  no format the client takes is one we write
+    ├── BodyTimeout            408  the body did not arrive in time
+    ├── LengthRequired         411  the body's length was not declared
+    ├── BodyTooLarge           413  the body exceeds a limit
+    ├── UnsupportedMediaType   415  the body is in a format we do not read
+    ├── InvalidParameter       422  norm, axes, radius, an option we do not know
+    ├── InvalidTensor          422  dtype, shape, NaN or infinity
+    ├── ArenaFull              503  no shared memory is free now
+    ├── NotReady               503  starting or draining
+    ├── EngineUnavailable      503  Ray cannot be reached
+    ├── WorkersLost            503  leaves failed after their retries
+    └── DeadlineExceeded       504  the work took longer than allowed
+
+An error says what, where, got and wanted. It never carries a tensor's data.
+"""
+
+from typing import ClassVar
+
+
+class NormtreeError(Exception):
+    """Base of every error that is shown to the one who asked.
+
+    Attributes:
+        status: the HTTP status that fits.
+        code: a stable slug, for programs.
+        title: the same for every error of the class, for people.
+    """
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        pointer: str | None = None,
+        limit: int | float | str | None = None,
+        got: object = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        """Make an error.
+
+        Args:
+            detail: one sentence: what, where, got, wanted.
+            pointer: the name of what is at fault: a parameter, a header, a field of the body.
+            limit: the bound that was broken, in the unit ``detail`` names.
+            got: the value that broke it; a small scalar or its text, never a tensor's elements.
+            retry_after_s: whole seconds after which to ask again; None where asking again is no use.
+        """
+        super().__init__(detail)
+        self.detail = detail
+        self.pointer = pointer
+        self.limit = limit
+        self.got = got
+        self.retry_after_s = retry_after_s
+
+
+class MalformedBody(NormtreeError):
+    """The body breaks the rules of its own format."""
+
+    status = 400
+    code = "malformed-body"
+    title = "The body is malformed"
+
+
+class NotAcceptable(NormtreeError):
+    """None of the formats that the client accepts is one we write."""
+
+    status = 406
+    code = "not-acceptable"
+    title = "No acceptable format"
+
+
+class BodyTimeout(NormtreeError):
+    """The body did not arrive in the time allowed."""
+
+    status = 408
+    code = "body-timeout"
+    title = "The body did not arrive in time"
+
+
+class LengthRequired(NormtreeError):
+    """The body's length was not declared in advance."""
+
+    status = 411
+    code = "length-required"
+    title = "Content-Length is required"
+
+
+class BodyTooLarge(NormtreeError):
+    """The body, or what it would become in memory, exceeds a limit."""
+
+    status = 413
+    code = "body-too-large"
+    title = "The body is too large"
+
+
+class UnsupportedMediaType(NormtreeError):
+    """The body's media type or coding is none we read."""
+
+    status = 415
+    code = "unsupported-media-type"
+    title = "Unsupported media type"
+
+
+class InvalidParameter(NormtreeError):
+    """A parameter is unknown, or its value is not permitted."""
+
+    status = 422
+    code = "invalid-parameter"
+    title = "Invalid parameter"
+
+
+class InvalidTensor(NormtreeError):
+    """The tensor is well-formed but not one that can be projected."""
+
+    status = 422
+    code = "invalid-tensor"
+    title = "Invalid tensor"
+
+
+class ArenaFull(NormtreeError):
+    """Requests in flight hold the shared memory this one needs."""
+
+    status = 503
+    code = "arena-full"
+    title = "No memory is free now"
+
+
+class NotReady(NormtreeError):
+    """The service is starting or draining."""
+
+    status = 503
+    code = "not-ready"
+    title = "Not ready"
+
+
+class EngineUnavailable(NormtreeError):
+    """Ray cannot be reached, or refuses us."""
+
+    status = 503
+    code = "engine-unavailable"
+    title = "The engine is unavailable"
+
+
+class WorkersLost(NormtreeError):
+    """Workers died, and the retries were used up."""
+
+    status = 503
+    code = "workers-lost"
+    title = "Workers were lost"
+
+
+class DeadlineExceeded(NormtreeError):
+    """The work took longer than allowed."""
+
+    status = 504
+    code = "deadline-exceeded"
+    title = "The deadline has passed"

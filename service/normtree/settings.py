@@ -1,0 +1,79 @@
+"""The service's settings: read once from arguments and the environment, checked, then fixed."""
+
+import ipaddress
+import os
+import shutil
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SHARED_MEMORY = Path("/dev/shm")
+GIB = 2**30
+
+
+def _usable_cores() -> int:
+    """Count the cores this process may run on, which in a container can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _default_arena_bytes() -> int:
+    """Return 4 GiB, or a quarter of the shared memory where that is less: Ray's object store lives there too."""
+    if not SHARED_MEMORY.is_dir():
+        return GIB
+    return min(4 * GIB, shutil.disk_usage(SHARED_MEMORY).total // 4)
+
+
+def _is_loopback(host: str) -> bool:
+    """Tell whether an address to bind is reachable from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Settings(BaseSettings):
+    """All that can be set, from keyword arguments or else from ``NORMTREE_<NAME>`` in the environment.
+
+    Raises:
+        pydantic.ValidationError: a value out of range, or an address that would expose the service.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="NORMTREE_", frozen=True, extra="forbid", allow_inf_nan=False)
+
+    host: str = Field(default="127.0.0.1", description="Address to bind.")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port to bind; 0 takes a free one.")
+    insecure: bool = Field(default=False, description="Permit an address that other machines can reach.")
+    workers: int = Field(
+        default_factory=_usable_cores, ge=1, description="Leaf tasks at once; default: the usable cores."
+    )
+    ray_address: str | None = Field(default=None, description="Ray cluster to join; default: an embedded local one.")
+    inline_only: bool = Field(default=False, description="Run without Ray, on this process's threads alone.")
+    body_limit_bytes: int = Field(default=GIB, ge=1, description="Largest request body, in bytes.")
+    rank_limit: int = Field(default=8, ge=1, le=64, description="Largest number of axes of a tensor.")
+    elements_limit: int = Field(default=2**33, ge=1, description="Largest number of elements of a tensor.")
+    arena_bytes: int = Field(
+        default_factory=_default_arena_bytes,
+        ge=1,
+        description="Shared memory for tensors in flight, in bytes; default: 4 GiB or a quarter of /dev/shm.",
+    )
+    body_timeout_s: float = Field(default=60.0, gt=0, description="Seconds in which a body must arrive.")
+    deadline_s: float = Field(default=55.0, gt=0, description="Seconds that the work on one request may take.")
+    keep_alive_s: int = Field(default=75, ge=0, description="Seconds an idle connection is kept open.")
+    drain_s: int = Field(default=30, ge=0, description="Seconds that requests in flight get to finish at shutdown.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+
+    @model_validator(mode="after")
+    def _refuse_exposure(self) -> Self:
+        """Refuse to serve other machines unless told to: there are no keys to ask for."""
+        if not self.insecure and not _is_loopback(self.host):
+            raise ValueError(
+                f"host: {self.host!r} can be reached from other machines, and the service has no keys "
+                "to ask for; bind a loopback address, or set insecure to permit this"
+            )
+        return self

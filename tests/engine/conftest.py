@@ -1,0 +1,14 @@
+"""One projector on a real embedded Ray for all tests of the engine."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from normtree.engine.projector import Projector
+from normtree.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def projector() -> Iterator[Projector]:
+    with Projector.start(Settings(workers=2, arena_bytes=2**30)) as started:
+        yield started

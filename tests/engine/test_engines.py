@@ -1,0 +1,176 @@
+"""Both engines on real tensors: the library's bits, real clocks, typed errors."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from time import sleep
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import normtree_kernels as nk
+from normtree.engine.arena import Segment
+from normtree.engine.projector import Projector
+from normtree.engine.tensor import Tensor
+from normtree.engine.timing import Timing
+from normtree.errors import DeadlineExceeded, InvalidParameter, InvalidTensor
+
+CASES = [
+    ((300, 70), "l1,linf", None),
+    ((300, 70), "l1,linf", "1,0"),
+    ((300, 70), "l1,l1", None),
+    ((300, 70), "l1,l2", "1,0"),
+    ((16, 8, 3, 3), "l1,l2", "0,1.2.3"),
+    ((16, 8, 3, 3), "l1,l1,linf", "2,0.3,1"),
+    ((500,), "l1", None),
+    ((1, 1), "l2,linf", None),
+    ((0, 5), "l1,linf", None),
+]
+ENGINES = [("inline", 1), ("inline", 2), ("ray", 1), ("ray", 2)]
+
+
+def noise(shape: tuple[int, ...], dtype: str = "float32") -> NDArray[np.float64]:
+    return np.random.default_rng(7).standard_t(3, shape).astype(dtype)
+
+
+def project(
+    projector: Projector, y: NDArray[np.float64], norm: str, radius: float, **options: object
+) -> tuple[NDArray[np.float64], Timing]:
+    plan = projector.plan(y.shape, y.dtype.str, norm=norm, radius=radius, **options)  # type: ignore[arg-type]
+    return projector.project_array(y, plan)
+
+
+@pytest.mark.parametrize(("engine", "workers"), ENGINES)
+@pytest.mark.parametrize(("shape", "norm", "axes"), CASES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_bits_are_the_library_s(
+    projector: Projector, shape: tuple[int, ...], norm: str, axes: str, engine: str, workers: int, dtype: str
+) -> None:
+    y = noise(shape, dtype)
+    radius = 0.3 * nk.norm(y, norm, axes=axes)
+    x, timing = project(projector, y, norm, radius, axes=axes, engine=engine, workers=workers)
+    assert x.tobytes() == nk.project(y, norm, radius, axes=axes).tobytes()
+    assert (timing.engine, timing.workers) == (engine, workers)
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_a_fortran_tensor_goes_to_a_c_tensor(projector: Projector, engine: str) -> None:
+    y = noise((40, 30))
+    with projector.arena.lease(y.nbytes) as source, projector.arena.lease(y.nbytes) as target:
+        source.buffer[:] = y.tobytes(order="F")
+        plan = projector.plan(y.shape, "<f4", norm="l1,l1", radius=20.0, engine=engine)
+        out = Tensor(target.name, y.shape, "<f4")
+        projector.project(Tensor(source.name, y.shape, "<f4", "F"), out, plan)
+        assert out.array().tobytes() == nk.project(y, "l1,l1", 20.0).tobytes()
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_the_clocks_are_real(projector: Projector, engine: str) -> None:
+    y = noise((2000, 1000))
+    _, t = project(projector, y, "l1,l1", 100.0, engine=engine)
+    assert 0 < t.span_ms <= t.work_ms
+    assert t.span_ms <= t.wall_ms * 1.001
+    assert t.wall_ms == pytest.approx(sum(t.stages_ms[stage] for stage in ("up", "root", "down")))
+    assert t.stages_ms["total"] >= t.wall_ms
+    assert t.levels[-1].bytes == 3 * y.nbytes
+    assert t.serial_is == "modelled"
+    assert t.blocks == projector.workers
+    assert t.bytes_moved == (3 * 8 * 2000 if engine == "ray" else 0)
+
+
+def test_the_serial_reference_can_be_measured(projector: Projector) -> None:
+    y = noise((500, 400))
+    plan = projector.plan(y.shape, y.dtype.str, norm="l1,l2", radius=10.0, engine="inline")
+    x, timing = projector.project_array(y, plan, baseline="measure")
+    assert timing.serial_is == "measured"
+    assert timing.serial_ms > 0
+    assert np.array_equal(x, nk.project(y, "l1,l2", 10.0))
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_bad_element_is_told_by_its_index(projector: Projector, engine: str, bad: float) -> None:
+    y = noise((50, 40))
+    y[31, 7] = bad
+    with pytest.raises(InvalidTensor, match=r"element \[31, 7\] is -?(nan|inf)"):
+        project(projector, y, "l1,l1", 1.0, engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_a_norm_that_overflows_is_told(projector: Projector, engine: str) -> None:
+    with pytest.raises(InvalidTensor, match="overflows float64"):
+        project(projector, np.full((4, 4), 1e308), "l1,l1", 1.0, engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("options", "pointer"),
+    [
+        ({"norm": "l3"}, "norm"),
+        ({"axes": "0,0"}, "axes"),
+        ({"radius": -1.0}, "radius"),
+        ({"radius": float("nan")}, "radius"),
+        ({"engine": "gpu"}, "engine"),
+        ({"workers": 99}, "workers"),
+    ],
+)
+def test_a_wrong_parameter_is_named(projector: Projector, options: dict[str, object], pointer: str) -> None:
+    arguments = {"norm": "l1,linf", "radius": 1.0, **options}
+    with pytest.raises(InvalidParameter) as caught:
+        projector.plan((4, 4), "<f4", **arguments)  # type: ignore[arg-type]
+    assert caught.value.pointer == pointer
+
+
+def test_nothing_stays_leased(projector: Projector) -> None:
+    project(projector, noise((50, 40)), "l1,linf", 1.0)
+    with pytest.raises(InvalidTensor):
+        project(projector, np.full((4, 4), np.nan), "l1,linf", 1.0)
+    assert projector.arena.leased_bytes == 0
+
+
+@pytest.fixture
+def slow(projector: Projector) -> Iterator[tuple[Segment, Segment, NDArray[np.float64]]]:
+    """A tensor whose projection takes a good while: long l1 fibres."""
+    y = noise((64, 500_000))
+    with projector.arena.lease(y.nbytes) as source, projector.arena.lease(y.nbytes) as target:
+        source.buffer[:] = memoryview(y).cast("B")
+        yield source, target, y
+
+
+@pytest.mark.kills
+def test_a_killed_worker_costs_a_retry_and_no_bit(
+    projector: Projector, slow: tuple[Segment, Segment, NDArray[np.float64]]
+) -> None:
+    source, target, y = slow
+    plan = projector.plan(y.shape, "<f4", norm="l1,l1", radius=1000.0, engine="ray")
+    tensors = Tensor(source.name, y.shape, "<f4"), Tensor(target.name, y.shape, "<f4")
+    assert projector.ray
+    victims = projector.ray.warm_workers()
+
+    def kill() -> None:
+        sleep(0.05)
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    timing = projector.project(*tensors, plan)
+    killer.join()
+    assert timing.retries >= 1
+    assert tensors[1].array().tobytes() == nk.project(y, "l1,l1", 1000.0).tobytes()
+
+
+def test_a_passed_deadline_is_told_and_retires_the_segments(
+    projector: Projector, slow: tuple[Segment, Segment, NDArray[np.float64]]
+) -> None:
+    source, target, y = slow
+    plan = projector.plan(y.shape, "<f4", norm="l1,l1", radius=1000.0, engine="ray")
+    tensors = Tensor(source.name, y.shape, "<f4"), Tensor(target.name, y.shape, "<f4")
+    with pytest.raises(DeadlineExceeded, match="cancelled"):
+        projector.project(*tensors, plan, deadline_s=0.02)
+    names = source.name, target.name
+    source.release()
+    target.release()
+    with projector.arena.lease(y.nbytes) as next_one:
+        assert next_one.name not in names
