@@ -1,0 +1,196 @@
+"""The command line: ``normtree serve``, ``project``, ``plan`` and ``demo``."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from normtree import __version__
+from normtree.errors import NormtreeError
+from normtree.settings import Settings
+
+_TABLE_COLUMNS = 110  # tables are wider than a narrow terminal, and than a pipe's default
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Project weight tensors onto mixed-norm balls: whole rows, columns or filters become zero.",
+)
+console = Console(width=None if Console().width > _TABLE_COLUMNS else _TABLE_COLUMNS)
+complaints = Console(stderr=True)
+
+Norm = Annotated[str, typer.Option(help="Norms of the levels, outer to inner, of l1, l2, linf.")]
+Axes = Annotated[
+    str | None,
+    typer.Option(help="Axes of the levels, outer to inner: '1,0' makes columns the groups, '0,1.2.3' filters."),
+]
+Radius = Annotated[float, typer.Option(help="Radius of the ball, in the units of the elements, >= 0.")]
+Workers = Annotated[int | None, typer.Option(help="Leaf tasks at once; default: the usable cores.")]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what can go wrong into one line on standard error and exit status 2."""
+    try:
+        yield
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            where = ".".join(map(str, problem["loc"]))
+            _complain(f"{where}: {problem['msg']}" if where else problem["msg"])
+        raise typer.Exit(2) from None
+    except (NormtreeError, OSError, ValueError) as error:
+        _complain(str(error))
+        raise typer.Exit(2) from None
+
+
+def _complain(message: str) -> None:
+    complaints.print(f"normtree: {message}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    """Say the version where asked."""
+    if version:
+        console.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port to bind; default 8000.")] = None,
+    workers: Workers = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: an embedded one.")] = None,
+    inline_only: Annotated[bool | None, typer.Option("--inline-only", help="Run without Ray.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Permit an address that other machines can reach.")
+    ] = None,
+) -> None:
+    """Serve projections over HTTP. What is not given here comes from NORMTREE_<NAME> in the environment."""
+    given = {
+        "host": host, "port": port, "workers": workers, "ray_address": ray_address,
+        "inline_only": inline_only, "insecure": insecure,
+    }  # fmt: skip
+    from normtree.http.serve import serve as serve_http
+
+    with _told():
+        serve_http(_settings(**given))
+
+
+@app.command()
+def project(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A .npy or .safetensors file.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write; the same kind of file.")],
+    radius: Radius,
+    norm: Norm = "l1,linf",
+    axes: Axes = None,
+    tensor: Annotated[str, typer.Option(help="Regular expression that a tensor's whole name must match.")] = ".*",
+    engine: Annotated[str, typer.Option(help="inline (threads of this process) or ray.")] = "inline",
+    workers: Workers = None,
+    timing: Annotated[Path | None, typer.Option(help="Where to write the timings, as JSON.")] = None,
+) -> None:
+    """Project the tensors of a file, each onto its own ball of that radius; other tensors are kept as they are."""
+    from normtree.engine.projector import Projector
+    from normtree.files import TensorFile, check_suffix, read_file, write_file
+
+    with _told():
+        check_suffix(target)
+        file = read_file(source)
+        names = _select(file.tensors, tensor, source)
+        tensors, timings, table = dict(file.tensors), {}, _results_table()
+        settings = _settings(workers=workers, inline_only=engine != "ray")
+        with Projector.start(settings) as projector:
+            for name in names:
+                y = tensors[name]
+                with _named(name):
+                    plan = projector.plan(y.shape, y.dtype.name, norm=norm, axes=axes, radius=radius, engine=engine)
+                    x, timings[name] = projector.project_array(y, plan)
+                tensors[name] = x
+                table.add_row(name, "×".join(map(str, y.shape)), *_zeros(y, x), f"{timings[name].wall_ms:.1f}")
+        write_file(target, TensorFile(tensors, file.metadata))
+        if timing:
+            timing.write_text(json.dumps({name: taken.as_dict() for name, taken in timings.items()}, indent=2))
+        console.print(table)
+
+
+@app.command()
+def plan(
+    shape: Annotated[str, typer.Argument(help="Lengths of the axes, such as 30522x384.")],
+    radius: Radius = 1.0,
+    norm: Norm = "l1,linf",
+    axes: Axes = None,
+    dtype: Annotated[str, typer.Option(help="Element type.")] = "float32",
+    engine: Annotated[str, typer.Option(help="auto, inline or ray; ray is started to be measured.")] = "inline",
+    workers: Workers = None,
+) -> None:
+    """Print how a tensor of that shape would be projected, and the predicted time, without any data."""
+    from normtree.engine.projector import Projector
+
+    with _told():
+        if not re.fullmatch(r"\d+(x\d+)*", shape):
+            raise ValueError(f"shape: wanted lengths such as 30522x384, got {shape!r}")
+        lengths = tuple(int(length) for length in shape.split("x"))
+        with Projector.start(_settings(workers=workers, inline_only=engine == "inline")) as projector:
+            text = str(projector.plan(lengths, dtype, norm=norm, axes=axes, radius=radius, engine=engine))
+        console.print(text, highlight=False, markup=False)
+
+
+@app.command()
+def demo(
+    weights: Annotated[Path | None, typer.Option(help="Your own .safetensors; default: the MiniLM checkpoint.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop at the end instead of serving on.")] = False,
+    port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.")] = 8000,
+) -> None:
+    """Start the service, project real tensors through it, check the answers, and show what parallelism bought."""
+    from normtree.demo import run_demo
+
+    with _told():
+        run_demo(console, weights, once=once, port=port)
+
+
+def _settings(**given: object) -> Settings:
+    """Make settings of the options that were given; the rest comes from the environment."""
+    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _select(tensors: "dict[str, NDArray[Any]] | Any", pattern: str, source: Path) -> list[str]:
+    try:
+        names = [name for name in tensors if re.fullmatch(pattern, name)]
+    except re.error as error:
+        raise ValueError(f"tensor: {pattern!r} is no regular expression: {error}") from error
+    if not names:
+        raise ValueError(f"tensor: {pattern!r} matches none of the {len(tensors)} tensors of {source}")
+    return names
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which tensor it was."""
+    try:
+        yield
+    except NormtreeError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _results_table() -> Table:
+    table = Table("tensor", "shape")
+    for column in ("zeros before", "zeros after", "wall ms"):
+        table.add_column(column, justify="right")
+    return table
+
+
+def _zeros(y: NDArray[Any], x: NDArray[Any]) -> tuple[str, str]:
+    return tuple(f"{1 - np.count_nonzero(a) / max(a.size, 1):.1%}" for a in (y, x))  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,132 @@
+"""The command line: real files in, real files out, and errors in one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import normtree_kernels as nk
+from normtree.files import TensorFile, read_file, write_file
+
+RNG = np.random.default_rng(3)
+
+
+def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "normtree.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    tensors = {
+        "layer.weight": RNG.standard_normal((32, 16)).astype(np.float32),
+        "layer.bias": RNG.standard_normal(32).astype(np.float32),
+        "head.weight": RNG.standard_normal((8, 32)),
+        "half": RNG.standard_normal((4, 4)).astype(ml_dtypes.bfloat16),
+        "ids": np.arange(5),
+    }
+    path = tmp_path / "in.safetensors"
+    write_file(path, TensorFile(tensors, {"format": "pt"}))
+    return path
+
+
+def test_it_projects_the_named_tensors_and_keeps_the_others(checkpoint: Path, tmp_path: Path) -> None:
+    out, timing = tmp_path / "out.safetensors", tmp_path / "timing.json"
+    done = run(
+        "project", checkpoint, out, "--tensor", r".*\.weight", "--radius", 3, "--axes", "1,0", "--timing", timing
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = read_file(checkpoint), read_file(out)
+    assert after.metadata == {"format": "pt"}
+    for name, y in before.tensors.items():
+        x = after.tensors[name]
+        wanted = nk.project(y, "l1,linf", 3.0, axes="1,0") if name.endswith("weight") else y
+        assert x.dtype == y.dtype
+        assert x.tobytes() == wanted.tobytes()
+    taken = json.loads(timing.read_text())
+    assert set(taken) == {"layer.weight", "head.weight"}
+    assert taken["head.weight"]["engine"] == "inline"
+
+
+def test_it_projects_a_npy(tmp_path: Path) -> None:
+    y = RNG.standard_normal((20, 30))
+    np.save(tmp_path / "y.npy", y)
+    done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--norm", "l1,l2", "--radius", 5)
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "x.npy").tobytes() == nk.project(y, "l1,l2", 5.0).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--radius", "-1"], "layer.weight: radius: must be finite and >= 0, got -1.0"),
+        (["--radius", "1", "--norm", "l3"], "layer.weight: norm: unknown norm 'l3', wanted one of l1, l2, linf"),
+        (["--radius", "1", "--tensor", "nothing"], "tensor: 'nothing' matches none of the 5 tensors"),
+        (["--radius", "1", "--tensor", "("], "tensor: '(' is no regular expression"),
+        (["--radius", "1", "--engine", "gpu"], "layer.weight: engine: wanted one of auto, inline, ray, got 'gpu'"),
+        (["--radius", "1", "--workers", "0"], "workers: Input should be greater than or equal to 1"),
+        (["--radius", "1", "--tensor", "half"], "half: tensor: wanted dtype float32 or float64, got bfloat16"),
+        (["--radius", "1", "--tensor", "ids"], "ids: tensor: wanted dtype float32 or float64, got int64"),
+    ],
+)
+def test_a_wrong_argument_is_told_in_a_line_and_writes_nothing(
+    checkpoint: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    tensor = [] if "--tensor" in arguments else ["--tensor", "layer.weight"]
+    done = run("project", checkpoint, tmp_path / "out.safetensors", *arguments, *tensor)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"normtree: {message}")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (None, "in.npy", "No such file"),
+        (b"\x93NUMPY", "in.npy", "in.npy"),
+        (b"12345678", "in.safetensors", "in.safetensors"),
+        (b"", "in.pt", "wanted a name that ends in .npy or .safetensors"),
+    ],
+)
+def test_a_broken_file_is_told(tmp_path: Path, content: bytes | None, name: str, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = run("project", tmp_path / name, tmp_path / "out.npy", "--radius", "1")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_plan_prints_the_plan() -> None:
+    done = run("plan", "64x32x3x3", "--axes", "0,1.2.3", "--norm", "l1,l2")
+    assert done.returncode == 0, done.stderr
+    assert "l1,l2 over axes 0,1.2.3" in done.stdout
+    assert "73,728 bytes" in done.stdout
+
+
+def test_plan_refuses_a_shape_that_is_none() -> None:
+    done = run("plan", "64*32")
+    assert done.returncode == 2
+    assert "shape: wanted lengths such as 30522x384, got '64*32'" in done.stderr
+
+
+def test_an_address_that_would_expose_the_service_is_refused() -> None:
+    done = run("serve", "--host", "0.0.0.0")
+    assert done.returncode == 2
+    assert "can be reached from other machines" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "project", "plan", "demo"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+
+
+def test_it_tells_its_version() -> None:
+    assert run("--version").stdout.strip() == "0.1.0"
