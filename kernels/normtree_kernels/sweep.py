@@ -69,14 +69,14 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
         for panel in packed_panels(block, kept):
             _down_packed(norm, block[panel], kept, v[panel], u[panel], out[panel])
         return
-    lines = np.ascontiguousarray(v).reshape(-1), np.ascontiguousarray(u).reshape(-1)
+    norms, radii = _line(v), _line(u)
     for part, (offsets, out_offsets) in fibres.panels():
-        radii = lines[0][part], lines[1][part]
+        balls = norms[part], radii[part]
         if fibres.kind == "rows":
-            rows.down(code, flat(block), offsets, fibres.length, *radii, flat_out(out), out_offsets)
+            rows.down(code, flat(block), offsets, fibres.length, *balls, flat_out(out), out_offsets)
         else:
             columns.down(
-                code, flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, *radii,
+                code, flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, *balls,
                 flat_out(out), out_offsets, fibres.steps[1],
             )  # fmt: skip
 
@@ -84,6 +84,13 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
 def _code(norm: str, length: int) -> int:
     """The kernels' code of a norm; a fibre of one element has but one ball, the interval that linf clips to."""
     return CODES[norm if length > 1 else "linf"]
+
+
+def _line(values: Float64Array) -> Float64Array:
+    """See fibres' values as one row; always read-only, so that kernels are compiled for one kind of array."""
+    line = np.ascontiguousarray(values).reshape(-1).view()
+    line.flags.writeable = False
+    return line
 
 
 def _pack(block: Array, kept: int) -> Array:

@@ -11,7 +11,7 @@ import pytest
 
 from normtree.engine.arena import PREFIX, Arena, remove_orphans
 from normtree.engine.tensor import Tensor
-from normtree.errors import ArenaFull
+from normtree.errors import ArenaFull, BodyTooLarge
 
 MIB = 2**20
 
@@ -68,9 +68,11 @@ def test_releasing_twice_counts_once(tmp_path: Path) -> None:
     arena = Arena(MIB, tmp_path)
     segment = arena.lease(1000)
     segment.release()
-    segment.release()
+    with arena.lease(1000) as next_one:
+        segment.release()
+        assert next_one.name == segment.name
+        assert arena.leased_bytes > 0
     assert arena.leased_bytes == 0
-    assert arena.idle_bytes == segment.capacity_bytes
 
 
 def test_a_full_arena_says_so_and_recovers(tmp_path: Path) -> None:
@@ -79,6 +81,14 @@ def test_a_full_arena_says_so_and_recovers(tmp_path: Path) -> None:
         arena.lease(1)
     assert caught.value.retry_after_s == 1
     arena.lease(1).release()
+
+
+def test_what_can_never_fit_is_too_large_and_not_a_matter_of_waiting(tmp_path: Path) -> None:
+    arena = Arena(MIB, tmp_path)
+    with pytest.raises(BodyTooLarge, match="the arena holds 1048576"):
+        arena.lease(MIB + 1)
+    with pytest.raises(BodyTooLarge):
+        arena.check_fits(MIB, 1)
 
 
 def test_idle_segments_give_way_to_a_size_that_is_wanted(tmp_path: Path) -> None:

@@ -10,56 +10,57 @@ import os
 import secrets
 import tempfile
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Self
 
 from normtree.engine.tensor import attach
-from normtree.errors import ArenaFull
+from normtree.errors import ArenaFull, BodyTooLarge
 
 PREFIX = "normtree-"
 _SMALLEST_BYTES = 1 << 16
 _RETRY_AFTER_S = 1
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """A piece of shared memory that the arena owns: its file, locked by the open descriptor."""
+
+    path: Path
+    descriptor: int
+    capacity_bytes: int
+
+    def remove(self) -> None:
+        """Unlink it; who has it mapped may go on using it."""
+        self.path.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
 class Segment:
-    """A leased piece of shared memory.
+    """A lease of a piece of shared memory; made by `Arena.lease`.
 
     Attributes:
         name: path by which processes of this node attach it.
         nbytes: bytes that were asked for; at least so many are mapped.
-        buffer: writable view of them.
+        buffer: writable view of them; empty once released.
     """
 
-    def __init__(self, arena: "Arena", path: Path, descriptor: int, capacity_bytes: int) -> None:
-        """Take over a segment that the arena has made and locked."""
+    def __init__(self, arena: "Arena", memory: _Memory, nbytes: int) -> None:
+        """Open a view of memory that the arena has just set aside."""
         self._arena = arena
-        self._descriptor = descriptor
-        self._leased = False
-        self.capacity_bytes = capacity_bytes
-        self.name = str(path)
-        self.nbytes = 0
-        self.buffer = memoryview(b"")
-
-    def lease(self, nbytes: int) -> Self:
-        """Hand it out with a view of ``nbytes``; only the arena calls this."""
-        self._leased = True
+        self._memory: _Memory | None = memory
+        self.name = str(memory.path)
         self.nbytes = nbytes
         self.buffer = memoryview(attach(self.name))[:nbytes]
-        return self
 
     def release(self) -> None:
         """Give it back; a second time does nothing."""
-        if self._leased:
-            self._leased = False
+        memory, self._memory = self._memory, None
+        if memory:
             self.buffer = memoryview(b"")
-            self._arena.take_back(self)
-
-    def remove(self) -> None:
-        """Unlink it; who has it mapped may go on using it."""
-        Path(self.name).unlink(missing_ok=True)
-        os.close(self._descriptor)
+            self._arena.take_back(memory)
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +83,7 @@ class Arena:
         """Start empty, after removing segments whose owners are gone."""
         self.capacity_bytes = capacity_bytes
         self._folder = folder or _shared_memory()
-        self._idle: dict[int, list[Segment]] = defaultdict(list)
+        self._idle: dict[int, list[_Memory]] = defaultdict(list)
         self._leased_bytes = 0
         self._idle_bytes = 0
         self._lock = Lock()
@@ -100,40 +101,56 @@ class Arena:
         """Bytes in segments that wait to be handed out again."""
         return self._idle_bytes
 
+    def check_fits(self, *nbytes: int) -> None:
+        """Refuse leases that could not be had together even if nothing else were leased.
+
+        Raises:
+            BodyTooLarge: they are more than the arena holds.
+        """
+        wanted = sum(_size(n) for n in nbytes)
+        if wanted > self.capacity_bytes:
+            raise BodyTooLarge(
+                f"shared memory: {wanted} bytes wanted, the arena holds {self.capacity_bytes}",
+                limit=self.capacity_bytes,
+                got=wanted,
+            )
+
     def lease(self, nbytes: int) -> Segment:
         """Lease a segment of at least ``nbytes``; a zeroed or a used one.
 
         Raises:
-            ArenaFull: it would exceed the arena, or the node's shared memory is full.
+            BodyTooLarge: it is more than the arena holds.
+            ArenaFull: it is more than the arena has left, or the node's shared memory is full.
         """
-        size = max(_SMALLEST_BYTES, 1 << (nbytes - 1).bit_length() if nbytes else 0)
+        self.check_fits(nbytes)
+        size = _size(nbytes)
         with self._lock:
             if self._leased_bytes + size > self.capacity_bytes:
                 raise self._full(nbytes)
             if self._idle[size]:
-                segment = self._idle[size].pop()
+                memory = self._idle[size].pop()
                 self._idle_bytes -= size
             else:
                 self._shrink(self.capacity_bytes - self._leased_bytes - size)
-                segment = self._create(size, nbytes)
+                memory = self._create(size, nbytes)
             self._leased_bytes += size
-        return segment.lease(nbytes)
+        return Segment(self, memory, nbytes)
 
     def retire(self, name: str) -> None:
         """Never hand out a segment again: a cancelled worker may still write to it."""
         with self._lock:
             self._retired.add(name)
 
-    def take_back(self, segment: Segment) -> None:
-        """Receive a segment whose lease has ended; only `Segment.release` calls this."""
+    def take_back(self, memory: _Memory) -> None:
+        """Receive memory whose lease has ended; only `Segment.release` calls this."""
         with self._lock:
-            self._leased_bytes -= segment.capacity_bytes
-            if self._closed or segment.name in self._retired:
-                self._retired.discard(segment.name)
-                segment.remove()
+            self._leased_bytes -= memory.capacity_bytes
+            if self._closed or str(memory.path) in self._retired:
+                self._retired.discard(str(memory.path))
+                memory.remove()
             else:
-                self._idle[segment.capacity_bytes].append(segment)
-                self._idle_bytes += segment.capacity_bytes
+                self._idle[memory.capacity_bytes].append(memory)
+                self._idle_bytes += memory.capacity_bytes
 
     def close(self) -> None:
         """Remove every idle segment now, and each leased one as it comes back."""
@@ -147,7 +164,7 @@ class Arena:
             self._idle[size].pop().remove()
             self._idle_bytes -= size
 
-    def _create(self, size: int, nbytes: int) -> Segment:
+    def _create(self, size: int, nbytes: int) -> _Memory:
         path = self._folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -159,7 +176,7 @@ class Arena:
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise self._full(nbytes) from None
             raise
-        return Segment(self, path, descriptor, size)
+        return _Memory(path, descriptor, size)
 
     def _full(self, nbytes: int) -> ArenaFull:
         return ArenaFull(
@@ -168,6 +185,11 @@ class Arena:
             got=nbytes,
             retry_after_s=_RETRY_AFTER_S,
         )
+
+
+def _size(nbytes: int) -> int:
+    """Bytes to set aside: powers of two, so that segments fit the next request too."""
+    return max(_SMALLEST_BYTES, 1 << (nbytes - 1).bit_length() if nbytes else 0)
 
 
 def remove_orphans(folder: Path) -> int:

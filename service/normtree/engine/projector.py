@@ -155,7 +155,7 @@ class Projector:
             WorkersLost, EngineUnavailable: Ray failed.
         """
         try:
-            run = self._run(source, target, plan, deadline_s or self._settings.deadline_s)
+            run = self._run(source, target, plan, self._settings.deadline_s if deadline_s is None else deadline_s)
         except DeadlineExceeded:
             self.arena.retire(source.segment)
             self.arena.retire(target.segment)
