@@ -1,0 +1,1 @@
+"""The service over HTTP. Nothing else in the package imports FastAPI or Starlette."""

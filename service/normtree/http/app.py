@@ -1,0 +1,45 @@
+"""The application: routes, errors and middleware put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from normtree import __version__
+from normtree.engine.projector import Projector
+from normtree.http.problems import LastResort, install_problems
+from normtree.http.request_id import RequestId
+from normtree.http.routes.health import health_router
+from normtree.http.routes.info import info_router
+from normtree.http.routes.project import project_router
+from normtree.http.service import Service
+from normtree.settings import Settings
+
+
+def create_app(projector: Projector, settings: Settings) -> FastAPI:
+    """Make the ASGI application.
+
+    Args:
+        projector: started; the application neither starts nor closes it.
+        settings: the same that the projector was started with.
+    """
+    service = Service.of(projector, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="normtree",
+        summary="Project weight tensors onto mixed-norm balls.",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,  # a client that posts a tensor to a wrong path learns it at once
+        middleware=[Middleware(RequestId), Middleware(LastResort)],
+    )
+    install_problems(app)
+    for router in (project_router, health_router, info_router):
+        app.include_router(router(service))
+    return app

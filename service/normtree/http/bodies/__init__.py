@@ -1,0 +1,1 @@
+"""Formats of request and answer bodies, one a file."""

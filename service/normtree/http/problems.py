@@ -1,0 +1,165 @@
+"""Exceptions to answers: the one place where an error becomes ``application/problem+json`` (RFC 9457)."""
+
+import logging
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from normtree.errors import InvalidParameter, NormtreeError
+from normtree.http import media
+from normtree.http.request_id import request_id
+
+MEDIA_TYPE = "application/problem+json"
+Scalar = bool | int | float | str | None
+
+# After these the rest of the body is not wanted, or nobody can tell where it ends.
+_CLOSING = frozenset({400, 408, 411, 413})
+_TEXT_SHOWN = 200
+
+logger = logging.getLogger(__name__)
+
+
+class Problem(BaseModel):
+    """The body of every error. All members are always there; those that do not apply are null."""
+
+    type: str = Field(description="URN of the kind of problem.")
+    title: str = Field(description="The kind of problem, for people.")
+    status: int = Field(description="HTTP status.")
+    detail: str = Field(description="What, where, got, wanted.")
+    instance: str = Field(description="Path that was asked for.")
+    code: str = Field(description="The kind of problem, for programs.")
+    pointer: str | None = Field(description="Parameter, header or part of the body at fault.")
+    limit: Scalar = Field(description="Bound that was broken.")
+    got: Scalar = Field(description="Value that broke it.")
+    request_id: str = Field(description="Id of the request, as in X-Request-Id.")
+    error: str = Field(description="Same as detail, for Open Inference Protocol clients.")
+
+
+class LastResort:
+    """ASGI middleware that logs an exception nobody expected and answers 500 with the request's id only."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except Exception:
+            if scope["type"] != "http" or started:
+                raise  # the server then closes the connection, and half an answer is not taken for a whole one
+            logger.exception("request %s failed", request_id(scope))
+            detail = f"the service has a bug; its log tells of request {request_id(scope)}"
+            await _answer(scope, 500, "internal-error", "Internal error", detail)(scope, receive, send)
+
+
+def install_problems(app: FastAPI) -> None:
+    """Answer the errors that an application raises knowingly with problems; `LastResort` answers the others."""
+    app.add_exception_handler(NormtreeError, _on_normtree_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+def problem_responses(*errors: type[NormtreeError]) -> dict[int | str, dict[str, Any]]:
+    """Return the answers of a route that raises these errors, as OpenAPI describes them."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    titles: dict[int, list[str]] = {}
+    for error in errors:
+        titles.setdefault(error.status, []).append(error.title)
+    return {status: {"description": "; ".join(titles[status]), "content": content} for status in sorted(titles)}
+
+
+async def _on_normtree_error(request: Request, error: Exception) -> Response:
+    """Answer one of our own errors."""
+    if not isinstance(error, NormtreeError):
+        raise error
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        headers["Accept-Post"] = ", ".join(media.READABLE)
+    return _answer(
+        request.scope,
+        error.status,
+        error.code,
+        error.title,
+        error.detail,
+        headers=headers,
+        pointer=error.pointer,
+        limit=error.limit,
+        got=error.got,
+    )
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    """Answer what FastAPI found wrong, without the input that it would echo."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return await _on_normtree_error(request, InvalidParameter(f"{where}: {first['msg']}", pointer=where))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer what the router found wrong: no such path, or not by this method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    title = HTTPStatus(error.status_code).phrase
+    code = title.lower().replace(" ", "-")
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    return _answer(request.scope, error.status_code, code, title, detail, headers=error.headers)
+
+
+def _answer(
+    scope: Scope,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    pointer: str | None = None,
+    limit: object = None,
+    got: object = None,
+) -> Response:
+    """Build the answer. Its id is in the body; `normtree.http.request_id.RequestId` puts it into the headers."""
+    problem = Problem(
+        type=f"urn:normtree:problem:{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        instance=Request(scope).url.path,
+        code=code,
+        pointer=pointer,
+        limit=_scalar(limit),
+        got=_scalar(got),
+        request_id=request_id(scope),
+        error=detail,
+    )
+    closing = {"Connection": "close"} if status in _CLOSING else {}
+    body = problem.model_dump_json()
+    return Response(body, status, headers={**(headers or {}), **closing}, media_type=MEDIA_TYPE)
+
+
+def _scalar(value: object) -> Scalar:
+    """Return a value that JSON can hold: numbers as they are, all else as a short text."""
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)[:_TEXT_SHOWN]

@@ -1,0 +1,41 @@
+"""``GET /v1/info``: what runs here, how fast it is, and what it accepts."""
+
+import platform
+from importlib.metadata import version
+
+from fastapi import APIRouter
+
+from normtree import __version__
+from normtree.http.service import Service
+
+_LIMITS = (
+    "body_limit_bytes",
+    "rank_limit",
+    "elements_limit",
+    "arena_bytes",
+    "body_timeout_s",
+    "deadline_s",
+    "keep_alive_s",
+    "drain_s",
+)
+
+
+def info_router(service: Service) -> APIRouter:
+    """Make the router of the description."""
+    router = APIRouter(tags=["info"])
+
+    @router.get("/v1/info")
+    async def info() -> dict[str, object]:
+        """Tell versions, limits (bytes, seconds), the machine profile, and the engines."""
+        return {
+            "versions": {
+                "normtree": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("numpy", "numba", "ray")},
+            },
+            "limits": {name: getattr(service.settings, name) for name in _LIMITS},
+            "profile": service.projector.profile.as_dict(),
+            "engine": service.projector.info(),
+        }
+
+    return router

@@ -1,0 +1,61 @@
+"""The server: one process, which is one Ray driver, until a signal ends it."""
+
+import logging
+import signal
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+from fastapi import FastAPI
+
+from normtree.engine.projector import Projector
+from normtree.http.app import create_app
+from normtree.settings import Settings
+
+
+def serve(settings: Settings) -> None:
+    """Start the engine, serve until SIGTERM or SIGINT, then drain and stop the engine.
+
+    Ray starts before the server: started later, it would take over the server's signals.
+
+    Args:
+        settings: all there is to set.
+
+    Raises:
+        EngineUnavailable: Ray cannot be started or reached.
+        SystemExit: a signal came, and all is closed.
+    """
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _leave_on_signals()
+    with Projector.start(settings) as projector:
+        _leave_on_signals()  # again: Ray has put its own handler there
+        uvicorn.Server(server_config(create_app(projector, settings), settings)).run()
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Configure uvicorn: its fast parser and loop, our times, and the log left to the caller."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level=settings.log_level,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.drain_s,
+    )
+
+
+def _leave_on_signals() -> None:
+    """Make both signals unwind the stack. While uvicorn runs it handles them itself, and raises them again after."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
