@@ -1,0 +1,141 @@
+"""The house rules: what lies where, what imports what, what is shipped."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOP_LEVEL = {
+    "pyproject.toml",
+    "service",
+    "kernels",
+    "deploy",
+    "tests",
+    "loadtests",
+    "README.md",
+    "Makefile",
+    "CHANGELOG.md",
+    "LICENSE",
+}
+NO_PACKAGES = ("service", "kernels", "deploy", "tests", "loadtests")
+DEPENDENCIES = {
+    "fastapi",
+    "httpx",
+    "ml-dtypes",
+    "numba",
+    "numpy",
+    "prometheus-client",
+    "pydantic",
+    "pydantic-settings",
+    "ray",
+    "rich",
+    "safetensors",
+    "typer",
+    "uvicorn",
+}
+
+
+def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def top_level_entries() -> set[str]:
+    """Return what git tracks or would track; outside a checkout (an sdist, say), what lies there."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    if listed.returncode == 0:
+        return {line.split("/")[0] for line in listed.stdout.splitlines()}
+    return {entry.name for entry in ROOT.iterdir()} - {"PKG-INFO"}
+
+
+def loaded_by(module: str, suspects: Iterable[str], cwd: Path) -> list[str]:
+    """Import `module` in a fresh interpreter, away from the checkout, and return the suspects it loaded."""
+    code = f"import json, sys, {module}; print(json.dumps(sorted({set(suspects)} & sys.modules.keys())))"
+    done = run(sys.executable, "-I", "-c", code, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    names: list[str] = json.loads(done.stdout)
+    return names
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return table
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("wheel")
+    built = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+def test_top_level_holds_only_what_the_layout_allows() -> None:
+    stray = {name for name in top_level_entries() - TOP_LEVEL if not name.startswith(".")}
+    assert stray == set()
+
+
+@pytest.mark.parametrize("folder", NO_PACKAGES)
+def test_top_level_folders_are_not_packages(folder: str) -> None:
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "suspects"),
+    [
+        ("normtree", ["ray", "fastapi", "starlette", "numba"]),
+        ("normtree_kernels", ["normtree", "ray", "fastapi", "starlette"]),
+    ],
+)
+def test_import_loads_none_of(module: str, suspects: list[str], tmp_path: Path) -> None:
+    assert loaded_by(module, suspects, cwd=tmp_path) == []
+
+
+def test_import_contracts_hold() -> None:
+    linted = run(str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache")
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_version_is_the_distributions(project: dict[str, Any], tmp_path: Path) -> None:
+    shown = run(sys.executable, "-I", "-c", "import normtree; print(normtree.__version__)", cwd=tmp_path)
+    assert shown.stdout.strip() == project["version"] == version("normtree")
+
+
+def test_runtime_dependencies_are_the_permitted_ones(project: dict[str, Any]) -> None:
+    names = [re.split(r"[\[<>=!~; ]", line)[0] for line in project["dependencies"]]
+    assert sorted(map(canonical, names)) == sorted(DEPENDENCIES)
+
+
+@pytest.mark.parametrize("name", sorted(DEPENDENCIES))
+def test_readme_gives_the_reason_for_a_dependency(name: str) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    section = re.search(r"^#+ Rationale\b.*?(?=^#{1,2} |\Z)", readme, re.DOTALL | re.MULTILINE)
+    assert section, "README.md has no section 'Rationale'"
+    words = {canonical(word) for word in re.findall(r"[\w.-]*\w", section.group())}
+    assert name in words
+
+
+@pytest.mark.parametrize("package", ["normtree", "normtree_kernels"])
+def test_wheel_ships_the_package_typed(wheel_names: list[str], package: str) -> None:
+    assert {f"{package}/__init__.py", f"{package}/py.typed"} <= set(wheel_names)
+
+
+def test_wheel_holds_the_two_packages_only(wheel_names: list[str]) -> None:
+    tops = {name.split("/")[0] for name in wheel_names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"normtree", "normtree_kernels"}
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel_names)
