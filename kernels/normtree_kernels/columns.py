@@ -4,21 +4,36 @@ import numpy as np
 
 from normtree_kernels import l1, l2, linf
 from normtree_kernels.codes import L1, L2, LINF
-from normtree_kernels.dtypes import Array, Float64Array, from_magnitude, greatest, narrow, zero_magnitudes
+from normtree_kernels.dtypes import Array, Float64Array, Int64Array
+from normtree_kernels.elements import as_element, narrow, widen, zero_magnitudes
 from normtree_kernels.jit import device, kernel
 from normtree_kernels.lanes import CHUNK, GROUPS, LANES
-from normtree_kernels.rows import IntArray
 
-TILE = 512  # columns swept together: their running sums stay in the first-level cache
+TILE = 16384  # columns swept together: whole rows stream best, while their running sums stay in the second-level cache
+PANEL = 32  # columns packed together for their thresholds
+PANEL_ELEMENTS = 1 << 17
+PAD = 32
 
 
 @device
-def add_row(code: int, row: Array, sums: Float64Array) -> None:
-    """Add a row of elements to the sums of their columns."""
-    if code == L1:
-        l1.add_row(row, sums)
-    else:
-        l2.add_row(row, sums)
+def add_rows(code: int, x: Array, first: int, count: int, step: int, sums: Float64Array) -> None:
+    """Add ``count`` rows that lie ``step`` apart to their columns' sums, in order."""
+    width = sums.size
+    i = 0
+    while i + 3 < count:
+        at, b, c, d = first + i * step, first + (i + 1) * step, first + (i + 2) * step, first + (i + 3) * step
+        if code == L1:
+            l1.add_four_rows(x[at : at + width], x[b : b + width], x[c : c + width], x[d : d + width], sums)
+        else:
+            l2.add_four_rows(x[at : at + width], x[b : b + width], x[c : c + width], x[d : d + width], sums)
+        i += 4
+    while i < count:
+        at = first + i * step
+        if code == L1:
+            l1.add_row(x[at : at + width], sums)
+        else:
+            l2.add_row(x[at : at + width], sums)
+        i += 1
 
 
 @device
@@ -30,13 +45,72 @@ def chunk_norms(code: int, x: Array, first: int, count: int, step: int, totals: 
         group[:] = 0.0
         for start in range(g, min(LANES, count), GROUPS):
             lane[:] = 0.0
-            for i in range(start, count, LANES):
-                add_row(code, x[first + i * step : first + i * step + totals.size], lane)
-            group += lane
-        totals += group
+            add_rows(code, x, first + start * step, (count - start + LANES - 1) // LANES, LANES * step, lane)
+            l1.add_row(lane, group)
+        l1.add_row(group, totals)
     if code == L2:
         for j in range(totals.size):
             totals[j] = l2.length(totals[j], x, first + j, step, count, scratch)
+
+
+@device
+def add_active_rows(
+    x: Array, first: int, count: int, step: int, levels: Float64Array, sums: Float64Array, counts: Int64Array
+) -> None:
+    """Add ``count`` rows' magnitudes above their columns' levels, in order."""
+    width = sums.size
+    i = 0
+    while i + 3 < count:
+        a, b, c, d = first + i * step, first + (i + 1) * step, first + (i + 2) * step, first + (i + 3) * step
+        rows = x[a : a + width], x[b : b + width], x[c : c + width], x[d : d + width]
+        l1.add_four_active_rows(rows[0], rows[1], rows[2], rows[3], levels, sums, counts)
+        i += 4
+    while i < count:
+        at = first + i * step
+        l1.add_active_row(x[at : at + width], levels, sums, counts)
+        i += 1
+
+
+@device
+def active_tile(
+    x: Array, first: int, length: int, step: int, levels: Float64Array, sums: Float64Array, counts: Int64Array
+) -> None:
+    """Sums and numbers of the magnitudes above their levels, for the columns of one tile."""
+    width = sums.size
+    chunks = (length + CHUNK - 1) // CHUNK
+    partials = np.zeros(chunks * width)
+    lane, group = np.empty(width), np.empty(width)
+    counts[:] = 0
+    for c in range(chunks):
+        size, at = min(CHUNK, length - c * CHUNK), first + c * CHUNK * step
+        total = partials[c * width : (c + 1) * width]
+        for g in range(min(GROUPS, size)):
+            group[:] = 0.0
+            for start in range(g, min(LANES, size), GROUPS):
+                lane[:] = 0.0
+                number = (size - start + LANES - 1) // LANES
+                add_active_rows(x, at + start * step, number, LANES * step, levels, lane, counts)
+                l1.add_row(lane, group)
+            l1.add_row(group, total)
+    tile_sums(L1, partials, 0, chunks, width, sums)
+
+
+@kernel
+def active(
+    x: Array,
+    offsets: Int64Array,
+    length: int,
+    step: int,
+    width: int,
+    mu: Float64Array,
+    sums: Float64Array,
+    counts: Int64Array,
+) -> None:
+    """Write the sum and the number of each column's magnitudes above its level mu."""
+    for k in range(offsets.size):
+        for j in range(0, width, TILE):
+            start, stop = k * width + j, k * width + min(j + TILE, width)
+            active_tile(x, offsets[k] + j, length, step, mu[start:stop], sums[start:stop], counts[start:stop])
 
 
 @device
@@ -61,15 +135,23 @@ def tile_sums(code: int, x: Array, first: int, length: int, step: int, v: Float6
 @device
 def tile_largest(x: Array, first: int, length: int, step: int, v: Float64Array) -> None:
     """Largest magnitudes of the columns of one tile."""
-    largest = zero_magnitudes(x, v.size)
-    for i in range(length):
-        linf.add_row(x[first + i * step : first + i * step + v.size], largest)
-    for j in range(v.size):
-        v[j] = from_magnitude(largest[j], x[0])
+    width = v.size
+    largest = zero_magnitudes(x, width)
+    i = 0
+    while i + 3 < length:
+        a = first + i * step
+        b, c, d = a + step, a + 2 * step, a + 3 * step
+        linf.add_four_rows(x[a : a + width], x[b : b + width], x[c : c + width], x[d : d + width], largest)
+        i += 4
+    while i < length:
+        linf.add_row(x[first + i * step : first + i * step + width], largest)
+        i += 1
+    for j in range(width):
+        v[j] = widen(as_element(largest[j], x[0]))
 
 
 @kernel
-def up(code: int, x: Array, offsets: IntArray, length: int, step: int, width: int, v: Float64Array) -> None:
+def up(code: int, x: Array, offsets: Int64Array, length: int, step: int, width: int, v: Float64Array) -> None:
     """Write to v the norms of ``width`` columns from each offset; elements of a column lie ``step`` apart."""
     for k in range(offsets.size):
         for j in range(0, width, TILE):
@@ -81,54 +163,114 @@ def up(code: int, x: Array, offsets: IntArray, length: int, step: int, width: in
 
 
 @device
-def clip_tile(
-    x: Array, first: int, length: int, step: int, v: Float64Array, u: Float64Array,
-    out: Array, out_first: int, out_step: int,
-) -> None:  # fmt: skip
-    """Clip the columns of one tile at their radii."""
-    bounds = np.empty(v.size, x.dtype)
-    for j in range(v.size):
-        bounds[j] = greatest(x[0]) if v[j] <= u[j] else narrow(u[j], x[0])
-    for i in range(length):
-        at, to = first + i * step, out_first + i * out_step
-        linf.clip_row(x[at : at + v.size], bounds, out[to : to + v.size])
+def thresholds(x: Array, first: int, length: int, step: int, v: Float64Array, u: Float64Array) -> Float64Array:
+    """The columns' l1 thresholds: -1 inside the ball, infinity where a column vanishes.
+
+    A few columns at a time are packed to rows, to be read again and again from the cache.
+    """
+    taus = np.empty(v.size)
+    panel = max(1, min(PANEL, PANEL_ELEMENTS // length))
+    room = length + PAD  # so that the same element of neighbouring columns falls into different cache sets
+    packed = np.empty(panel * room, x.dtype)
+    lanes, partials = np.empty(LANES), np.empty(length // CHUNK + 1)
+    for j in range(0, v.size, panel):
+        width = min(panel, v.size - j)
+        for i in range(length):
+            row = x[first + i * step + j : first + i * step + j + width]
+            for k in range(width):
+                packed[k * room + i] = row[k]
+        for k in range(width):
+            norm, rho = v[j + k], u[j + k]
+            if norm <= rho:
+                taus[j + k] = -1.0
+            elif narrow(rho, x[0]) == 0.0:
+                taus[j + k] = np.inf
+            else:
+                taus[j + k] = l1.threshold(packed[k * room : k * room + length], norm, rho, lanes, partials)
+    return taus
 
 
 @device
-def scale_tile(
-    x: Array, first: int, length: int, step: int, v: Float64Array, u: Float64Array,
-    out: Array, out_first: int, out_step: int,
-) -> None:  # fmt: skip
-    """Scale the columns of one tile to their radii."""
-    factors = np.empty(v.size)
+def powers(u: Float64Array) -> Float64Array:
+    """The grids of the columns' l1 results."""
+    result = np.empty(u.size)
+    for j in range(u.size):
+        result[j] = l1.grid(u[j])
+    return result
+
+
+@device
+def factors(v: Float64Array, u: Float64Array, like: float) -> Float64Array:
+    """The columns' l2 factors: 1 inside the ball, 0 where a column vanishes."""
+    result = np.empty(v.size)
     for j in range(v.size):
-        vanishes = narrow(u[j], x[0]) == 0.0
-        factors[j] = 1.0 if v[j] <= u[j] else 0.0 if vanishes else l2.factor(v[j], u[j])
-    for i in range(length):
-        at, to = first + i * step, out_first + i * out_step
-        l2.scale_row(x[at : at + v.size], factors, out[to : to + v.size])
+        vanishes = narrow(u[j], like) == 0.0
+        result[j] = 1.0 if v[j] <= u[j] else 0.0 if vanishes else l2.factor(v[j], u[j])
+    return result
+
+
+@device
+def limits(v: Float64Array, u: Float64Array, x: Array) -> Array:
+    """The columns' bounds for clipping, as bits."""
+    result = zero_magnitudes(x, v.size)
+    for j in range(v.size):
+        result[j] = linf.bound(v[j], u[j], x[0])
+    return result
 
 
 @kernel
 def down(
     code: int,
     x: Array,
-    offsets: IntArray,
+    offsets: Int64Array,
     length: int,
     step: int,
     width: int,
     v: Float64Array,
     u: Float64Array,
     out: Array,
-    out_offsets: IntArray,
+    out_offsets: Int64Array,
     out_step: int,
 ) -> None:
-    """Project each column of norm v onto the ball (l2, linf) of radius u."""
+    """Project each column of norm v onto the ball of radius u, row after row of memory."""
     for k in range(offsets.size):
-        for j in range(0, width, TILE):
-            start, stop = k * width + j, k * width + min(j + TILE, width)
-            at, to = offsets[k] + j, out_offsets[k] + j
-            if code == LINF:
-                clip_tile(x, at, length, step, v[start:stop], u[start:stop], out, to, out_step)
-            else:
-                scale_tile(x, at, length, step, v[start:stop], u[start:stop], out, to, out_step)
+        norms, radii = v[k * width : (k + 1) * width], u[k * width : (k + 1) * width]
+        if code == L1:
+            taus, grids = thresholds(x, offsets[k], length, step, norms, radii), powers(radii)
+            for i in range(length):
+                at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
+                l1.shrink_row(x[at : at + width], taus, grids, out[to : to + width])
+        elif code == L2:
+            scale_all(x, offsets[k], length, step, factors(norms, radii, x[0]), out, out_offsets[k], out_step)
+        else:
+            clip_all(x, offsets[k], length, step, limits(norms, radii, x), out, out_offsets[k], out_step)
+
+
+@device
+def scale_all(
+    x: Array, first: int, length: int, step: int, scales: Float64Array, out: Array, out_first: int, out_step: int
+) -> None:
+    """Scale columns by their factors, two rows in one pass over the factors."""
+    width = scales.size
+    for i in range(0, length - 1, 2):
+        a, o = first + i * step, out_first + i * out_step
+        b, p = a + step, o + out_step
+        l2.scale_two_rows(x[a : a + width], x[b : b + width], scales, out[o : o + width], out[p : p + width])
+    if length % 2:
+        a, o = first + (length - 1) * step, out_first + (length - 1) * out_step
+        l2.scale_row(x[a : a + width], scales, out[o : o + width])
+
+
+@device
+def clip_all(
+    x: Array, first: int, length: int, step: int, bounds: Array, out: Array, out_first: int, out_step: int
+) -> None:
+    """Clip columns at their bounds, two rows in one pass over the bounds."""
+    width = bounds.size
+    for i in range(0, length - 1, 2):
+        a, o = first + i * step, out_first + i * out_step
+        b, p = a + step, o + out_step
+        linf.clip_two_rows(x[a : a + width], x[b : b + width], bounds, out[o : o + width], out[p : p + width])
+    if length % 2:
+        a, o = first + (length - 1) * step, out_first + (length - 1) * out_step
+        linf.clip_row(x[a : a + width], bounds, out[o : o + width])

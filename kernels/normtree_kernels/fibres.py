@@ -13,8 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from normtree_kernels.dtypes import Array
-from normtree_kernels.rows import IntArray
+from normtree_kernels.dtypes import Array, Int64Array, storage
 
 PANEL_FIBRES = 1 << 16
 PANEL_BYTES = 1 << 18
@@ -46,14 +45,14 @@ class Fibres:
     steps: tuple[int, ...] = ()
     width: int = 1
 
-    def panels(self) -> Iterator[tuple[slice, list[IntArray]]]:
+    def panels(self) -> Iterator[tuple[slice, list[Int64Array]]]:
         """Yield ranges of fibres and, for each array, where in it they (or their first column) begin."""
         count = prod(axis.length for axis in self.kept)
         for start in range(0, count, PANEL_FIBRES):
             index = np.arange(start, min(start + PANEL_FIBRES, count))
             yield slice(start * self.width, (start + index.size) * self.width), self._offsets(index)
 
-    def _offsets(self, index: IntArray) -> list[IntArray]:
+    def _offsets(self, index: Int64Array) -> list[Int64Array]:
         offsets = [np.zeros(index.size, np.int64) for _ in self.steps]
         for axis in reversed(self.kept):
             index, here = np.divmod(index, axis.length)
@@ -80,14 +79,14 @@ def lay_out(kept: int, *arrays: Array) -> Fibres:
 
 
 def flat(array: Array) -> Array:
-    """View the memory that a plain array spans as one row of elements, read-only."""
+    """View the memory that a plain array spans as one row of elements, as kernels see them, read-only."""
     span = 1 + sum((n - 1) * step // array.itemsize for n, step in zip(array.shape, array.strides, strict=True))
-    return np.lib.stride_tricks.as_strided(array, (span,), (array.itemsize,), writeable=False)
+    return np.lib.stride_tricks.as_strided(storage(array), (span,), (array.itemsize,), writeable=False)
 
 
 def flat_out(array: Array) -> Array:
-    """View the memory that a plain writable array spans as one row of elements."""
-    return np.lib.stride_tricks.as_strided(array, flat(array).shape, (array.itemsize,))
+    """View the memory that a plain writable array spans as one row of elements, as kernels see them."""
+    return np.lib.stride_tricks.as_strided(storage(array), flat(array).shape, (array.itemsize,))
 
 
 def packed_panels(array: Array, kept: int) -> Iterator[tuple[slice | EllipsisType, ...]]:

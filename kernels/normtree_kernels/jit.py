@@ -4,7 +4,10 @@ No fast-math, no contraction, no ``parallel=True``: the order of every floating-
 written in the source, so the bits of a result depend on neither the vector width nor the thread count.
 """
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import TypeVar, cast
 
 import numba
@@ -18,9 +21,23 @@ def kernel(function: F) -> F:
     Where no cache folder can be written (a read-only install without a home), it compiles once a process.
     """
     try:
-        return _compile(function, cache=True)
+        return _stamped(_compile(function, cache=True))
     except RuntimeError:  # Numba's "no locator available": there is nowhere to write the cache
         return _compile(function, cache=False)
+
+
+def _stamped(kernel: F) -> F:
+    """Tie a kernel's cached machine code to all sources of this package: Numba looks at the kernel's own file only."""
+    kernel._cache._cache_file._source_stamp = _sources_digest()  # type: ignore[attr-defined]
+    return kernel
+
+
+@cache
+def _sources_digest() -> str:
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def device(function: F) -> F:

@@ -7,11 +7,13 @@ import math
 
 import numpy as np
 
-from normtree_kernels.dtypes import Array, Float64Array, narrow, widen
+from normtree_kernels.dtypes import Array, Float64Array, Int64Array
+from normtree_kernels.elements import narrow, widen
 from normtree_kernels.jit import device
 from normtree_kernels.lanes import CHUNK, LANES, fold
 
 _MAX_EXPONENT = 1022  # of a power of two to which another value below it can be added in float64
+_SAMPLED = 4 * CHUNK  # fibres at least this long are worth a guess from their first chunk
 
 
 @device
@@ -33,6 +35,35 @@ def add_row(row: Array, sums: Float64Array) -> None:
     """Add the magnitudes of a row of elements to their columns' sums."""
     for j in range(sums.size):
         sums[j] += abs(widen(row[j]))
+
+
+@device
+def add_four_rows(a: Array, b: Array, c: Array, d: Array, sums: Float64Array) -> None:
+    """Add four rows, one after the other, in one pass over the sums."""
+    for j in range(sums.size):
+        sums[j] = (((sums[j] + abs(widen(a[j]))) + abs(widen(b[j]))) + abs(widen(c[j]))) + abs(widen(d[j]))
+
+
+@device
+def add_active_row(row: Array, levels: Float64Array, sums: Float64Array, counts: Int64Array) -> None:
+    """Add a row's magnitudes above their columns' levels to the columns' sums, and count them."""
+    for j in range(sums.size):
+        size = abs(widen(row[j]))
+        sums[j] += size if size > levels[j] else 0.0
+        counts[j] += size > levels[j]
+
+
+@device
+def add_four_active_rows(
+    a: Array, b: Array, c: Array, d: Array, levels: Float64Array, sums: Float64Array, counts: Int64Array
+) -> None:
+    """Add four rows' magnitudes above their columns' levels, one after the other, in one pass over the sums."""
+    for j in range(sums.size):
+        level = levels[j]
+        p, q, r, s = abs(widen(a[j])), abs(widen(b[j])), abs(widen(c[j])), abs(widen(d[j]))
+        total = (sums[j] + (p if p > level else 0.0)) + (q if q > level else 0.0)
+        sums[j] = (total + (r if r > level else 0.0)) + (s if s > level else 0.0)
+        counts[j] += (p > level) + (q > level) + (r > level) + (s > level)
 
 
 @device
@@ -111,22 +142,45 @@ def excess_sum(x: Array, tau: float, power: float, lanes: Float64Array, partials
 
 
 @device
+def guess(x: Array, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
+    """Estimate tau from a sample, the first chunk of a long fibre, with its share of the radius."""
+    sample = x[:CHUNK]
+    share = rho * sample.size / x.size
+    total = chunk_norm(sample, lanes)
+    return newton(sample, max(0.0, (total - share) / sample.size), share, lanes, partials)
+
+
+@device
+def newton(x: Array, tau: float, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
+    """Solve sum max(|x| - tau, 0) = rho by Newton's steps tau <- (sum of magnitudes above tau - rho) / their number.
+
+    The sum is convex, decreasing and piecewise linear in tau: the first step lands left of the root wherever it
+    starts from, the others rise to it and end there after finitely many.
+    """
+    first = True
+    while True:
+        total, active = active_sum(x, tau, lanes, partials)
+        if active == 0:  # tau is above all: start again from where all are
+            if not first:
+                return tau
+            tau = 0.0
+            continue
+        raised = (total - rho) / active
+        if raised <= tau and not first:
+            return tau
+        first = False
+        tau = max(raised, 0.0)
+
+
+@device
 def threshold(x: Array, norm: float, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
     """Find tau with sum max(|x| - tau, 0) <= rho, for 0 < rho < norm = sum |x|.
 
-    Newton's steps tau <- (sum of magnitudes above tau - rho) / their number rise from below to the root and end there
-    after finitely many (math: convex, decreasing, piecewise linear). Rounding can leave the sum an ulp too large:
-    the second loop measures the result as it will be stored, and steps until it is inside the ball.
+    Rounding can leave the sum an ulp too large. So the result is measured as it will be stored, and tau is raised
+    until it is inside the ball.
     """
-    tau = (norm - rho) / x.size
-    while True:
-        total, active = active_sum(x, tau, lanes, partials)
-        if active == 0:
-            break
-        raised = (total - rho) / active
-        if raised <= tau:
-            break
-        tau = raised
+    start = guess(x, rho, lanes, partials) if x.size >= _SAMPLED else (norm - rho) / x.size
+    tau = newton(x, start, rho, lanes, partials)
     power = grid(rho)
     doubling = 1.0
     while True:
@@ -138,9 +192,23 @@ def threshold(x: Array, norm: float, rho: float, lanes: Float64Array, partials: 
 
 
 @device
+def shrunk(element: float, tau: float, power: float) -> float:
+    """Soft-threshold one element: sign(x) max(|x| - tau, 0), +0.0 where that vanishes; as it is for tau < 0."""
+    value = widen(element)
+    left = excess(abs(value), tau, power)
+    narrowed = narrow(math.copysign(left, value) if left > 0.0 else 0.0, element)
+    return element if tau < 0.0 else narrowed
+
+
+@device
 def shrink(x: Array, tau: float, power: float, out: Array) -> None:
-    """Soft-threshold a fibre: sign(x) max(|x| - tau, 0), +0.0 where that vanishes."""
+    """Soft-threshold a fibre."""
     for i in range(x.size):
-        element = widen(x[i])
-        left = excess(abs(element), tau, power)
-        out[i] = narrow(math.copysign(left, element) if left > 0.0 else 0.0, x[i])
+        out[i] = shrunk(x[i], tau, power)
+
+
+@device
+def shrink_row(row: Array, taus: Float64Array, powers: Float64Array, out: Array) -> None:
+    """Soft-threshold each element of a row by its column's threshold."""
+    for j in range(row.size):
+        out[j] = shrunk(row[j], taus[j], powers[j])

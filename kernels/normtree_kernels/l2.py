@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from normtree_kernels.dtypes import Array, Float64Array, narrow, widen
+from normtree_kernels.dtypes import Array, Float64Array
+from normtree_kernels.elements import narrow, widen
 from normtree_kernels.jit import device
 from normtree_kernels.lanes import LANES, fold
 
@@ -73,6 +74,14 @@ def add_row(row: Array, sums: Float64Array) -> None:
 
 
 @device
+def add_four_rows(a: Array, b: Array, c: Array, d: Array, sums: Float64Array) -> None:
+    """Add the squares of four rows, one after the other, in one pass over the sums."""
+    for j in range(sums.size):
+        p, q, r, s = widen(a[j]), widen(b[j]), widen(c[j]), widen(d[j])
+        sums[j] = (((sums[j] + p * p) + q * q) + r * r) + s * s
+
+
+@device
 def factor(norm: float, rho: float) -> float:
     """The factor that brings a fibre of that norm inside the ball of radius rho < norm."""
     s = rho / norm * MARGIN
@@ -91,3 +100,12 @@ def scale_row(row: Array, s: Float64Array, out: Array) -> None:
     """Scale each element of a row by its column's factor; +0.0 where that is 0."""
     for j in range(row.size):
         out[j] = narrow(widen(row[j]) * s[j], row[j]) if s[j] > 0.0 else narrow(0.0, row[j])
+
+
+@device
+def scale_two_rows(a: Array, b: Array, s: Float64Array, out: Array, out_b: Array) -> None:
+    """Scale two rows in one pass over the factors."""
+    for j in range(s.size):
+        zero = narrow(0.0, a[j])
+        out[j] = narrow(widen(a[j]) * s[j], a[j]) if s[j] > 0.0 else zero
+        out_b[j] = narrow(widen(b[j]) * s[j], b[j]) if s[j] > 0.0 else zero

@@ -1,45 +1,62 @@
 """The l-infinity ball: largest magnitude, clipping.
 
-Projection of v on {x : max |x| <= rho}: x = sign(v) min(|v|, rho).
+Projection of v on {x : max |x| <= rho}: x = sign(v) min(|v|, rho). All of it is done on bits, in the elements' own
+width: as integers magnitudes order like the values, their maximum vectorises and keeps a NaN.
 """
 
-import math
-
-from normtree_kernels.dtypes import Array, Float64Array, from_magnitude, magnitude, narrow
+from normtree_kernels.dtypes import Array, Float64Array
+from normtree_kernels.elements import as_element, clipped, larger, magnitude, narrow, no_bound, widen
 from normtree_kernels.jit import device
 
 
 @device
 def chunk_norm(x: Array, lanes: Float64Array) -> float:
-    """Largest magnitude of contiguous elements, NaN where there is one.
-
-    It compares bits: as integers they order like the values, and their maximum vectorises and keeps a NaN.
-    """
+    """Largest magnitude of contiguous elements, NaN where there is one."""
     largest = magnitude(x[0])
     for i in range(x.size):
-        largest = max(largest, magnitude(x[i]))
-    return from_magnitude(largest, x[0])
+        largest = larger(largest, magnitude(x[i]))
+    return widen(as_element(largest, x[0]))
 
 
 @device
 def add_row(row: Array, largest: Array) -> None:
     """Raise the columns' largest magnitudes, as bits, by a row of elements."""
     for j in range(largest.size):
-        largest[j] = max(largest[j], magnitude(row[j]))
+        largest[j] = larger(largest[j], magnitude(row[j]))
 
 
 @device
-def clip(x: Array, rho: float, out: Array) -> None:
-    """Clip a fibre at rho > 0, rounded towards zero to the fibre's type."""
-    bound = narrow(rho, x[0])
+def add_four_rows(a: Array, b: Array, c: Array, d: Array, largest: Array) -> None:
+    """Raise the columns' largest magnitudes by four rows in one pass."""
+    for j in range(largest.size):
+        here = larger(larger(magnitude(a[j]), magnitude(b[j])), larger(magnitude(c[j]), magnitude(d[j])))
+        largest[j] = larger(largest[j], here)
+
+
+@device
+def bound(norm: float, rho: float, like: float) -> int:
+    """The bits at which a fibre of that norm is clipped; of no bound where it lies in the ball."""
+    bits: int = no_bound(like) if norm <= rho else magnitude(narrow(rho, like))
+    return bits
+
+
+@device
+def clip(x: Array, limit: int, out: Array) -> None:
+    """Clip a fibre at a bound."""
     for i in range(x.size):
-        out[i] = x[i] if abs(x[i]) <= bound else math.copysign(bound, x[i])
+        out[i] = clipped(x[i], limit)
 
 
 @device
-def clip_row(row: Array, bounds: Array, out: Array) -> None:
-    """Clip each element of a row at its column's bound; +0.0 where that is 0."""
+def clip_row(row: Array, limits: Array, out: Array) -> None:
+    """Clip each element of a row at its column's bound."""
     for j in range(row.size):
-        bound = bounds[j]
-        clipped = row[j] if abs(row[j]) <= bound else math.copysign(bound, row[j])
-        out[j] = clipped if bound > 0.0 else bound
+        out[j] = clipped(row[j], limits[j])
+
+
+@device
+def clip_two_rows(a: Array, b: Array, limits: Array, out: Array, out_b: Array) -> None:
+    """Clip two rows in one pass over the bounds."""
+    for j in range(limits.size):
+        out[j] = clipped(a[j], limits[j])
+        out_b[j] = clipped(b[j], limits[j])

@@ -4,22 +4,41 @@ from math import prod
 
 import numpy as np
 
+from normtree_kernels.arguments import check_choice, check_out, check_radius, check_threads, surviving_groups
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
-from normtree_kernels.multilevel import check_radius
+from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.norms import Axes, MixedNorm
 
+_BISECTIONS = 200
 
-def project(y: Array, norm: str | MixedNorm, radius: float, *, axes: Axes | None = None) -> Array:
-    """Project a tensor onto a mixed-norm ball by the multi-level projection, in float64 and fibre by fibre.
+
+def project(
+    y: Array,
+    norm: str | MixedNorm,
+    radius: float | None = None,
+    *,
+    axes: Axes | None = None,
+    sparsity: float | None = None,
+    groups: int | None = None,
+    exact: bool = False,
+    out: Array | None = None,
+    threads: int = 1,
+) -> Array:
+    """Project a tensor onto a mixed-norm ball, in float64 and fibre by fibre; arguments as `normtree_kernels.project`.
 
     Args:
         y: float array, any shape. Not changed.
         norm: norms of the levels from outer to inner, such as ``"l1,linf"``; or a `MixedNorm`.
         radius: radius of the ball, finite and >= 0.
         axes: the levels' axes from outer to inner; see `MixedNorm.parse`.
+        sparsity: instead of a radius, the share of the outermost groups that vanishes.
+        groups: instead of a radius, the number of outermost groups that survive.
+        exact: whether to find the nearest point, by bisection.
+        out: array to write to.
+        threads: taken and not used.
 
     Returns:
-        A new array of y's shape and dtype, each element the nearest to the exact value.
+        ``out``, or a new array of y's shape and dtype, each element the nearest to the exact value.
 
     Raises:
         TypeError, ValueError: as `normtree_kernels.project`.
@@ -29,11 +48,50 @@ def project(y: Array, norm: str | MixedNorm, radius: float, *, axes: Axes | None
     """
     y = check_tensor(y, "y")
     mixed = MixedNorm.parse(norm, axes, ndim=y.ndim)
+    check_choice(radius, sparsity, groups)
+    check_threads(threads)
+    own = exact and needs_own_algorithm(mixed)
+    mixed = merged(mixed) if own else mixed
     values = np.abs(y.astype(np.float64)).transpose(mixed.order)
-    shape = tuple(prod(y.shape[axis] for axis in level.axes) for level in mixed.levels)
-    projected = project_levels(values.reshape(shape), mixed, check_radius(radius)).reshape(values.shape)
-    signed = np.copysign(projected.transpose(np.argsort(mixed.order)), y)
-    return np.asarray(np.where(signed == y, y, signed), dtype=y.dtype)
+    by_level = values.reshape([prod(y.shape[axis] for axis in level.axes) for level in mixed.levels])
+    eta = _radius(by_level, mixed, sparsity, groups) if radius is None else check_radius(radius)
+    projected = (nearest_l1_linf(by_level, eta) if own else project_levels(by_level, mixed, eta)).reshape(values.shape)
+    signed = np.copysign(projected.transpose(np.argsort(mixed.order)), y.astype(np.float64))
+    result = np.asarray(np.where(signed == y, y, signed.astype(y.dtype)))
+    if out is None:
+        return result
+    check_out(out, y)[...] = result
+    return out
+
+
+def _radius(by_level: Float64Array, mixed: MixedNorm, sparsity: float | None, groups: int | None) -> float:
+    """The closed form: with v sorted downwards, the sum over the k survivors of v_i - v_{k+1}."""
+    v = by_level
+    for level in reversed(mixed.levels[1:]):
+        v = vector_norm(v, level.norm)
+    survivors = surviving_groups(v.size, sparsity, groups)
+    descending = np.append(np.sort(v)[::-1], 0.0)
+    return float((descending[:survivors] - descending[survivors]).sum())
+
+
+def nearest_l1_linf(fibres: Float64Array, radius: float) -> Float64Array:
+    """Project non-negative fibres, one a row, on the l1,linf ball: bisection on theta, a sorted threshold for each."""
+    if float(fibres.max(axis=1, initial=0.0).sum()) <= radius:
+        return fibres
+    low, high = 0.0, float(fibres.sum(axis=1).max())
+    for _ in range(_BISECTIONS):
+        theta = (low + high) / 2
+        if _water_levels(fibres, theta).sum() > radius:
+            low = theta
+        else:
+            high = theta
+    return np.asarray(np.minimum(fibres, _water_levels(fibres, high)[:, None]))
+
+
+def _water_levels(fibres: Float64Array, theta: float) -> Float64Array:
+    """mu_j with sum of max(|y| - mu_j, 0) = theta, 0 where the whole fibre is less: its l1 threshold."""
+    kept = [project_vector(fibre, "l1", theta) for fibre in fibres]
+    return np.array([(fibre - left).max(initial=0.0) for fibre, left in zip(fibres, kept, strict=True)])
 
 
 def norm(y: Array, norm: str | MixedNorm, *, axes: Axes | None = None) -> float:

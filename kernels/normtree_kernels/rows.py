@@ -4,11 +4,10 @@ import numpy as np
 
 from normtree_kernels import l1, l2, linf
 from normtree_kernels.codes import L1, L2
-from normtree_kernels.dtypes import Array, Float64Array, narrow
+from normtree_kernels.dtypes import Array, Float64Array, Int64Array
+from normtree_kernels.elements import narrow
 from normtree_kernels.jit import device, kernel
 from normtree_kernels.lanes import CHUNK, LANES
-
-IntArray = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @device
@@ -41,7 +40,7 @@ def fibre_norm(code: int, x: Array, lanes: Float64Array, partials: Float64Array)
 
 
 @kernel
-def up(code: int, x: Array, offsets: IntArray, length: int, v: Float64Array) -> None:
+def up(code: int, x: Array, offsets: Int64Array, length: int, v: Float64Array) -> None:
     """Write to v the norm of each fibre, ``length`` elements from its offset in x."""
     lanes = np.empty(LANES)
     partials = np.empty(length // CHUNK + 1)
@@ -50,26 +49,38 @@ def up(code: int, x: Array, offsets: IntArray, length: int, v: Float64Array) -> 
 
 
 @kernel
+def active(
+    x: Array, offsets: Int64Array, length: int, mu: Float64Array, sums: Float64Array, counts: Int64Array
+) -> None:
+    """Write the sum and the number of each fibre's magnitudes above its level mu."""
+    lanes = np.empty(LANES)
+    partials = np.empty(length // CHUNK + 1)
+    for j in range(offsets.size):
+        sums[j], counts[j] = l1.active_sum(x[offsets[j] : offsets[j] + length], mu[j], lanes, partials)
+
+
+@kernel
 def down(
     code: int,
     x: Array,
-    offsets: IntArray,
+    offsets: Int64Array,
     length: int,
     v: Float64Array,
     u: Float64Array,
     out: Array,
-    out_offsets: IntArray,
+    out_offsets: Int64Array,
 ) -> None:
     """Project each fibre of norm v onto the ball of radius u: copy, drop or map it."""
     lanes = np.empty(LANES)
     partials = np.empty(length // CHUNK + 1)
+    nothing = narrow(0.0, x[0])
     for j in range(offsets.size):
         fibre = x[offsets[j] : offsets[j] + length]
         result = out[out_offsets[j] : out_offsets[j] + length]
         if v[j] <= u[j]:
             result[:] = fibre
-        elif narrow(u[j], x[0]) == 0.0:
-            result[:] = narrow(0.0, x[0])
+        elif narrow(u[j], x[0]) == nothing:
+            result[:] = nothing
         elif code == L1:
             tau = l1.threshold(fibre, v[j], u[j], lanes, partials)
             l1.shrink(fibre, tau, l1.grid(u[j]), result)
@@ -78,6 +89,6 @@ def down(
             if s > 0.0:
                 l2.scale(fibre, s, result)
             else:
-                result[:] = narrow(0.0, x[0])
+                result[:] = nothing
         else:
-            linf.clip(fibre, u[j], result)
+            linf.clip(fibre, linf.bound(v[j], u[j], x[0]), result)

@@ -9,8 +9,8 @@ from math import prod
 import numpy as np
 
 from normtree_kernels import columns, rows
-from normtree_kernels.codes import CODES, L1
-from normtree_kernels.dtypes import Array, Float64Array
+from normtree_kernels.codes import CODES
+from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.fibres import flat, flat_out, lay_out, packed_panels
 
 
@@ -65,7 +65,7 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
         return
     fibres = lay_out(kept, block, out)
     code = _code(norm, fibres.length)
-    if fibres.kind == "packed" or (fibres.kind == "columns" and code == L1):
+    if fibres.kind == "packed":
         for panel in packed_panels(block, kept):
             _down_packed(norm, block[panel], kept, v[panel], u[panel], out[panel])
         return
@@ -79,6 +79,38 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
                 code, flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, *balls,
                 flat_out(out), out_offsets, fibres.steps[1],
             )  # fmt: skip
+
+
+def active(block: Array, kept: int, mu: Float64Array) -> tuple[Float64Array, Int64Array]:
+    """Sum and count, for each fibre of a block, its magnitudes above the fibre's own level.
+
+    Args:
+        block: as for `up`. Not changed.
+        kept: as for `up`.
+        mu: float64, ``block.shape[:kept]``: the levels, >= 0.
+
+    Returns:
+        Two new arrays of shape ``block.shape[:kept]``: float64 sums and int64 counts.
+
+    Cost:
+        Reads the block once.
+    """
+    sums, counts = np.zeros(block.shape[:kept]), np.zeros(block.shape[:kept], np.int64)
+    if block.size == 0:
+        return sums, counts
+    fibres = lay_out(kept, block)
+    if fibres.kind == "packed":
+        for panel in packed_panels(block, kept):
+            sums[panel], counts[panel] = active(_pack(block[panel], kept), kept, mu[panel])
+        return sums, counts
+    levels, lines = _line(mu), (sums.reshape(-1), counts.reshape(-1))
+    for part, (offsets,) in fibres.panels():
+        results = lines[0][part], lines[1][part]
+        if fibres.kind == "rows":
+            rows.active(flat(block), offsets, fibres.length, levels[part], *results)
+        else:
+            columns.active(flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, levels[part], *results)
+    return sums, counts
 
 
 def _code(norm: str, length: int) -> int:

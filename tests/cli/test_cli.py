@@ -37,18 +37,18 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_it_projects_the_named_tensors_and_keeps_the_others(checkpoint: Path, tmp_path: Path) -> None:
     out, timing = tmp_path / "out.safetensors", tmp_path / "timing.json"
     done = run(
-        "project", checkpoint, out, "--tensor", r".*\.weight", "--radius", 3, "--axes", "1,0", "--timing", timing
+        "project", checkpoint, out, "--tensor", r".*\.weight|half", "--radius", 3, "--axes", "1,0", "--timing", timing
     )
     assert done.returncode == 0, done.stderr
     before, after = read_file(checkpoint), read_file(out)
     assert after.metadata == {"format": "pt"}
     for name, y in before.tensors.items():
         x = after.tensors[name]
-        wanted = nk.project(y, "l1,linf", 3.0, axes="1,0") if name.endswith("weight") else y
+        wanted = nk.project(y, "l1,linf", 3.0, axes="1,0") if name not in ("layer.bias", "ids") else y
         assert x.dtype == y.dtype
         assert x.tobytes() == wanted.tobytes()
     taken = json.loads(timing.read_text())
-    assert set(taken) == {"layer.weight", "head.weight"}
+    assert set(taken) == {"layer.weight", "head.weight", "half"}
     assert taken["head.weight"]["engine"] == "inline"
 
 
@@ -69,8 +69,10 @@ def test_it_projects_a_npy(tmp_path: Path) -> None:
         (["--radius", "1", "--tensor", "("], "tensor: '(' is no regular expression"),
         (["--radius", "1", "--engine", "gpu"], "layer.weight: engine: wanted one of auto, inline, ray, got 'gpu'"),
         (["--radius", "1", "--workers", "0"], "workers: Input should be greater than or equal to 1"),
-        (["--radius", "1", "--tensor", "half"], "half: tensor: wanted dtype float32 or float64, got bfloat16"),
-        (["--radius", "1", "--tensor", "ids"], "ids: tensor: wanted dtype float32 or float64, got int64"),
+        (
+            ["--radius", "1", "--tensor", "ids"],
+            "ids: tensor: wanted dtype float64, float32, float16, bfloat16, got int64",
+        ),
     ],
 )
 def test_a_wrong_argument_is_told_in_a_line_and_writes_nothing(

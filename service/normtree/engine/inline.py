@@ -6,7 +6,7 @@ from normtree.engine.plan import Plan
 from normtree.engine.run import Run
 from normtree.engine.tensor import Tensor
 from normtree.engine.tree import leaf_down, leaf_up, root
-from normtree_kernels.multilevel import run as run_on_threads
+from normtree_kernels.leaves import run as run_on_threads
 
 
 def run_inline(source: Tensor, target: Tensor, plan: Plan) -> Run:

@@ -22,9 +22,9 @@ from normtree.engine.timing import Timing
 from normtree.engine.warm import warm_kernels
 from normtree.errors import DeadlineExceeded, InvalidParameter, InvalidTensor
 from normtree.settings import Settings
+from normtree_kernels.arguments import check_radius, describe_bad
 from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import check_dtype
-from normtree_kernels.multilevel import check_radius, describe_bad
 from normtree_kernels.norms import MixedNorm
 
 if TYPE_CHECKING:
@@ -219,4 +219,4 @@ class Projector:
 
 
 def _tensor(segment: Segment, plan: Plan) -> Tensor:
-    return Tensor(segment.name, plan.shape, np.dtype(plan.dtype).str)
+    return Tensor(segment.name, plan.shape, plan.dtype)

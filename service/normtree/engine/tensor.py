@@ -7,6 +7,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any, Literal
 
+import ml_dtypes  # noqa: F401 - makes "bfloat16" a name that NumPy knows
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ class Tensor:
     Args:
         segment: path of the segment, as `normtree.engine.arena.Segment.name`.
         shape: lengths of the axes.
-        dtype: NumPy's text of the element type, byte order included, such as ``"<f4"``.
+        dtype: the element type by name or NumPy's text: ``"float32"``, ``"<f4"``, ``"bfloat16"``.
         order: ``"C"`` or ``"F"``: which axis varies fastest in memory, the last or the first.
     """
 

@@ -1,0 +1,123 @@
+"""What callers pass: checked where it comes in, and told by its name when it is wrong."""
+
+import math
+from fractions import Fraction
+from numbers import Integral, Real
+
+import numpy as np
+
+from normtree_kernels.dtypes import Array
+from normtree_kernels.norms import MixedNorm
+
+
+def check_radius(radius: object) -> float:
+    """Return the radius as a float if it is finite and >= 0.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: negative, NaN or infinite.
+    """
+    value = _real(radius, "radius")
+    if not (math.isfinite(value) and value >= 0.0):
+        raise ValueError(f"radius: must be finite and >= 0, got {value}")
+    return abs(value)  # -0.0 is a zero like the other
+
+
+def check_threads(threads: object) -> int:
+    """Return the number of threads if it is an integer >= 1.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: less than one.
+    """
+    count = _integer(threads, "threads")
+    if count < 1:
+        raise ValueError(f"threads: must be >= 1, got {count}")
+    return count
+
+
+def check_out(out: object, y: Array) -> Array:
+    """Return ``out`` if the projection of y can be written to it.
+
+    Raises:
+        TypeError: no array, or of another dtype.
+        ValueError: another shape, read-only, or memory shared with y.
+    """
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out: wanted a numpy.ndarray, got {type(out).__name__}")
+    if out.dtype != y.dtype:
+        raise TypeError(f"out: wanted dtype {y.dtype}, got {out.dtype}")
+    if out.shape != y.shape:
+        raise ValueError(f"out: wanted shape {y.shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out: wanted a writable array, got a read-only one")
+    if np.may_share_memory(out, y) and np.shares_memory(out, y):
+        raise ValueError("out: must share no memory with y")
+    return out
+
+
+def surviving_groups(total: int, sparsity: object, groups: object) -> int:
+    """How many outermost groups are to survive, of ``total``.
+
+    Args:
+        total: number of outermost groups.
+        sparsity: share of them that is to vanish, 0 to 1; or None.
+        groups: number of them that is to survive, 0 to ``total``; or None.
+
+    Raises:
+        TypeError: not a number of its kind.
+        ValueError: both or neither given, or out of range.
+    """
+    if (sparsity is None) == (groups is None):
+        raise ValueError("sparsity: give either sparsity or groups, not both and not neither")
+    if groups is not None:
+        count = _integer(groups, "groups")
+        if not 0 <= count <= total:
+            raise ValueError(f"groups: wanted 0 to {total}, the outermost groups there are, got {count}")
+        return count
+    share = _real(sparsity, "sparsity")
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"sparsity: wanted a share from 0 to 1, got {share}")
+    vanishing = math.ceil(Fraction(share) * total)
+    if vanishing and (vanishing - 1) / total >= share:  # the share is a rounded fraction of total: 0.1 of 30 is 3
+        vanishing -= 1
+    return total - vanishing
+
+
+def check_choice(radius: object, sparsity: object, groups: object) -> None:
+    """Refuse anything but exactly one of radius, sparsity and groups.
+
+    Raises:
+        ValueError: none or several of them.
+    """
+    choices = {"radius": radius, "sparsity": sparsity, "groups": groups}
+    given = [name for name, value in choices.items() if value is not None]
+    if len(given) != 1:
+        got = " and ".join(given) or "none"
+        raise ValueError(f"radius: exactly one of radius, sparsity, groups is wanted, got {got}")
+
+
+def describe_bad(y: Array, name: str, norm: MixedNorm) -> str:
+    """Say which element, the first in C order, is NaN or infinite; or that the norm overflows."""
+    slabs = y if y.ndim else y.reshape(1)
+    for i, slab in enumerate(slabs):
+        bad = np.argwhere(~np.isfinite(slab))
+        if len(bad):
+            index = (i, *(int(k) for k in bad[0])) if y.ndim else ()
+            return f"{name}: element {list(index)} is {y[index]}; every element must be finite"
+    return f"{name}: its norm ({norm}) overflows float64; scale it down"
+
+
+def _real(value: object, name: str) -> float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real | np.floating | np.integer):
+        raise TypeError(f"{name}: wanted a real number, got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: must be finite and >= 0, got one that no float64 can hold") from None
+
+
+def _integer(value: object, name: str) -> int:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral | np.integer):
+        raise TypeError(f"{name}: wanted an integer, got {type(value).__name__}")
+    return int(value)

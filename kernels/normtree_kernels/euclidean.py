@@ -1,0 +1,121 @@
+"""The Euclidean projection, where there is one: which mixed norms have it, and the l1,linf ball's own algorithm.
+
+On l1,linf the projection is X = sign(Y) min(|Y|, mu_j) group by group, where theta >= 0 and mu_j >= 0 solve
+sum over a group of max(|y| - mu_j, 0) = theta for groups with ||y_j||_1 > theta, mu_j = 0 for the others, and
+sum of mu_j = eta. So it differs from the multi-level projection in the groups' radii only: the leaves are the same.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from normtree_kernels import sweep
+from normtree_kernels.blocks import Block, split
+from normtree_kernels.dtypes import Array, Float64Array, Int64Array
+from normtree_kernels.leaves import aggregate, in_order, run
+from normtree_kernels.norms import Level, MixedNorm
+
+Active = Callable[[Float64Array], tuple[Float64Array, Int64Array]]
+
+_GRID = 2.0**-51
+
+
+def needs_own_algorithm(mixed: MixedNorm) -> bool:
+    """Tell whether the Euclidean projection is not the multi-level one; then it is the one on l1,linf.
+
+    Raises:
+        ValueError: no algorithm is known for it here; the reason is told.
+    """
+    names = [level.norm for level in mixed.levels]
+    while len(names) > 1 and names[0] == "linf":  # a product of balls: each group has its own
+        names = names[1:]
+    outer, inner = names[0], set(names[1:])
+    if not inner or (outer in ("l1", "l2") and inner == {"l2"}):
+        return False
+    if mixed.levels[0].norm == "l1" and inner == {"linf"}:
+        return True
+    raise ValueError(
+        f"exact: the Euclidean projection is known for l1,linf, for l1,l2, for one level, and for linf over these; "
+        f"the multi-level projection on {mixed.text} is not it, and nothing else is built here"
+    )
+
+
+def merged(mixed: MixedNorm) -> MixedNorm:
+    """The l1,linf norm of two levels that equals l1,linf,…,linf: a maximum of maxima is a maximum."""
+    inner = tuple(sorted(axis for level in mixed.levels[1:] for axis in level.axes))
+    return MixedNorm((mixed.levels[0], Level("linf", inner)))
+
+
+def water_levels(y: Array, mixed: MixedNorm, v: Float64Array, radius: float, threads: int) -> Float64Array:
+    """Solve for the radii mu_j of the Euclidean projection on l1,linf.
+
+    Newton's method on all mu_j and theta together. With the sums S_j and numbers n_j of a group's magnitudes above
+    mu_j, the next theta and mu_j solve S_j - n_j mu_j = theta and sum of mu_j = eta. As sums of convex functions lie
+    above their tangents, theta only rises, and ends at the root after finitely many steps; a group whose norm it
+    passes has vanished for good. No sort, and a step reads the tensor once.
+
+    Args:
+        y: the tensor, outside the ball.
+        mixed: from `merged`.
+        v: the groups' largest magnitudes, in the shape of the kept axes.
+        radius: eta, > 0.
+        threads: threads to use.
+
+    Returns:
+        mu, in the shape of ``v``, with a sum of at most ``radius``.
+    """
+    sums = aggregate(y, MixedNorm((mixed.levels[0], Level("l1", mixed.inner.axes))), threads)
+
+    def active(mu: Float64Array) -> tuple[Float64Array, Int64Array]:
+        above, counts = _active(y, mixed, mu.reshape(v.shape), threads)
+        return above.reshape(-1), counts.reshape(-1)
+
+    total = float(sweep.up("l1", v, 0))
+    mu = _solve(v.reshape(-1), sums.reshape(-1), radius, radius / total, active)
+    return mu.reshape(v.shape)
+
+
+def _solve(v: Float64Array, norms: Float64Array, radius: float, share: float, active: Active) -> Float64Array:
+    theta, mu = 0.0, share * v
+    while True:
+        sums, counts = active(mu)
+        alive = (norms > theta) & (counts > 0)
+        slope = np.where(alive, 1.0 / np.maximum(counts, 1), 0.0)
+        raised = (_sum(sums * slope) - radius) / _sum(slope)
+        if raised <= theta:
+            break
+        theta = raised
+        mu = np.where(norms > theta, np.maximum((sums - theta) * slope, 0.0), 0.0)
+    return _inside(sums, slope, norms, theta, radius, v)
+
+
+def _inside(
+    sums: Float64Array, slope: Float64Array, norms: Float64Array, theta: float, radius: float, v: Float64Array
+) -> Float64Array:
+    """Round mu down to a grid on which sums are exact, and raise theta until they are inside the ball."""
+    grid = _GRID * 2.0 ** np.frexp(radius)[1]
+    doubling = 1.0
+    while True:
+        mu = np.where(norms > theta, np.clip((sums - theta) * slope, 0.0, v), 0.0)
+        mu = np.asarray(np.minimum(np.floor(mu / grid) * grid, v))
+        over = _sum(mu) - radius
+        if over <= 0.0:
+            return mu
+        theta += max(over / _sum(slope), np.spacing(theta)) * doubling
+        doubling *= 2.0
+
+
+def _active(y: Array, mixed: MixedNorm, mu: Float64Array, threads: int) -> tuple[Float64Array, Int64Array]:
+    sums, counts = np.empty(mu.shape), np.empty(mu.shape, np.int64)
+
+    def leaf(block: Block) -> None:
+        here = block.index(mixed.kept_axes)
+        sums[here], counts[here] = sweep.active(in_order(y, mixed, block), len(mixed.kept_axes), mu[here])
+
+    run(leaf, split(y.shape, mixed, threads), threads)
+    return sums, counts
+
+
+def _sum(values: Float64Array) -> float:
+    """Sum non-negative values in the fixed shape."""
+    return float(sweep.up("l1", values, 0))
