@@ -8,6 +8,7 @@ from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.elements import as_element, narrow, widen, zero_magnitudes
 from normtree_kernels.jit import device, kernel
 from normtree_kernels.lanes import CHUNK, GROUPS, LANES
+from normtree_kernels.lines import clip_lines, drain
 
 TILE = 16384  # columns swept together: whole rows stream best, while their running sums stay in the second-level cache
 PANEL = 32  # columns packed together for their thresholds
@@ -231,8 +232,12 @@ def down(
     out: Array,
     out_offsets: Int64Array,
     out_step: int,
+    streaming: bool,
 ) -> None:
-    """Project each column of norm v onto the ball of radius u, row after row of memory."""
+    """Project each column of norm v onto the ball of radius u, row after row of memory.
+
+    Where ``streaming``, clipped rows are written past the caches.
+    """
     for k in range(offsets.size):
         norms, radii = v[k * width : (k + 1) * width], u[k * width : (k + 1) * width]
         if code == L1:
@@ -241,36 +246,17 @@ def down(
                 at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
                 l1.shrink_row(x[at : at + width], taus, grids, out[to : to + width])
         elif code == L2:
-            scale_all(x, offsets[k], length, step, factors(norms, radii, x[0]), out, out_offsets[k], out_step)
+            scales = factors(norms, radii, x[0])
+            for i in range(length):
+                at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
+                l2.scale_row(x[at : at + width], scales, out[to : to + width])
         else:
-            clip_all(x, offsets[k], length, step, limits(norms, radii, x), out, out_offsets[k], out_step)
-
-
-@device
-def scale_all(
-    x: Array, first: int, length: int, step: int, scales: Float64Array, out: Array, out_first: int, out_step: int
-) -> None:
-    """Scale columns by their factors, two rows in one pass over the factors."""
-    width = scales.size
-    for i in range(0, length - 1, 2):
-        a, o = first + i * step, out_first + i * out_step
-        b, p = a + step, o + out_step
-        l2.scale_two_rows(x[a : a + width], x[b : b + width], scales, out[o : o + width], out[p : p + width])
-    if length % 2:
-        a, o = first + (length - 1) * step, out_first + (length - 1) * out_step
-        l2.scale_row(x[a : a + width], scales, out[o : o + width])
-
-
-@device
-def clip_all(
-    x: Array, first: int, length: int, step: int, bounds: Array, out: Array, out_first: int, out_step: int
-) -> None:
-    """Clip columns at their bounds, two rows in one pass over the bounds."""
-    width = bounds.size
-    for i in range(0, length - 1, 2):
-        a, o = first + i * step, out_first + i * out_step
-        b, p = a + step, o + out_step
-        linf.clip_two_rows(x[a : a + width], x[b : b + width], bounds, out[o : o + width], out[p : p + width])
-    if length % 2:
-        a, o = first + (length - 1) * step, out_first + (length - 1) * out_step
-        linf.clip_row(x[a : a + width], bounds, out[o : o + width])
+            bounds = limits(norms, radii, x)
+            for i in range(length):
+                at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
+                if streaming:
+                    clip_lines(x, at, bounds, 1, out, to, width)
+                else:
+                    linf.clip_row(x[at : at + width], bounds, out[to : to + width])
+    if streaming:
+        drain()

@@ -5,6 +5,7 @@ sum over a group of max(|y| - mu_j, 0) = theta for groups with ||y_j||_1 > theta
 sum of mu_j = eta. So it differs from the multi-level projection in the groups' radii only: the leaves are the same.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,7 @@ from normtree_kernels.norms import Level, MixedNorm
 Active = Callable[[Float64Array], tuple[Float64Array, Int64Array]]
 
 _GRID = 2.0**-51
+_LEAST = math.ldexp(1.0, -1074)  # float64's own grid
 
 
 def needs_own_algorithm(mixed: MixedNorm) -> bool:
@@ -79,9 +81,10 @@ def _solve(v: Float64Array, norms: Float64Array, radius: float, share: float, ac
     theta, mu = 0.0, share * v
     while True:
         sums, counts = active(mu)
-        alive = (norms > theta) & (counts > 0)
-        slope = np.where(alive, 1.0 / np.maximum(counts, 1), 0.0)
-        raised = (_sum(sums * slope) - radius) / _sum(slope)
+        sums = np.where(counts > 0, sums, v)  # rounding took mu to v: the largest magnitude alone is a tangent too
+        slope = np.where(norms > theta, 1.0 / np.maximum(counts, 1), 0.0)
+        slopes = _sum(slope)
+        raised = (_sum(sums * slope) - radius) / slopes if slopes else theta  # a radius lost in rounding leaves none
         if raised <= theta:
             break
         theta = raised
@@ -93,7 +96,7 @@ def _inside(
     sums: Float64Array, slope: Float64Array, norms: Float64Array, theta: float, radius: float, v: Float64Array
 ) -> Float64Array:
     """Round mu down to a grid on which sums are exact, and raise theta until they are inside the ball."""
-    grid = _GRID * 2.0 ** np.frexp(radius)[1]
+    grid = max(math.ldexp(_GRID, math.frexp(radius)[1]), _LEAST)
     doubling = 1.0
     while True:
         mu = np.where(norms > theta, np.clip((sums - theta) * slope, 0.0, v), 0.0)

@@ -13,7 +13,8 @@ from normtree_kernels.jit import device
 from normtree_kernels.lanes import CHUNK, LANES, fold
 
 _MAX_EXPONENT = 1022  # of a power of two to which another value below it can be added in float64
-_SAMPLED = 4 * CHUNK  # fibres at least this long are worth a guess from their first chunk
+_SAMPLED = 2 * CHUNK  # fibres at least this long are worth a look at their first elements
+_SAMPLE = CHUNK // 2
 
 
 @device
@@ -142,15 +143,6 @@ def excess_sum(x: Array, tau: float, power: float, lanes: Float64Array, partials
 
 
 @device
-def guess(x: Array, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
-    """Estimate tau from a sample, the first chunk of a long fibre, with its share of the radius."""
-    sample = x[:CHUNK]
-    share = rho * sample.size / x.size
-    total = chunk_norm(sample, lanes)
-    return newton(sample, max(0.0, (total - share) / sample.size), share, lanes, partials)
-
-
-@device
 def newton(x: Array, tau: float, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
     """Solve sum max(|x| - tau, 0) = rho by Newton's steps tau <- (sum of magnitudes above tau - rho) / their number.
 
@@ -160,27 +152,25 @@ def newton(x: Array, tau: float, rho: float, lanes: Float64Array, partials: Floa
     first = True
     while True:
         total, active = active_sum(x, tau, lanes, partials)
-        if active == 0:  # tau is above all: start again from where all are
-            if not first:
-                return tau
-            tau = 0.0
-            continue
-        raised = (total - rho) / active
+        raised = (total - rho) / active if active > 0 else 0.0  # tau was above all: start from where none is
         if raised <= tau and not first:
             return tau
-        first = False
         tau = max(raised, 0.0)
+        first = False
 
 
 @device
 def threshold(x: Array, norm: float, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
     """Find tau with sum max(|x| - tau, 0) <= rho, for 0 < rho < norm = sum |x|.
 
-    Rounding can leave the sum an ulp too large. So the result is measured as it will be stored, and tau is raised
-    until it is inside the ball.
+    A long fibre's search starts from the threshold of a sample of it, with the sample's share of the radius. In the
+    end the result is measured as it will be stored: where rounding leaves it an ulp too large, tau is raised.
     """
-    start = guess(x, rho, lanes, partials) if x.size >= _SAMPLED else (norm - rho) / x.size
-    tau = newton(x, start, rho, lanes, partials)
+    tau = (norm - rho) / x.size
+    if x.size >= _SAMPLED:
+        sample, share = x[:_SAMPLE], rho * _SAMPLE / x.size
+        tau = newton(sample, max(0.0, (chunk_norm(sample, lanes) - share) / _SAMPLE), share, lanes, partials)
+    tau = newton(x, tau, rho, lanes, partials)
     power = grid(rho)
     doubling = 1.0
     while True:

@@ -100,12 +100,3 @@ def scale_row(row: Array, s: Float64Array, out: Array) -> None:
     """Scale each element of a row by its column's factor; +0.0 where that is 0."""
     for j in range(row.size):
         out[j] = narrow(widen(row[j]) * s[j], row[j]) if s[j] > 0.0 else narrow(0.0, row[j])
-
-
-@device
-def scale_two_rows(a: Array, b: Array, s: Float64Array, out: Array, out_b: Array) -> None:
-    """Scale two rows in one pass over the factors."""
-    for j in range(s.size):
-        zero = narrow(0.0, a[j])
-        out[j] = narrow(widen(a[j]) * s[j], a[j]) if s[j] > 0.0 else zero
-        out_b[j] = narrow(widen(b[j]) * s[j], b[j]) if s[j] > 0.0 else zero

@@ -52,11 +52,3 @@ def clip_row(row: Array, limits: Array, out: Array) -> None:
     """Clip each element of a row at its column's bound."""
     for j in range(row.size):
         out[j] = clipped(row[j], limits[j])
-
-
-@device
-def clip_two_rows(a: Array, b: Array, limits: Array, out: Array, out_b: Array) -> None:
-    """Clip two rows in one pass over the bounds."""
-    for j in range(limits.size):
-        out[j] = clipped(a[j], limits[j])
-        out_b[j] = clipped(b[j], limits[j])

@@ -5,9 +5,10 @@ import numpy as np
 from normtree_kernels import l1, l2, linf
 from normtree_kernels.codes import L1, L2
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
-from normtree_kernels.elements import narrow
+from normtree_kernels.elements import narrow, zero_magnitudes
 from normtree_kernels.jit import device, kernel
 from normtree_kernels.lanes import CHUNK, LANES
+from normtree_kernels.lines import LINE_BYTES, clip_lines, drain
 
 
 @device
@@ -69,8 +70,13 @@ def down(
     u: Float64Array,
     out: Array,
     out_offsets: Int64Array,
+    streaming: bool,
 ) -> None:
-    """Project each fibre of norm v onto the ball of radius u: copy, drop or map it."""
+    """Project each fibre of norm v onto the ball of radius u: copy, drop or map it.
+
+    Where ``streaming``, clipped fibres are written past the caches.
+    """
+    limits = zero_magnitudes(x, LINE_BYTES)
     lanes = np.empty(LANES)
     partials = np.empty(length // CHUNK + 1)
     nothing = narrow(0.0, x[0])
@@ -90,5 +96,10 @@ def down(
                 l2.scale(fibre, s, result)
             else:
                 result[:] = nothing
+        elif streaming:
+            limits[:] = linf.bound(v[j], u[j], x[0])
+            clip_lines(x, offsets[j], limits, 0, out, out_offsets[j], length)
         else:
             linf.clip(fibre, linf.bound(v[j], u[j], x[0]), result)
+    if streaming:
+        drain()

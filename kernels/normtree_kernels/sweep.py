@@ -13,6 +13,9 @@ from normtree_kernels.codes import CODES
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.fibres import flat, flat_out, lay_out, packed_panels
 
+# Results at least this large are not read again soon enough to be found in a cache.
+STREAM_BYTES = 1 << 23
+
 
 def up(norm: str, block: Array, kept: int) -> Float64Array:
     """Aggregate a block: the norm of each of its fibres.
@@ -70,14 +73,16 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
             _down_packed(norm, block[panel], kept, v[panel], u[panel], out[panel])
         return
     norms, radii = _line(v), _line(u)
+    streaming = out.nbytes >= STREAM_BYTES
     for part, (offsets, out_offsets) in fibres.panels():
         balls = norms[part], radii[part]
         if fibres.kind == "rows":
-            rows.down(code, flat(block), offsets, fibres.length, *balls, flat_out(out), out_offsets)
+            rows.down(code, flat(block), offsets, fibres.length, *balls, flat_out(out), out_offsets, streaming)
         else:
             columns.down(
                 code, flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, *balls,
-                flat_out(out), out_offsets, fibres.steps[1],
+                                flat_out(out), out_offsets, fibres.steps[1], streaming,
+
             )  # fmt: skip
 
 

@@ -33,7 +33,10 @@ Axes = Annotated[
     str | None,
     typer.Option(help="Axes of the levels, outer to inner: '1,0' makes columns the groups, '0,1.2.3' filters."),
 ]
-Radius = Annotated[float, typer.Option(help="Radius of the ball, in the units of the elements, >= 0.")]
+Radius = Annotated[float | None, typer.Option(help="Radius of the ball, in the units of the elements, >= 0.")]
+Sparsity = Annotated[
+    float | None, typer.Option(help="Instead of a radius: the share of each tensor's outermost groups to make zero.")
+]
 Workers = Annotated[int | None, typer.Option(help="Leaf tasks at once; default: the usable cores.")]
 
 
@@ -47,7 +50,7 @@ def _told() -> Iterator[None]:
             where = ".".join(map(str, problem["loc"]))
             _complain(f"{where}: {problem['msg']}" if where else problem["msg"])
         raise typer.Exit(2) from None
-    except (NormtreeError, OSError, ValueError) as error:
+    except (NormtreeError, OSError, TypeError, ValueError) as error:
         _complain(str(error))
         raise typer.Exit(2) from None
 
@@ -90,7 +93,8 @@ def serve(
 def project(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A .npy or .safetensors file.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write; the same kind of file.")],
-    radius: Radius,
+    radius: Radius = None,
+    sparsity: Sparsity = None,
     norm: Norm = "l1,linf",
     axes: Axes = None,
     tensor: Annotated[str, typer.Option(help="Regular expression that a tensor's whole name must match.")] = ".*",
@@ -98,21 +102,28 @@ def project(
     workers: Workers = None,
     timing: Annotated[Path | None, typer.Option(help="Where to write the timings, as JSON.")] = None,
 ) -> None:
-    """Project the tensors of a file, each onto its own ball of that radius; other tensors are kept as they are."""
+    """Project the tensors of a file, each onto its own ball; other tensors are kept as they are.
+
+    The ball has the radius given, or the one that leaves the sparsity given.
+    """
+    import normtree_kernels as nk
     from normtree.engine.projector import Projector
     from normtree.files import TensorFile, check_suffix, read_file, write_file
+    from normtree_kernels.arguments import check_choice
 
     with _told():
         check_suffix(target)
         file = read_file(source)
         names = _select(file.tensors, tensor, source)
+        check_choice(radius, sparsity, None)
         tensors, timings, table = dict(file.tensors), {}, _results_table()
         settings = _settings(workers=workers, inline_only=engine != "ray")
         with Projector.start(settings) as projector:
             for name in names:
                 y = tensors[name]
                 with _named(name):
-                    plan = projector.plan(y.shape, y.dtype.name, norm=norm, axes=axes, radius=radius, engine=engine)
+                    eta = nk.radius_for(y, norm, axes=axes, sparsity=sparsity) if radius is None else radius
+                    plan = projector.plan(y.shape, y.dtype.name, norm=norm, axes=axes, radius=eta, engine=engine)
                     x, timings[name] = projector.project_array(y, plan)
                 tensors[name] = x
                 table.add_row(name, "×".join(map(str, y.shape)), *_zeros(y, x), f"{timings[name].wall_ms:.1f}")
@@ -125,7 +136,7 @@ def project(
 @app.command()
 def plan(
     shape: Annotated[str, typer.Argument(help="Lengths of the axes, such as 30522x384.")],
-    radius: Radius = 1.0,
+    radius: Annotated[float, typer.Option(help="Radius of the ball; it changes no plan.")] = 1.0,
     norm: Norm = "l1,linf",
     axes: Axes = None,
     dtype: Annotated[str, typer.Option(help="Element type.")] = "float32",
@@ -177,7 +188,7 @@ def _named(name: str) -> Iterator[None]:
     """Say which tensor it was."""
     try:
         yield
-    except NormtreeError as error:
+    except (NormtreeError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
 
 

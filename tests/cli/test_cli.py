@@ -52,6 +52,13 @@ def test_it_projects_the_named_tensors_and_keeps_the_others(checkpoint: Path, tm
     assert taken["head.weight"]["engine"] == "inline"
 
 
+def test_it_finds_the_radius_from_the_sparsity(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", RNG.standard_normal((40, 30)).astype(np.float32))
+    done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--sparsity", 0.75)
+    assert done.returncode == 0, done.stderr
+    assert (np.load(tmp_path / "x.npy") == 0).all(axis=1).sum() == 30
+
+
 def test_it_projects_a_npy(tmp_path: Path) -> None:
     y = RNG.standard_normal((20, 30))
     np.save(tmp_path / "y.npy", y)
@@ -65,6 +72,13 @@ def test_it_projects_a_npy(tmp_path: Path) -> None:
     [
         (["--radius", "-1"], "layer.weight: radius: must be finite and >= 0, got -1.0"),
         (["--radius", "1", "--norm", "l3"], "layer.weight: norm: unknown norm 'l3', wanted one of l1, l2, linf"),
+        ([], "radius: exactly one of radius, sparsity, groups is wanted, got none"),
+        (
+            ["--radius", "1", "--sparsity", "0.5"],
+            "radius: exactly one of radius, sparsity, groups is wanted, got radius and",
+        ),
+        (["--sparsity", "2"], "layer.weight: sparsity: wanted a share from 0 to 1, got 2.0"),
+        (["--sparsity", "0.5", "--norm", "l2,linf"], "layer.weight: sparsity: only an outermost l1 level"),
         (["--radius", "1", "--tensor", "nothing"], "tensor: 'nothing' matches none of the 5 tensors"),
         (["--radius", "1", "--tensor", "("], "tensor: '(' is no regular expression"),
         (["--radius", "1", "--engine", "gpu"], "layer.weight: engine: wanted one of auto, inline, ray, got 'gpu'"),
