@@ -31,11 +31,12 @@ check: $(READY) ## lint, formatting, types, import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(READY) ## time kernels and trees on this machine
+bench: $(READY) ## time the kernels against the floor and against others (ARGS=--quick)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python loadtests/bench.py $(ARGS)
 
-load: $(READY) ## load a server on this machine and draw its curves
-	@$(BIN)/python loadtests/curves.py $(ARGS)
+load: $(READY) ## load a service on this machine with requests and print its latencies (ARGS=--help)
+	@$(BIN)/python loadtests/load.py $(ARGS)
 
 fuzz: $(READY) ## run the property tests far longer than `make test` does
 	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(ARGS)

@@ -75,9 +75,9 @@ def certify(y: Array, x: Array, norm: str | MixedNorm, radius: float, *, axes: A
     for name, tensor, top in (("y", y, before[-1]), ("x", x, after[-1])):
         if not np.isfinite(top):
             raise ValueError(describe_bad(tensor, name, mixed))
-    gone = _difference(y, x, mixed)
     norm_before, norm_after = float(before[-1]), float(after[-1])
     scale = norm_before or 1.0
+    gone = _difference(y, x, mixed, scale)
     levels = [*after[-2::-1], x] if len(mixed.levels) > 1 else [x]
     return Certificate(
         norm_before=norm_before,
@@ -88,13 +88,13 @@ def certify(y: Array, x: Array, norm: str | MixedNorm, radius: float, *, axes: A
         groups=tuple(int(level.size) for level in levels),
         zero_groups=tuple(int(level.size - np.count_nonzero(level)) for level in levels),
         identity_residual=abs(gone.norm + norm_after - norm_before) / scale,
-        duality_gap=(radius * gone.dual_norm - gone.inner) / scale / scale,
+        duality_gap=radius / scale * (gone.dual_norm / scale) - gone.inner,
     )
 
 
 @dataclass(frozen=True)
 class _Difference:
-    """What Y - X measures: its mixed norm, its dual norm, its length, and its inner product with X."""
+    """What Y - X measures: its mixed norm, its dual norm, its length; and its inner product with X, both over scale."""
 
     norm: float
     dual_norm: float
@@ -102,7 +102,7 @@ class _Difference:
     inner: float
 
 
-def _difference(y: Array, x: Array, mixed: MixedNorm) -> _Difference:
+def _difference(y: Array, x: Array, mixed: MixedNorm, scale: float) -> _Difference:
     """Measure Y - X block by block, so that no float64 copy of the whole is made."""
     dual = MixedNorm(tuple(Level(_DUAL[level.norm], level.axes) for level in mixed.levels))
     kept = len(mixed.kept_axes)
@@ -115,7 +115,7 @@ def _difference(y: Array, x: Array, mixed: MixedNorm) -> _Difference:
         norms[here] = sweep.up(mixed.inner.norm, gone, kept)
         duals[here] = sweep.up(dual.inner.norm, gone, kept)
         lengths.append(_length(gone))
-        inners.append(float(np.vdot(gone, projected)))
+        inners.append(float(np.vdot(gone / scale, projected / scale)))
     return _Difference(
         norm=float(climb(mixed, norms)[-1]),
         dual_norm=float(climb(dual, duals)[-1]),

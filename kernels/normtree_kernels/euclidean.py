@@ -65,8 +65,13 @@ def water_levels(y: Array, mixed: MixedNorm, v: Float64Array, radius: float, thr
 
     Returns:
         mu, in the shape of ``v``, with a sum of at most ``radius``.
+
+    Raises:
+        ValueError: the sum of a group's magnitudes overflows.
     """
     sums = aggregate(y, MixedNorm((mixed.levels[0], Level("l1", mixed.inner.axes))), threads)
+    if not np.isfinite(sums).all():
+        raise ValueError("y: the sum of a group's magnitudes overflows float64; scale it down")
 
     def active(mu: Float64Array) -> tuple[Float64Array, Int64Array]:
         above, counts = _active(y, mixed, mu.reshape(v.shape), threads)

@@ -49,7 +49,7 @@ def radius_for(
     y = check_tensor(y, "y")
     mixed = MixedNorm.parse(norm, axes, ndim=y.ndim)
     v = outermost_norms(mixed, y, aggregate(y, mixed) if len(mixed.levels) > 1 else None)
-    if not np.isfinite(v.sum()):
+    if not math.isfinite(float(sweep.up("l1", v, 0))):
         raise ValueError(describe_bad(y, "y", mixed))
     return radius_of(mixed, v, sparsity, groups)
 

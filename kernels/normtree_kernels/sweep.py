@@ -13,8 +13,10 @@ from normtree_kernels.codes import CODES
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.fibres import flat, flat_out, lay_out, packed_panels
 
-# Results at least this large are not read again soon enough to be found in a cache.
+# Results at least this large are not read again soon enough to be found in a cache; runs of neighbouring elements
+# shorter than this cost more in broken lines than streaming saves.
 STREAM_BYTES = 1 << 23
+STREAM_RUN_BYTES = 1 << 14
 
 
 def up(norm: str, block: Array, kept: int) -> Float64Array:
@@ -73,7 +75,8 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
             _down_packed(norm, block[panel], kept, v[panel], u[panel], out[panel])
         return
     norms, radii = _line(v), _line(u)
-    streaming = out.nbytes >= STREAM_BYTES
+    run_bytes = out.itemsize * max(fibres.length if fibres.kind == "rows" else 0, fibres.width)
+    streaming = out.nbytes >= STREAM_BYTES and run_bytes >= STREAM_RUN_BYTES
     for part, (offsets, out_offsets) in fibres.panels():
         balls = norms[part], radii[part]
         if fibres.kind == "rows":

@@ -66,11 +66,11 @@ def run_demo(console: Console, weights: Path | None, *, once: bool, port: int) -
     """
     path = weights or find_weights()
     tensors = choose_tensors(path, None if weights else TENSORS)
-    port = port or _free_port()
+    port = port or free_port()
     console.print(f"weights: {path}", highlight=False, soft_wrap=True)
     console.print("starting the service on an embedded local Ray; kernels compile on the first start, about a minute\n")
-    with _service(port) as (url, process), httpx.Client(base_url=url, timeout=_REQUEST_TIMEOUT_S) as client:
-        _wait_until_ready(client, process)
+    with serving(port) as (url, process), httpx.Client(base_url=url, timeout=_REQUEST_TIMEOUT_S) as client:
+        wait_until_ready(client, process)
         workers = int(client.get("/v1/info").raise_for_status().json()["engine"]["workers"])
         for name, y in tensors.items():
             _show(console, client, name, y, workers)
@@ -190,7 +190,7 @@ def _row(timings: list[Mapping[str, float]]) -> list[str]:
 
 
 @contextmanager
-def _service(port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def serving(port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Run the service in a process of its own; end it, and it alone, at the end."""
     command = [sys.executable, "-m", "normtree.cli", "serve", "--port", str(port)]
     process = subprocess.Popen(command, env={"NORMTREE_LOG_LEVEL": "warning", **os.environ})
@@ -204,7 +204,12 @@ def _service(port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
         process.wait()
 
 
-def _wait_until_ready(client: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
+def wait_until_ready(client: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until the service answers that it is ready.
+
+    Raises:
+        ValueError: it ended, or was not ready in time.
+    """
     end_s = monotonic() + _READY_TIMEOUT_S
     while monotonic() < end_s:
         if process.poll() is not None:
@@ -218,7 +223,8 @@ def _wait_until_ready(client: httpx.Client, process: "subprocess.Popen[bytes]") 
     raise ValueError(f"the service was not ready within {_READY_TIMEOUT_S:.0f} s")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a TCP port of the loopback address that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16, float8_e5m2
 
 import normtree_kernels as nk
 
@@ -32,6 +33,7 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("y", Y.astype(object), TypeError, ".*got object"),
     ("y", Y > 0, TypeError, ".*got bool"),
     ("y", Y.astype(np.longdouble), TypeError, ".*got float128|.*got longdouble"),
+    ("y", Y.astype(float8_e5m2), TypeError, ".*float16, bfloat16, got float8_e5m2"),
     ("y", Y.astype("S4"), TypeError, r".*got \|S4"),
     ("y", Y.view([("a", float)]), TypeError, ".*got "),
     ("norm", "l1,l3", ValueError, "unknown norm 'l3'"),
@@ -64,6 +66,7 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("threads", None, TypeError, "wanted an integer, got NoneType"),
     ("out", Y.tolist(), TypeError, "wanted a numpy.ndarray, got list"),
     ("out", np.zeros((3, 3), np.float32), TypeError, "wanted dtype float64, got float32"),
+    ("out", np.zeros((3, 3), bfloat16), TypeError, "wanted dtype float64, got bfloat16"),
     ("out", np.zeros((3, 3), ">f8"), TypeError, "wanted dtype float64, got >f8"),
     ("out", np.zeros((3, 4)), ValueError, r"wanted shape \(3, 3\), got \(3, 4\)"),
     ("out", np.zeros(9), ValueError, r"wanted shape \(3, 3\), got \(9,\)"),
@@ -71,6 +74,25 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("out", Y, ValueError, "must share no memory with y"),
     ("out", Y.T, ValueError, "must share no memory with y"),
     ("out", Y[::-1], ValueError, "must share no memory with y"),
+]
+
+# what to give instead of a radius -> the error, and how its message begins
+WRONG_CHOICES: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({}, ValueError, "radius: exactly one of radius, sparsity, groups is wanted, got none"),
+    ({"radius": 1.0, "sparsity": 0.5}, ValueError, "radius: .* got radius and sparsity"),
+    ({"radius": 0.0, "groups": 0}, ValueError, "radius: .* got radius and groups"),
+    ({"sparsity": 0, "groups": 0}, ValueError, "radius: .* got sparsity and groups"),
+    ({"radius": 1, "sparsity": 0, "groups": 0}, ValueError, "radius: .* got radius and sparsity and groups"),
+    ({"sparsity": -0.1}, ValueError, "sparsity: wanted a share from 0 to 1, got -0.1"),
+    ({"sparsity": 90}, ValueError, "sparsity: wanted a share from 0 to 1, got 90.0"),
+    ({"sparsity": float("nan")}, ValueError, "sparsity: wanted a share from 0 to 1, got nan"),
+    ({"sparsity": True}, TypeError, "sparsity: wanted a real number, got bool"),
+    ({"sparsity": "0.5"}, TypeError, "sparsity: wanted a real number, got str"),
+    ({"groups": -1}, ValueError, "groups: wanted 0 to 3, .* got -1"),
+    ({"groups": 4}, ValueError, "groups: wanted 0 to 3, .* got 4"),
+    ({"groups": 2.0}, TypeError, "groups: wanted an integer, got float"),
+    ({"groups": True}, TypeError, "groups: wanted an integer, got bool"),
+    ({"groups": "2"}, TypeError, "groups: wanted an integer, got str"),
 ]
 
 WRONG_IDS = [f"{argument} {type(value).__name__}" for argument, value, *_ in WRONG]
@@ -96,6 +118,34 @@ def test_norm_and_oracle_refuse_the_same(argument: str, value: Any, error: type[
         if argument in takes:
             with pytest.raises(error, match=f"^{argument}: ({message})"):
                 function(**{key: given[key] for key in takes})
+
+
+@pytest.mark.parametrize("project", [nk.project, nk.reference.project], ids=["kernels", "oracle"])
+@pytest.mark.parametrize(("given", "error", "message"), WRONG_CHOICES, ids=[str(given) for given, *_ in WRONG_CHOICES])
+def test_exactly_one_right_choice_of_a_radius_is_taken(
+    project: Any, given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        project(Y, "l1,linf", axes="1,0", **given)
+
+
+def test_every_way_to_choose_a_radius_and_a_point_is_honoured(layout: Any, dtype: Any) -> None:
+    y = layout(Y.astype(dtype))
+    for given in ({"radius": 3.0}, {"sparsity": 0.5}, {"groups": 1}, {"radius": 3.0, "exact": True}):
+        out = np.empty_like(y)
+        assert nk.project(y, "l1,linf", **given, axes="1,0", out=out) is out
+        assert out.dtype == y.dtype
+        assert out.any()
+        assert (out != y).any()
+
+
+def test_half_precision_is_projected_as_its_values_are(layout: Any, dtype: Any) -> None:
+    y = layout(Y.astype(dtype))  # exact in every dtype
+    for text, radius in (("l1,linf", 3.0), ("l1,l1", 3.0), ("l1", 5.5), ("linf", 1.0)):
+        x = nk.project(y, text, radius, axes="1,0" if "," in text else None)
+        wanted = nk.project(Y, text, radius, axes="1,0" if "," in text else None)
+        assert x.dtype == y.dtype
+        np.testing.assert_allclose(x.astype(np.float64), wanted, rtol=2.0**-7)
 
 
 def test_out_that_overlaps_in_part_is_refused() -> None:

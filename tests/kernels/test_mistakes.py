@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16, finfo
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
@@ -61,6 +62,22 @@ def test_float32_is_projected_in_float64_and_stays_inside(text: str) -> None:
     assert nk.norm(x, text) <= radius
     assert nk.norm(x.astype(np.float64), text) <= radius
     np.testing.assert_allclose(x, nk.project(y.astype(np.float64), text, radius), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("half", [np.float16, bfloat16], ids=["float16", "bfloat16"])
+def test_half_precision_is_projected_in_float64_and_stays_inside(text: str, half: Any) -> None:
+    y = random((50, 40), half)
+    radius = nk.norm(y, text) / 3
+    x = nk.project(y, text, radius)
+    assert x.dtype == half
+    assert nk.norm(x, text) <= radius
+    assert nk.norm(x.astype(np.float64), text) <= radius
+    wanted = nk.project(y.astype(np.float64), text, radius)
+    info = finfo(half)
+    near = {"rtol": float(info.eps), "atol": float(info.smallest_subnormal)}
+    np.testing.assert_allclose(x.astype(np.float64), wanted, **near)
+    assert np.all(np.abs(x.astype(np.float64)) <= np.abs(wanted))
 
 
 @pytest.mark.parametrize("text", TEXTS)

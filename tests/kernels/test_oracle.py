@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ml_dtypes import finfo
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
@@ -35,18 +36,24 @@ def test_project_equals_the_oracle(cases: Any, dtype: Any, depth: int, data: st.
 
 @pytest.mark.parametrize("depth", DEPTHS)
 @given(data=st.data())
-def test_norm_equals_the_oracle(cases: Any, dtype: Any, depth: int, data: st.DataObject) -> None:
-    case = data.draw(cases(dtype, depth))
+def test_norm_equals_the_oracle(cases: Any, depth: int, data: st.DataObject) -> None:
+    case = data.draw(cases(depth=depth))
     assert case.norm() == pytest.approx(case.plain_norm(), rel=1e-14, abs=0)
 
 
 @given(data=st.data())
-def test_out_and_threads_change_nothing(cases: Any, bits: Any, dtype: Any, data: st.DataObject) -> None:
-    case = data.draw(cases(dtype))
+def test_out_and_threads_change_nothing(cases: Any, bits: Any, data: st.DataObject) -> None:
+    case = data.draw(cases())
     out = np.empty_like(case.y, subok=False)
     threads = data.draw(st.integers(1, 3))
     assert case.project(out=out, threads=threads) is out
     assert bits(out) == bits(case.project())
+
+
+def assert_near(x: NDArray[Any], wanted: NDArray[Any], close: float) -> None:
+    info = finfo(x.dtype)
+    near = {"rtol": 2 * float(info.eps) + 1e-13, "atol": close + float(info.smallest_subnormal)}
+    np.testing.assert_allclose(x.astype(np.float64), wanted.astype(np.float64), **near)
 
 
 @pytest.mark.parametrize("size", [1, 2, 65, 1025, 3000])
@@ -56,11 +63,12 @@ def test_long_fibres_equal_the_oracle(name: str, dtype: Any, size: int, radius: 
     x = nk.project(y, f"l1,{name}", radius)
     wanted = nk.reference.project(y, f"l1,{name}", radius)
     close = 1e-14 * nk.norm(y, f"l1,{name}")
-    np.testing.assert_allclose(x, wanted, rtol=2 * np.finfo(dtype).eps + 1e-13, atol=close)
+    assert_near(x, wanted, close)
 
 
 def test_a_large_vector_equals_the_oracle(dtype: Any) -> None:
     y = np.random.default_rng(0).standard_t(3, 200_000).astype(dtype)
     x, wanted = nk.project(y, "l1", 1e3), nk.reference.project(y, "l1", 1e3)
-    assert np.count_nonzero(x) == np.count_nonzero(wanted)
-    np.testing.assert_allclose(x, wanted, rtol=2 * np.finfo(dtype).eps, atol=1e-16 * nk.norm(y, "l1"))
+    if dtype in (np.float64, np.float32):  # half precision rounds more of them to zero, towards which kernels round
+        assert np.count_nonzero(x) == np.count_nonzero(wanted)
+    assert_near(x, wanted, 1e-16 * nk.norm(y, "l1"))
