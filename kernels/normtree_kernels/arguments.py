@@ -69,7 +69,7 @@ def surviving_groups(total: int, sparsity: object, groups: object) -> int:
         ValueError: both or neither given, or out of range.
     """
     if (sparsity is None) == (groups is None):
-        raise ValueError("sparsity: give either sparsity or groups, not both and not neither")
+        raise ValueError("sparsity: exactly one of sparsity and groups is wanted")
     if groups is not None:
         count = _integer(groups, "groups")
         if not 0 <= count <= total:

@@ -81,7 +81,7 @@ def project(
 def _own_algorithm(mixed: MixedNorm, eta: float | None) -> bool:
     own = euclidean.needs_own_algorithm(mixed)
     if own and eta is None:
-        raise ValueError("sparsity: the exact projection on l1,linf has no closed form for it; give a radius")
+        raise ValueError("exact: on l1,linf no closed form is known for sparsity or groups; give a radius")
     return own
 
 
@@ -97,7 +97,7 @@ def norm(y: Array, norm: str | MixedNorm, *, axes: Axes | None = None) -> float:
     """Evaluate a mixed norm in float64.
 
     Args:
-        y: float32 or float64, any shape, strides and byte order. Not changed.
+        y: float64, float32, float16 or bfloat16, any shape, strides and byte order. Not changed.
         norm: norms of the levels from outer to inner, such as ``"l1,linf"``; or a `MixedNorm`.
         axes: the levels' axes from outer to inner, such as ``"1,0"``; see `MixedNorm.parse`.
 

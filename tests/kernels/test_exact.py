@@ -84,8 +84,10 @@ def test_project_equals_the_oracle(cases: Any, text: str, data: st.DataObject) -
     x = case.project(exact=True)
     wanted = nk.reference.project(case.y, text, case.radius, axes=case.axes, exact=True)
     assert (x.shape, x.dtype) == (case.y.shape, case.y.dtype)
-    close = 1e-13 * float(np.abs(wide(case.y)).sum()) + 2e-13 * np.abs(wide(wanted))
-    np.testing.assert_array_less(np.abs(wide(x) - wide(wanted)), close + 2 * wide(np.spacing(np.abs(wanted))))
+    info = finfo(x.dtype)
+    step = (float(info.eps) + 1e-13) * np.abs(wide(wanted)) + float(info.smallest_subnormal)
+    close = 1e-13 * float(np.abs(wide(case.y)).sum()) + 2 * step
+    np.testing.assert_array_less(np.abs(wide(x) - wide(wanted)), close)
 
 
 @pytest.mark.parametrize("radius", [1e-6, 1.0, 30.0])

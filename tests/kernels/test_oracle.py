@@ -21,7 +21,9 @@ def rounding(case: Any, wanted: NDArray[Any]) -> NDArray[np.float64]:
     is two of its steps away at most: the oracle rounds to nearest, the kernels towards zero.
     """
     close = 1e-14 * case.plain_norm() + 2e-13 * np.abs(wanted.astype(np.float64))
-    return np.asarray(close + 2 * np.spacing(np.abs(wanted)).astype(np.float64))
+    info = finfo(wanted.dtype)
+    step = float(info.eps) * np.abs(wanted.astype(np.float64)) + float(info.smallest_subnormal)
+    return np.asarray(close + 2 * step)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

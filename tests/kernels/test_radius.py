@@ -221,8 +221,8 @@ def test_every_layout_gives_the_same_radius(layout: Any, dtype: Any, text: str) 
 # --- what is refused ------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({}, ValueError, "^sparsity: give either sparsity or groups"),
-    ({"sparsity": 0.5, "groups": 1}, ValueError, "^sparsity: give either sparsity or groups"),
+    ({}, ValueError, "^sparsity: exactly one of sparsity and groups"),
+    ({"sparsity": 0.5, "groups": 1}, ValueError, "^sparsity: exactly one of sparsity and groups"),
     ({"sparsity": -0.1}, ValueError, "^sparsity: wanted a share from 0 to 1, got -0.1"),
     ({"sparsity": 1.01}, ValueError, "^sparsity: wanted a share from 0 to 1, got 1.01"),
     ({"sparsity": math.nan}, ValueError, "^sparsity: wanted a share from 0 to 1, got nan"),
