@@ -309,7 +309,7 @@ def test_norms_without_a_known_way_are_refused(project: Any, text: str) -> None:
 
 @pytest.mark.parametrize("wanted", [{"sparsity": 0.5}, {"groups": 1}], ids=["sparsity", "groups"])
 def test_a_share_of_groups_is_refused_where_no_closed_form_is_known(wanted: Any) -> None:
-    with pytest.raises(ValueError, match=r"^\w+: the exact projection .*give a radius$"):
+    with pytest.raises(ValueError, match=r"^exact: .*give a radius$"):
         nk.project(Y, "l1,linf", **wanted, exact=True)
 
 
