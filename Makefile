@@ -19,8 +19,8 @@ export RAY_USAGE_STATS_ENABLED := 0
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
 
-run: $(READY) ## start the service, project a real tensor, keep serving (ONCE=1: stop then; WEIGHTS=file: yours)
-	@$(BIN)/normtree demo $(if $(ONCE),--once) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+run: $(READY) ## start the service, project a real tensor, keep serving (ONCE=1, WEIGHTS=file, PORT=number)
+	@$(BIN)/normtree demo $(if $(ONCE),--once) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(PORT),--port $(PORT))
 
 test: $(READY) ## run every test (ARGS="-k plan": what to add to pytest)
 	@$(BIN)/python -m pytest $(ARGS)

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from bench import Row
 
-COLOURS = {"normtree": "#1b6ca8", "floor": "#444444"}
+COLOURS = {"normtree": "#1b6ca8", "floor": "#444444", "others": "#b8b8b8"}
 LIBRARIES = ("torch", "jax", "optax", "pyproximal")
 
 Run = Callable[[], object]
@@ -165,7 +165,8 @@ def draw(rows: Sequence["Row"], path: Path) -> None:
         here = [row for row in rows if row.case == case][::-1]
         medians = [row.median_ms for row in here]
         errors = [[r.median_ms - r.lower_ms for r in here], [r.upper_ms - r.median_ms for r in here]]
-        colours = [COLOURS.get(row.contender.partition(",")[0], "#b8b8b8") for row in here]
+        others = COLOURS["others" if any("normtree" in row.contender for row in here) else "normtree"]
+        colours = [COLOURS.get(row.contender.partition(",")[0], others) for row in here]
         panel.barh([row.contender for row in here], medians, xerr=errors, color=colours)
         panel.set_title(case, fontsize=9)
         panel.set_xlabel("ms", fontsize=8)

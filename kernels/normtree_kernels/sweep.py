@@ -75,7 +75,7 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
             _down_packed(norm, block[panel], kept, v[panel], u[panel], out[panel])
         return
     norms, radii = _line(v), _line(u)
-    run_bytes = out.itemsize * max(fibres.length if fibres.kind == "rows" else 0, fibres.width)
+    run_bytes = out.itemsize * (fibres.length if fibres.kind == "rows" else fibres.width)
     streaming = out.nbytes >= STREAM_BYTES and run_bytes >= STREAM_RUN_BYTES
     for part, (offsets, out_offsets) in fibres.panels():
         balls = norms[part], radii[part]
@@ -84,7 +84,7 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
         else:
             columns.down(
                 code, flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, *balls,
-                                flat_out(out), out_offsets, fibres.steps[1], streaming,
+                flat_out(out), out_offsets, fibres.steps[1], streaming,
 
             )  # fmt: skip
 

@@ -50,7 +50,7 @@ def _told() -> Iterator[None]:
             where = ".".join(map(str, problem["loc"]))
             _complain(f"{where}: {problem['msg']}" if where else problem["msg"])
         raise typer.Exit(2) from None
-    except (NormtreeError, OSError, TypeError, ValueError) as error:
+    except (NormtreeError, OSError, ValueError) as error:
         _complain(str(error))
         raise typer.Exit(2) from None
 

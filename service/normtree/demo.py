@@ -62,11 +62,11 @@ def run_demo(console: Console, weights: Path | None, *, once: bool, port: int) -
         port: TCP port of the service; 0 takes a free one.
 
     Raises:
-        ValueError: no weights, a service that does not start, an answer that is not the oracle's.
+        ValueError: no weights, a port in use, a service that does not start, an answer that is not the oracle's.
     """
     path = weights or find_weights()
     tensors = choose_tensors(path, None if weights else TENSORS)
-    port = port or free_port()
+    port = free_port(port)
     console.print(f"weights: {path}", highlight=False, soft_wrap=True)
     console.print("starting the service on an embedded local Ray; kernels compile on the first start, about a minute\n")
     with serving(port) as (url, process), httpx.Client(base_url=url, timeout=_REQUEST_TIMEOUT_S) as client:
@@ -223,8 +223,16 @@ def wait_until_ready(client: httpx.Client, process: "subprocess.Popen[bytes]") -
     raise ValueError(f"the service was not ready within {_READY_TIMEOUT_S:.0f} s")
 
 
-def free_port() -> int:
-    """Find a TCP port of the loopback address that is free now."""
+def free_port(wanted: int = 0) -> int:
+    """Return a TCP port of the loopback address that is free now: the wanted one, or any for 0.
+
+    Raises:
+        ValueError: the wanted one is in use.
+    """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as error:
+            raise ValueError(f"port: {wanted} cannot be bound: {error.strerror}; name another, or 0 for any") from None
         return int(probe.getsockname()[1])

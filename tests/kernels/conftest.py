@@ -4,7 +4,6 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ml_dtypes import bfloat16, finfo
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
-from normtree_kernels import norms, rows
+from normtree_kernels import norms
 
 Array = NDArray[Any]
 MAX_RANK, MAX_SIDE = 4, 6
@@ -26,16 +25,6 @@ SCALES: dict[Any, tuple[int, ...]] = {
     np.float16: (0, 4, -4, -12, -20),
     bfloat16: (0, 20, -20, 60, -60, -130),
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def fresh_machine_code() -> None:
-    """Drop Numba's cache of kernels older than a source: it looks at a kernel's own file, not at those it calls."""
-    sources = Path(nk.__file__).parent.glob("*.py")
-    newest = max(source.stat().st_mtime for source in sources)
-    for index in Path(rows.up.stats.cache_path).glob("*.nbi"):
-        if index.stat().st_mtime < newest:
-            index.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session", params=SCALES, ids=[dtype.__name__ for dtype in SCALES])

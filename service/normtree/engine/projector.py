@@ -20,7 +20,7 @@ from normtree.engine.run import Run, make_timing
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Timing
 from normtree.engine.warm import warm_kernels
-from normtree.errors import DeadlineExceeded, InvalidParameter, InvalidTensor
+from normtree.errors import InvalidParameter, InvalidTensor, NormtreeError
 from normtree.settings import Settings
 from normtree_kernels.arguments import check_radius, describe_bad
 from normtree_kernels.blocks import split
@@ -156,10 +156,11 @@ class Projector:
         """
         try:
             run = self._run(source, target, plan, self._settings.deadline_s if deadline_s is None else deadline_s)
-        except DeadlineExceeded:
-            self.arena.retire(source.segment)
-            self.arena.retire(target.segment)
+        except NormtreeError:
+            self.arena.retire(target.segment)  # a worker that was given up may still write to it
             raise
+        if run.retries:
+            self.arena.retire(target.segment)
         if not math.isfinite(run.root.norm):
             raise InvalidTensor(describe_bad(source.array(), "tensor", plan.norm), pointer="tensor")
         if baseline == "none":
