@@ -40,6 +40,15 @@ def test_what_is_written_to_a_segment_is_seen_through_a_tensor(tmp_path: Path) -
         assert np.array_equal(Tensor(segment.name, (4, 3), "<f4", "F").array(), y.T)
 
 
+def test_several_tensors_in_one_segment(tmp_path: Path) -> None:
+    y = np.arange(12, dtype=np.float32)
+    with Arena(MIB, tmp_path).lease(64 + y.nbytes) as segment:
+        segment.buffer[64:] = y.tobytes()
+        assert np.array_equal(Tensor(segment.name, (12,), "<f4", offset=64).array(), y)
+        with pytest.raises(ValueError, match="buffer"):
+            Tensor(segment.name, (12,), "<f4", offset=2**16 - 32).array()
+
+
 def test_a_view_is_read_only_unless_asked_otherwise(tmp_path: Path) -> None:
     with Arena(MIB, tmp_path).lease(4) as segment:
         tensor = Tensor(segment.name, (1,), "<f4")
