@@ -3,7 +3,7 @@
 It works on the innermost aggregates only, an array smaller than the tensor by the length of its fibres.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -91,13 +91,82 @@ def crown(norm: MixedNorm, v: Float64Array, radius: float) -> Crown:
     total = float(aggregates[-1])
     u = np.asarray(min(radius, total))
     if np.isfinite(total):
-        for index, level in enumerate(norm.levels[:-1]):
-            here, above = aggregates[-2 - index], aggregates[-1 - index]
-            radii = np.empty_like(here)
-            with _timed(steps, "down", index, 2 * here.nbytes):
-                sweep.down(level.norm, here, here.ndim - 1, above, u, radii)
-            u = radii
+        u = _descend(norm, aggregates, u, 0, steps)
     return Crown(np.broadcast_to(u, aggregates[0].shape).reshape(v.shape), total, total <= radius, tuple(steps))
+
+
+def crowns(
+    norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: float | Callable[[Float64Array], float]
+) -> list[Crown]:
+    """Project the aggregates of several tensors under one root: their outermost groups, all together, are its vector.
+
+    It is the projection of the tensors laid end to end along the outermost level: one ball for all of them.
+
+    Args:
+        norms: each tensor's mixed norm, two levels or more, bound to its axes; all with the same outermost norm.
+        vs: each tensor's V_1, as for `crown`.
+        goal: the ball's radius, finite and >= 0; or what finds it from the outermost groups' norms, all together.
+
+    Returns:
+        For each tensor its fibres' radii and its own norm; ``inside`` tells of all tensors together. The same bits in
+        whatever order the tensors are given: the root takes them by their aggregates' size and bytes. When a tensor's
+        norm is not finite, no radius of any means anything, and no goal is asked.
+
+    Raises:
+        ValueError: no tensor, a norm of one level, or outermost norms that differ.
+
+    Cost:
+        A few passes over ``vs``.
+    """
+    outer = _common_root(norms)
+    steps: list[list[Step]] = [[] for _ in norms]
+    aggregates = [climb(*each) for each in zip(norms, vs, steps, strict=True)]
+    tops = [levels[-2] for levels in aggregates]
+    order = sorted(range(len(tops)), key=lambda i: (tops[i].size, tops[i].tobytes()))
+    joined = np.concatenate([tops[i] for i in order])
+    total = float(sweep.up(outer, joined, 0))
+    if not np.isfinite(total):
+        return [_lost(v, levels, taken) for v, levels, taken in zip(vs, aggregates, steps, strict=True)]
+    radius = goal(joined) if callable(goal) else goal
+    u = np.empty_like(joined)
+    sweep.down(outer, joined, 0, np.asarray(total), np.asarray(min(radius, total)), u)
+    ends = np.cumsum([tops[i].size for i in order])
+    parts = dict(zip(order, np.split(u, ends[:-1]), strict=True))
+    result = []
+    for i, (norm, v, levels) in enumerate(zip(norms, vs, aggregates, strict=True)):
+        radii = _descend(norm, levels, parts[i], 1, steps[i]).reshape(v.shape)
+        result.append(Crown(radii, float(levels[-1]), total <= radius, tuple(steps[i])))
+    return result
+
+
+def _descend(
+    norm: MixedNorm, aggregates: list[Float64Array], u: Float64Array, first: int, steps: list[Step]
+) -> Float64Array:
+    """Push the radii of level ``first`` down to the fibres."""
+    for index, level in enumerate(norm.levels[first:-1], first):
+        here, above = aggregates[-2 - index], aggregates[-1 - index]
+        radii = np.empty_like(here)
+        with _timed(steps, "down", index, 2 * here.nbytes):
+            sweep.down(level.norm, here, here.ndim - 1, above, u, radii)
+        u = radii
+    return u
+
+
+def _common_root(norms: Sequence[MixedNorm]) -> str:
+    """Return the outermost norm that several tensors share."""
+    outer = {norm.levels[0].norm for norm in norms}
+    if len(outer) != 1:
+        raise ValueError(
+            f"norms: one outermost norm for all tensors is wanted, got {', '.join(sorted(outer)) or 'none'}"
+        )
+    if any(len(norm.levels) == 1 for norm in norms):
+        raise ValueError("norms: a root over several tensors wants groups under it, two levels or more, got one level")
+    return outer.pop()
+
+
+def _lost(v: Float64Array, aggregates: list[Float64Array], steps: list[Step]) -> Crown:
+    """The crown of a tensor that stands under a root that is not finite."""
+    return Crown(np.full(v.shape, np.nan), float(aggregates[-1]), False, tuple(steps))
 
 
 @contextmanager
