@@ -1,6 +1,7 @@
-"""The command line: ``normtree serve``, ``project``, ``plan`` and ``demo``."""
+"""The command line: ``normtree serve``, ``project``, ``plan``, ``key`` and ``demo``."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from normtree import __version__
 from normtree.errors import NormtreeError
+from normtree.keys import new_key as make_key
 from normtree.settings import Settings
 
 _TABLE_COLUMNS = 110  # tables are wider than a narrow terminal, and than a pipe's default
@@ -25,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Project weight tensors onto mixed-norm balls: whole rows, columns or filters become zero.",
 )
+keys = typer.Typer(no_args_is_help=True, help="Keys that open the service.")
+app.add_typer(keys, name="key")
 console = Console(width=None if Console().width > _TABLE_COLUMNS else _TABLE_COLUMNS)
 complaints = Console(stderr=True)
 
@@ -74,14 +78,17 @@ def serve(
     workers: Workers = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: an embedded one.")] = None,
     inline_only: Annotated[bool | None, typer.Option("--inline-only", help="Run without Ray.")] = None,
+    keys_file: Annotated[
+        Path | None, typer.Option(help="File of the keys that open the service; see `normtree key new`.")
+    ] = None,
     insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Permit an address that other machines can reach.")
+        bool | None, typer.Option("--insecure", help="Permit an address that other machines can reach, without keys.")
     ] = None,
 ) -> None:
     """Serve projections over HTTP. What is not given here comes from NORMTREE_<NAME> in the environment."""
     given = {
         "host": host, "port": port, "workers": workers, "ray_address": ray_address,
-        "inline_only": inline_only, "insecure": insecure,
+        "inline_only": inline_only, "keys_file": keys_file, "insecure": insecure,
     }  # fmt: skip
     from normtree.http.serve import serve as serve_http
 
@@ -153,6 +160,26 @@ def plan(
         with Projector.start(_settings(workers=workers, inline_only=engine == "inline")) as projector:
             text = str(projector.plan(lengths, dtype, norm=norm, axes=axes, radius=radius, engine=engine))
         console.print(text, highlight=False, markup=False)
+
+
+@keys.command("new")
+def new_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; logs and limits go by it.")],
+    keys_file: Annotated[Path | None, typer.Option(help="File to add it to, as `serve --keys-file` reads it.")] = None,
+) -> None:
+    """Make a key and print it, this once; only its hash is kept. A running service reads the file again by itself."""
+    with _told():
+        secret, key = make_key(name)
+        if keys_file:
+            with open(keys_file, "a", opener=_private) as file:
+                file.write(f"{key}\n")
+    console.print(f"key: {secret}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"line: {key}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner can read."""
+    return os.open(path, flags, 0o600)
 
 
 @app.command()

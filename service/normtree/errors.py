@@ -2,6 +2,8 @@
 
     NormtreeError
     ├── MalformedBody          400  header, framing or length of the body
+    ├── KeyMissing             401  the service asks for a key
+    ├── KeyRefused             403  the key is nobody's
     ├── NotAcceptable          406  no format the client takes is one we write
     ├── BodyTimeout            408  the body did not arrive in time
     ├── LengthRequired         411  the body's length was not declared
@@ -66,6 +68,22 @@ class MalformedBody(NormtreeError):
     status = 400
     code = "malformed-body"
     title = "The body is malformed"
+
+
+class KeyMissing(NormtreeError):
+    """The service asks for a key, and none was shown."""
+
+    status = 401
+    code = "key-missing"
+    title = "A key is required"
+
+
+class KeyRefused(NormtreeError):
+    """The key that was shown is nobody's."""
+
+    status = 403
+    code = "key-refused"
+    title = "The key is not accepted"
 
 
 class NotAcceptable(NormtreeError):

@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from normtree.keys import read_keys
 
 SHARED_MEMORY = Path("/dev/shm")
 GIB = 2**30
@@ -48,7 +50,11 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to bind.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to bind; 0 takes a free one.")
-    insecure: bool = Field(default=False, description="Permit an address that other machines can reach.")
+    insecure: bool = Field(default=False, description="Permit an address that other machines can reach, without keys.")
+    keys_file: Path | None = Field(
+        default=None, description="File of the keys that open the service, a line `NAME sha256:HEX` each."
+    )
+    keys: str = Field(default="", description="Such lines themselves, separated by `;`.")
     workers: int = Field(
         default_factory=_usable_cores, ge=1, description="Leaf tasks at once; default: the usable cores."
     )
@@ -68,12 +74,30 @@ class Settings(BaseSettings):
     drain_s: int = Field(default=30, ge=0, description="Seconds that requests in flight get to finish at shutdown.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
 
+    @field_validator("keys")
+    @classmethod
+    def _check_keys(cls, keys: str) -> str:
+        read_keys(keys, "keys")
+        return keys
+
+    @field_validator("keys_file")
+    @classmethod
+    def _check_keys_file(cls, file: Path | None) -> Path | None:
+        """Find out now, and not when the engine has started, that the file cannot be used."""
+        if file:
+            try:
+                read_keys(file.read_text("utf-8"), str(file))
+            except OSError as error:
+                raise ValueError(str(error)) from error
+        return file
+
     @model_validator(mode="after")
     def _refuse_exposure(self) -> Self:
-        """Refuse to serve other machines unless told to: there are no keys to ask for."""
-        if not self.insecure and not _is_loopback(self.host):
+        """Refuse to serve other machines without asking them for a key, unless told to."""
+        if not (self.insecure or self.keys_file or self.keys.strip() or _is_loopback(self.host)):
             raise ValueError(
-                f"host: {self.host!r} can be reached from other machines, and the service has no keys "
-                "to ask for; bind a loopback address, or set insecure to permit this"
+                f"host: {self.host!r} can be reached from other machines, and the service has no keys to ask for; "
+                "make one with `normtree key new NAME --keys-file FILE`, bind a loopback address, "
+                "or set insecure to permit this"
             )
         return self

@@ -9,6 +9,8 @@ CLASSES = [found for found in vars(errors).values() if isinstance(found, type) a
 CONCRETE = [found for found in CLASSES if found is not NormtreeError]
 STATUSES = {
     "MalformedBody": 400,
+    "KeyMissing": 401,
+    "KeyRefused": 403,
     "NotAcceptable": 406,
     "BodyTimeout": 408,
     "LengthRequired": 411,

@@ -32,6 +32,7 @@ def test_other_addresses_do(host: str) -> None:
     with pytest.raises(ValidationError, match="the service has no keys to ask for"):
         Settings(host=host)
     assert Settings(host=host, insecure=True).host == host
+    assert Settings(host=host, keys=f"ada sha256:{'0' * 64}").host == host
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ from starlette.middleware import Middleware
 
 from normtree import __version__
 from normtree.engine.projector import Projector
-from normtree.http.problems import LastResort, install_problems
+from normtree.http.auth import Auth
+from normtree.http.problems import Problems, install_problems
 from normtree.http.request_id import RequestId
 from normtree.http.routes.health import health_router
 from normtree.http.routes.info import info_router
 from normtree.http.routes.project import project_router
 from normtree.http.service import Service
+from normtree.keys import KeyRing
 from normtree.settings import Settings
 
 
@@ -25,6 +27,7 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
         settings: the same that the projector was started with.
     """
     service = Service.of(projector, settings)
+    keys = KeyRing(settings.keys, settings.keys_file)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -37,7 +40,7 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         redirect_slashes=False,  # a client that posts a tensor to a wrong path learns it at once
-        middleware=[Middleware(RequestId), Middleware(LastResort)],
+        middleware=[Middleware(RequestId), Middleware(Problems), Middleware(Auth, keys=keys)],
     )
     install_problems(app)
     for router in (project_router, health_router, info_router):

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -44,8 +45,11 @@ class Problem(BaseModel):
     error: str = Field(description="Same as detail, for Open Inference Protocol clients.")
 
 
-class LastResort:
-    """ASGI middleware that logs an exception nobody expected and answers 500 with the request's id only."""
+class Problems:
+    """ASGI middleware that answers what the middleware inside it raises, before there is a route to answer.
+
+    An exception nobody expected is logged and answered 500 with the request's id only.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap an application."""
@@ -62,16 +66,14 @@ class LastResort:
 
         try:
             await self._app(scope, receive, watch)
-        except Exception:
+        except Exception as error:
             if scope["type"] != "http" or started:
                 raise  # the server then closes the connection, and half an answer is not taken for a whole one
-            logger.exception("request %s failed", request_id(scope))
-            detail = f"the service has a bug; its log tells of request {request_id(scope)}"
-            await _answer(scope, 500, "internal-error", "Internal error", detail)(scope, receive, send)
+            await _answer_unread(scope, error)(scope, receive, send)
 
 
 def install_problems(app: FastAPI) -> None:
-    """Answer the errors that an application raises knowingly with problems; `LastResort` answers the others."""
+    """Answer the errors that an application raises knowingly with problems; `Problems` answers the others."""
     app.add_exception_handler(NormtreeError, _on_normtree_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -90,13 +92,34 @@ async def _on_normtree_error(request: Request, error: Exception) -> Response:
     """Answer one of our own errors."""
     if not isinstance(error, NormtreeError):
         raise error
-    headers = {}
+    return _answer_known(request.scope, error, {})
+
+
+def _answer_unread(scope: Scope, error: Exception) -> Response:
+    """Answer an error that came before or instead of a route's answer; the rest of the body is not wanted."""
+    headers = {"Connection": "close"} if _has_body(scope) else {}
+    if isinstance(error, NormtreeError):
+        return _answer_known(scope, error, headers)
+    logger.error("request %s failed", request_id(scope), exc_info=error)
+    detail = f"the service has a bug; its log tells of request {request_id(scope)}"
+    return _answer(scope, 500, "internal-error", "Internal error", detail, headers=headers)
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _answer_known(scope: Scope, error: NormtreeError, headers: dict[str, str]) -> Response:
+    """Answer one of our own errors."""
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
         headers["Accept-Post"] = ", ".join(media.READABLE)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="normtree"'
     return _answer(
-        request.scope,
+        scope,
         error.status,
         error.code,
         error.title,
