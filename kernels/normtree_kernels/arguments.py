@@ -1,7 +1,6 @@
 """What callers pass: checked where it comes in, and told by its name when it is wrong."""
 
 import math
-from fractions import Fraction
 from numbers import Integral, Real
 
 import numpy as np
@@ -56,45 +55,30 @@ def check_out(out: object, y: Array) -> Array:
     return out
 
 
-def surviving_groups(total: int, sparsity: object, groups: object) -> int:
-    """How many outermost groups are to survive, of ``total``.
-
-    Args:
-        total: number of outermost groups.
-        sparsity: share of them that is to vanish, 0 to 1; or None.
-        groups: number of them that is to survive, 0 to ``total``; or None.
+def check_share(sparsity: object) -> float:
+    """Return the share of groups that is to vanish as a float if it is one.
 
     Raises:
-        TypeError: not a number of its kind.
-        ValueError: both or neither given, or out of range.
+        TypeError: not a real number.
+        ValueError: not from 0 to 1.
     """
-    if (sparsity is None) == (groups is None):
-        raise ValueError("sparsity: exactly one of sparsity and groups is wanted")
-    if groups is not None:
-        count = _integer(groups, "groups")
-        if not 0 <= count <= total:
-            raise ValueError(f"groups: wanted 0 to {total}, the outermost groups there are, got {count}")
-        return count
     share = _real(sparsity, "sparsity")
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"sparsity: wanted a share from 0 to 1, got {share}")
-    vanishing = math.ceil(Fraction(share) * total)
-    if vanishing and (vanishing - 1) / total >= share:  # the share is a rounded fraction of total: 0.1 of 30 is 3
-        vanishing -= 1
-    return total - vanishing
+    return abs(share)
 
 
-def check_choice(radius: object, sparsity: object, groups: object) -> None:
-    """Refuse anything but exactly one of radius, sparsity and groups.
+def check_groups(groups: object) -> int:
+    """Return the number of groups that is to survive if it is an integer >= 0.
 
     Raises:
-        ValueError: none or several of them.
+        TypeError: not an integer.
+        ValueError: negative.
     """
-    choices = {"radius": radius, "sparsity": sparsity, "groups": groups}
-    given = [name for name, value in choices.items() if value is not None]
-    if len(given) != 1:
-        got = " and ".join(given) or "none"
-        raise ValueError(f"radius: exactly one of radius, sparsity, groups is wanted, got {got}")
+    count = _integer(groups, "groups")
+    if count < 0:
+        raise ValueError(f"groups: must be >= 0, got {count}")
+    return count
 
 
 def describe_bad(y: Array, name: str, norm: MixedNorm) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from normtree_kernels import sweep
 from normtree_kernels.blocks import Block, split
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
+from normtree_kernels.goal import Goal
 from normtree_kernels.leaves import aggregate, in_order, run
 from normtree_kernels.norms import Level, MixedNorm
 
@@ -22,11 +23,11 @@ _GRID = 2.0**-51
 _LEAST = math.ldexp(1.0, -1074)  # float64's own grid
 
 
-def needs_own_algorithm(mixed: MixedNorm) -> bool:
+def needs_own_algorithm(mixed: MixedNorm, goal: Goal) -> bool:
     """Tell whether the Euclidean projection is not the multi-level one; then it is the one on l1,linf.
 
     Raises:
-        ValueError: no algorithm is known for it here; the reason is told.
+        ValueError: no algorithm is known for it here, or none for this goal; the reason is told.
     """
     names = [level.norm for level in mixed.levels]
     while len(names) > 1 and names[0] == "linf":  # a product of balls: each group has its own
@@ -35,6 +36,8 @@ def needs_own_algorithm(mixed: MixedNorm) -> bool:
     if not inner or (outer in ("l1", "l2") and inner == {"l2"}):
         return False
     if mixed.levels[0].norm == "l1" and inner == {"linf"}:
+        if goal.radius is None:
+            raise ValueError("exact: on l1,linf no closed form is known for sparsity or groups; give a radius")
         return True
     raise ValueError(
         f"exact: the Euclidean projection is known for l1,linf, for l1,l2, for one level, and for linf over these; "

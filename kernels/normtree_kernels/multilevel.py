@@ -5,11 +5,12 @@ import math
 import numpy as np
 
 from normtree_kernels import euclidean
-from normtree_kernels.arguments import check_choice, check_out, check_radius, check_threads, describe_bad
+from normtree_kernels.arguments import check_out, check_threads, describe_bad
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
+from normtree_kernels.goal import Goal
 from normtree_kernels.leaves import aggregate, project_leaves
 from normtree_kernels.norms import Axes, MixedNorm
-from normtree_kernels.radius import outermost_norms, radius_of
+from normtree_kernels.radius import settle
 from normtree_kernels.tree import climb, crown
 
 
@@ -63,34 +64,25 @@ def project(
     """
     y = check_tensor(y, "y")
     mixed = MixedNorm.parse(norm, axes, ndim=y.ndim)
-    check_choice(radius, sparsity, groups)
-    eta = None if radius is None else check_radius(radius)
+    goal = Goal(radius, sparsity, groups)
+    goal.check_fits(mixed, y.shape)
     threads = check_threads(threads)
-    own = exact and _own_algorithm(mixed, eta)
+    own = exact and euclidean.needs_own_algorithm(mixed, goal)
     mixed = euclidean.merged(mixed) if own else mixed
     result = np.empty_like(y, subok=False) if out is None else check_out(out, y)
     v = aggregate(y, mixed, threads)
     if not math.isfinite(float(climb(mixed, v)[-1])):
         raise ValueError(describe_bad(y, "y", mixed))
-    if eta is None:
-        eta = radius_of(mixed, outermost_norms(mixed, y, v if len(mixed.levels) > 1 else None), sparsity, groups)
-    project_leaves(y, mixed, v, _radii(y, mixed, v, eta, threads, own=own), result, threads)
+    project_leaves(y, mixed, v, _radii(y, mixed, v, settle(goal, mixed, y), threads, own=own), result, threads)
     return result
 
 
-def _own_algorithm(mixed: MixedNorm, eta: float | None) -> bool:
-    own = euclidean.needs_own_algorithm(mixed)
-    if own and eta is None:
-        raise ValueError("exact: on l1,linf no closed form is known for sparsity or groups; give a radius")
-    return own
-
-
-def _radii(y: Array, mixed: MixedNorm, v: Float64Array, eta: float, threads: int, *, own: bool) -> Float64Array:
+def _radii(y: Array, mixed: MixedNorm, v: Float64Array, goal: Goal, threads: int, *, own: bool) -> Float64Array:
     """The fibres' radii, by the tree or by the exact projection's own algorithm."""
-    top = crown(mixed, v, eta)
-    if top.inside or eta == 0.0 or not own:
+    top = crown(mixed, v, goal)
+    if top.inside or top.radius == 0.0 or not own:
         return top.radii
-    return euclidean.water_levels(y, mixed, v, eta, threads)
+    return euclidean.water_levels(y, mixed, v, top.radius, threads)
 
 
 def norm(y: Array, norm: str | MixedNorm, *, axes: Axes | None = None) -> float:

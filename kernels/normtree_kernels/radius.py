@@ -5,13 +5,12 @@ import math
 import numpy as np
 
 from normtree_kernels import sweep
-from normtree_kernels.arguments import describe_bad, surviving_groups
+from normtree_kernels.arguments import describe_bad
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
+from normtree_kernels.goal import Goal
 from normtree_kernels.leaves import aggregate
 from normtree_kernels.norms import Axes, MixedNorm
 from normtree_kernels.tree import climb
-
-_STEP = 2.0**-52
 
 
 def radius_for(
@@ -24,8 +23,7 @@ def radius_for(
 ) -> float:
     """Find the radius whose ball leaves a wanted share or number of outermost groups.
 
-    With the groups' norms sorted, v_1 >= v_2 >= …, exactly k groups survive the projection of radius
-    sum over i <= k of (v_i - v_{k+1}). Groups tied with the first that is to vanish, vanish with it.
+    See `normtree_kernels.goal.Goal.radius_of` for the formula.
 
     Args:
         y: tensor as for `normtree_kernels.project`. Not changed.
@@ -48,46 +46,31 @@ def radius_for(
     """
     y = check_tensor(y, "y")
     mixed = MixedNorm.parse(norm, axes, ndim=y.ndim)
-    v = outermost_norms(mixed, y, aggregate(y, mixed) if len(mixed.levels) > 1 else None)
+    if (sparsity is None) == (groups is None):
+        raise ValueError("sparsity: exactly one of sparsity and groups is wanted")
+    goal = Goal(sparsity=sparsity, groups=groups)
+    goal.check_fits(mixed, y.shape)
+    v = _outermost_norms(mixed, y)
     if not math.isfinite(float(sweep.up("l1", v, 0))):
         raise ValueError(describe_bad(y, "y", mixed))
-    return radius_of(mixed, v, sparsity, groups)
+    return goal.radius_of(v)
 
 
-def outermost_norms(mixed: MixedNorm, y: Array, v: Float64Array | None) -> Float64Array:
-    """The outermost groups' norms, from V_1; for one level the groups are the elements themselves."""
-    if v is None:
-        return np.abs(y.reshape(-1).astype(np.float64))
-    return climb(mixed, v)[-2]
+def settle(goal: Goal, mixed: MixedNorm, y: Array) -> Goal:
+    """Return a goal that aggregates suffice to reach.
 
-
-def radius_of(mixed: MixedNorm, v: Float64Array, sparsity: object, groups: object) -> float:
-    """Find the radius from the outermost groups' norms.
+    The outermost groups' norms tell the radius, and the tree knows them; but for one level the groups are the
+    elements themselves, so that the radius must be found first.
 
     Raises:
-        TypeError, ValueError: as `radius_for`.
+        ValueError: an element is NaN or infinite, or the norm overflows.
     """
-    outer = mixed.levels[0].norm
-    if outer != "l1":
-        name = "sparsity" if groups is None else "groups"
-        raise ValueError(f"{name}: only an outermost l1 level makes groups vanish, got {outer}")
-    survivors = surviving_groups(v.size, sparsity, groups)
-    if survivors == v.size:
-        return float(sweep.up("l1", v, 0))
-    tau = np.partition(v, v.size - survivors - 1)[v.size - survivors - 1] if v.size else 0.0
-    above = v[v > tau]
-    return _least_excess(v, above.size, math.fsum(above - tau))
+    if goal.radius is not None or len(mixed.levels) > 1:
+        return goal
+    return Goal(radius=radius_for(y, mixed, sparsity=goal.sparsity, groups=goal.groups))
 
 
-def _least_excess(v: Float64Array, survivors: int, radius: float) -> float:
-    """Lower the radius until rounding lets no group survive that is to vanish."""
-    total = sweep.up("l1", v, 0)
-    u = np.empty_like(v)
-    step = _STEP
-    while radius > 0.0:
-        sweep.down("l1", v, 0, total, np.asarray(radius), u)
-        if np.count_nonzero(u) <= survivors:
-            return radius
-        radius -= radius * step
-        step *= 2.0
-    return 0.0
+def _outermost_norms(mixed: MixedNorm, y: Array) -> Float64Array:
+    if len(mixed.levels) == 1:
+        return np.abs(y.reshape(-1).astype(np.float64))
+    return climb(mixed, aggregate(y, mixed))[-2]

@@ -4,9 +4,10 @@ from math import prod
 
 import numpy as np
 
-from normtree_kernels.arguments import check_choice, check_out, check_radius, check_threads, surviving_groups
+from normtree_kernels.arguments import check_out, check_threads
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
 from normtree_kernels.euclidean import merged, needs_own_algorithm
+from normtree_kernels.goal import Goal
 from normtree_kernels.norms import Axes, MixedNorm
 
 _BISECTIONS = 200
@@ -48,13 +49,14 @@ def project(
     """
     y = check_tensor(y, "y")
     mixed = MixedNorm.parse(norm, axes, ndim=y.ndim)
-    check_choice(radius, sparsity, groups)
+    goal = Goal(radius, sparsity, groups)
+    goal.check_fits(mixed, y.shape)
     check_threads(threads)
-    own = exact and needs_own_algorithm(mixed)
+    own = exact and needs_own_algorithm(mixed, goal)
     mixed = merged(mixed) if own else mixed
     values = np.abs(y.astype(np.float64)).transpose(mixed.order)
     by_level = values.reshape([prod(y.shape[axis] for axis in level.axes) for level in mixed.levels])
-    eta = _radius(by_level, mixed, sparsity, groups) if radius is None else check_radius(radius)
+    eta = _radius(by_level, mixed, goal)
     projected = (nearest_l1_linf(by_level, eta) if own else project_levels(by_level, mixed, eta)).reshape(values.shape)
     signed = np.copysign(projected.transpose(np.argsort(mixed.order)), y.astype(np.float64))
     result = np.asarray(np.where(signed == y, y, signed.astype(y.dtype)))
@@ -64,12 +66,14 @@ def project(
     return out
 
 
-def _radius(by_level: Float64Array, mixed: MixedNorm, sparsity: float | None, groups: int | None) -> float:
+def _radius(by_level: Float64Array, mixed: MixedNorm, goal: Goal) -> float:
     """The closed form: with v sorted downwards, the sum over the k survivors of v_i - v_{k+1}."""
+    if goal.radius is not None:
+        return goal.radius
     v = by_level
     for level in reversed(mixed.levels[1:]):
         v = vector_norm(v, level.norm)
-    survivors = surviving_groups(v.size, sparsity, groups)
+    survivors = goal.survivors(v.size)
     descending = np.append(np.sort(v)[::-1], 0.0)
     return float((descending[:survivors] - descending[survivors]).sum())
 

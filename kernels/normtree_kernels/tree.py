@@ -3,7 +3,8 @@
 It works on the innermost aggregates only, an array smaller than the tensor by the length of its fibres.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -14,6 +15,7 @@ import numpy as np
 
 from normtree_kernels import sweep
 from normtree_kernels.dtypes import Float64Array
+from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
 
 
@@ -42,12 +44,14 @@ class Crown:
 
     Args:
         radii: float64, the shape of the kept axes in the norm's order: U_1.
+        radius: of the ball; NaN where the norm is not finite and the goal is no radius.
         norm: the tensor's mixed norm before projection.
         inside: whether the tensor already lies in the ball, so that it is its own projection.
         steps: the upper levels' sweeps in the order they ran: up to the root, then down.
     """
 
     radii: Float64Array
+    radius: float
     norm: float
     inside: bool
     steps: tuple[Step, ...]
@@ -72,13 +76,13 @@ def climb(norm: MixedNorm, v: Float64Array, steps: list[Step] | None = None) -> 
     return aggregates
 
 
-def crown(norm: MixedNorm, v: Float64Array, radius: float) -> Crown:
+def crown(norm: MixedNorm, v: Float64Array, goal: Goal) -> Crown:
     """Project the aggregates: climb to the root, project there, push the radii down to the fibres.
 
     Args:
         norm: mixed norm bound to the tensor's axes.
         v: float64, shape of the kept axes in the norm's order, from `sweep.up`.
-        radius: radius of the ball, finite and >= 0.
+        goal: what to reach; a radius where the norm has one level, whose groups are the elements.
 
     Returns:
         The fibres' radii; when ``v`` is not finite, neither is the norm, and the radii mean nothing.
@@ -89,15 +93,23 @@ def crown(norm: MixedNorm, v: Float64Array, radius: float) -> Crown:
     steps: list[Step] = []
     aggregates = climb(norm, v, steps)
     total = float(aggregates[-1])
+    radius = _radius(norm, aggregates, goal)
     u = np.asarray(min(radius, total))
     if np.isfinite(total):
         u = _descend(norm, aggregates, u, 0, steps)
-    return Crown(np.broadcast_to(u, aggregates[0].shape).reshape(v.shape), total, total <= radius, tuple(steps))
+    radii = np.broadcast_to(u, aggregates[0].shape).reshape(v.shape)
+    return Crown(radii, radius, total, total <= radius, tuple(steps))
 
 
-def crowns(
-    norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: float | Callable[[Float64Array], float]
-) -> list[Crown]:
+def _radius(norm: MixedNorm, aggregates: list[Float64Array], goal: Goal) -> float:
+    if goal.radius is not None:
+        return goal.radius
+    if len(norm.levels) == 1:
+        raise ValueError("goal: of one level the groups are the elements; wanted a radius, found by radius.settle")
+    return goal.radius_of(aggregates[-2]) if np.isfinite(aggregates[-1]) else math.nan
+
+
+def crowns(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: Goal) -> list[Crown]:
     """Project the aggregates of several tensors under one root: their outermost groups, all together, are its vector.
 
     It is the projection of the tensors laid end to end along the outermost level: one ball for all of them.
@@ -105,12 +117,12 @@ def crowns(
     Args:
         norms: each tensor's mixed norm, two levels or more, bound to its axes; all with the same outermost norm.
         vs: each tensor's V_1, as for `crown`.
-        goal: the ball's radius, finite and >= 0; or what finds it from the outermost groups' norms, all together.
+        goal: what to reach, with the outermost groups of all tensors together.
 
     Returns:
         For each tensor its fibres' radii and its own norm; ``inside`` tells of all tensors together. The same bits in
         whatever order the tensors are given: the root takes them by their aggregates' size and bytes. When a tensor's
-        norm is not finite, no radius of any means anything, and no goal is asked.
+        norm is not finite, no radius of any means anything.
 
     Raises:
         ValueError: no tensor, a norm of one level, or outermost norms that differ.
@@ -126,8 +138,8 @@ def crowns(
     joined = np.concatenate([tops[i] for i in order])
     total = float(sweep.up(outer, joined, 0))
     if not np.isfinite(total):
-        return [_lost(v, levels, taken) for v, levels, taken in zip(vs, aggregates, steps, strict=True)]
-    radius = goal(joined) if callable(goal) else goal
+        return [_lost(v, levels, goal, taken) for v, levels, taken in zip(vs, aggregates, steps, strict=True)]
+    radius = goal.radius_of(joined)
     u = np.empty_like(joined)
     sweep.down(outer, joined, 0, np.asarray(total), np.asarray(min(radius, total)), u)
     ends = np.cumsum([tops[i].size for i in order])
@@ -135,7 +147,7 @@ def crowns(
     result = []
     for i, (norm, v, levels) in enumerate(zip(norms, vs, aggregates, strict=True)):
         radii = _descend(norm, levels, parts[i], 1, steps[i]).reshape(v.shape)
-        result.append(Crown(radii, float(levels[-1]), total <= radius, tuple(steps[i])))
+        result.append(Crown(radii, radius, float(levels[-1]), total <= radius, tuple(steps[i])))
     return result
 
 
@@ -164,9 +176,10 @@ def _common_root(norms: Sequence[MixedNorm]) -> str:
     return outer.pop()
 
 
-def _lost(v: Float64Array, aggregates: list[Float64Array], steps: list[Step]) -> Crown:
+def _lost(v: Float64Array, aggregates: list[Float64Array], goal: Goal, steps: list[Step]) -> Crown:
     """The crown of a tensor that stands under a root that is not finite."""
-    return Crown(np.full(v.shape, np.nan), float(aggregates[-1]), False, tuple(steps))
+    radius = math.nan if goal.radius is None else goal.radius
+    return Crown(np.full(v.shape, np.nan), radius, float(aggregates[-1]), False, tuple(steps))
 
 
 @contextmanager

@@ -113,24 +113,24 @@ def project(
 
     The ball has the radius given, or the one that leaves the sparsity given.
     """
-    import normtree_kernels as nk
     from normtree.engine.projector import Projector
     from normtree.files import TensorFile, check_suffix, read_file, write_file
-    from normtree_kernels.arguments import check_choice
+    from normtree_kernels.goal import Goal
 
     with _told():
         check_suffix(target)
         file = read_file(source)
         names = _select(file.tensors, tensor, source)
-        check_choice(radius, sparsity, None)
+        Goal(radius, sparsity)
         tensors, timings, table = dict(file.tensors), {}, _results_table()
         settings = _settings(workers=workers, inline_only=engine != "ray")
         with Projector.start(settings) as projector:
             for name in names:
                 y = tensors[name]
                 with _named(name):
-                    eta = nk.radius_for(y, norm, axes=axes, sparsity=sparsity) if radius is None else radius
-                    plan = projector.plan(y.shape, y.dtype.name, norm=norm, axes=axes, radius=eta, engine=engine)
+                    plan = projector.plan(
+                        y.shape, y.dtype.name, norm=norm, axes=axes, radius=radius, sparsity=sparsity, engine=engine
+                    )
                     x, timings[name] = projector.project_array(y, plan)
                 tensors[name] = x
                 table.add_row(name, "×".join(map(str, y.shape)), *_zeros(y, x), f"{timings[name].wall_ms:.1f}")

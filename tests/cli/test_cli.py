@@ -70,14 +70,14 @@ def test_it_projects_a_npy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--radius", "-1"], "layer.weight: radius: must be finite and >= 0, got -1.0"),
+        (["--radius", "-1"], "radius: must be finite and >= 0, got -1.0"),
         (["--radius", "1", "--norm", "l3"], "layer.weight: norm: unknown norm 'l3', wanted one of l1, l2, linf"),
         ([], "radius: exactly one of radius, sparsity, groups is wanted, got none"),
         (
             ["--radius", "1", "--sparsity", "0.5"],
             "radius: exactly one of radius, sparsity, groups is wanted, got radius and",
         ),
-        (["--sparsity", "2"], "layer.weight: sparsity: wanted a share from 0 to 1, got 2.0"),
+        (["--sparsity", "2"], "sparsity: wanted a share from 0 to 1, got 2.0"),
         (["--sparsity", "0.5", "--norm", "l2,linf"], "layer.weight: sparsity: only an outermost l1 level"),
         (["--radius", "1", "--tensor", "nothing"], "tensor: 'nothing' matches none of the 5 tensors"),
         (["--radius", "1", "--tensor", "("], "tensor: '(' is no regular expression"),

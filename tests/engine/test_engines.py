@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from time import sleep
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,32 @@ def test_the_bits_are_the_library_s(
     assert (timing.engine, timing.workers) == (engine, workers)
 
 
+GOALS = [
+    ((300, 70), "l1,linf", {"sparsity": 0.9}),
+    ((300, 70), "l1,linf,l2", {"groups": 10, "axes": "1,,0"}),
+    ((500,), "l1", {"groups": 50}),
+    ((300, 70), "l1,l2", {"radius": 40.0, "exact": True}),
+    ((300, 70), "l1,linf", {"radius": 40.0, "exact": True, "axes": "1,0"}),
+    ((30, 7, 11), "l1,linf,linf", {"radius": 9.0, "exact": True}),
+    ((30, 7, 11), "l1,linf,linf", {"radius": 0.0, "exact": True}),
+    ((30, 7, 11), "l1,linf,linf", {"radius": 1e9, "exact": True}),
+]
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+@pytest.mark.parametrize(("shape", "norm", "goal"), GOALS, ids=str)
+def test_every_goal_gives_the_library_s_bits(
+    projector: Projector, shape: tuple[int, ...], norm: str, goal: dict[str, Any], engine: str
+) -> None:
+    y = noise(shape)
+    plan = projector.plan(y.shape, y.dtype.str, norm=norm, engine=engine, **goal)
+    x, timing = projector.project_array(y, plan)
+    assert x.tobytes() == nk.project(y, norm, **goal).tobytes()
+    share = {name: goal[name] for name in goal if name in ("sparsity", "groups")}
+    wanted = nk.radius_for(y, norm, axes=goal.get("axes"), **share) if share else goal["radius"]
+    assert timing.radius == wanted
+
+
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_a_fortran_tensor_goes_to_a_c_tensor(projector: Projector, engine: str) -> None:
     y = noise((40, 30))
@@ -98,6 +125,15 @@ def test_a_bad_element_is_told_by_its_index(projector: Projector, engine: str, b
         project(projector, y, "l1,l1", 1.0, engine=engine)
 
 
+@pytest.mark.parametrize("goal", [{"radius": 1.0}, {"sparsity": 0.5}])
+def test_a_bad_element_of_one_level_is_told_by_its_index(projector: Projector, goal: dict[str, float]) -> None:
+    y = noise((50,))
+    y[31] = np.nan
+    plan = projector.plan(y.shape, "<f4", norm="l1", engine="inline", **goal)  # type: ignore[arg-type]
+    with pytest.raises(InvalidTensor, match=r"element \[31\] is nan"):
+        projector.project_array(y, plan)
+
+
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_a_norm_that_overflows_is_told(projector: Projector, engine: str) -> None:
     with pytest.raises(InvalidTensor, match="overflows float64"):
@@ -111,6 +147,13 @@ def test_a_norm_that_overflows_is_told(projector: Projector, engine: str) -> Non
         ({"axes": "0,0"}, "axes"),
         ({"radius": -1.0}, "radius"),
         ({"radius": float("nan")}, "radius"),
+        ({"sparsity": 0.5}, "radius"),
+        ({"radius": None}, "radius"),
+        ({"radius": None, "sparsity": 2.0}, "sparsity"),
+        ({"radius": None, "groups": 5}, "groups"),
+        ({"radius": None, "sparsity": 0.5, "norm": "l2,l1"}, "sparsity"),
+        ({"norm": "l1,l1", "exact": True}, "exact"),
+        ({"radius": None, "groups": 1, "exact": True}, "exact"),
         ({"engine": "gpu"}, "engine"),
         ({"workers": 99}, "workers"),
     ],

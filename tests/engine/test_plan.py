@@ -7,6 +7,7 @@ import pytest
 from normtree.engine.plan import Plan, make_plan
 from normtree.engine.profile import MachineProfile
 from normtree_kernels import MixedNorm
+from normtree_kernels.goal import Goal
 
 RATES = MappingProxyType({"l1": 2.0, "l2": 10.0, "linf": 10.0})
 PROFILE = MachineProfile(10.0, RATES, RATES, thread_overhead_ms=0.5, ray_overhead_ms=10.0)
@@ -23,7 +24,7 @@ def plan(
 ) -> Plan:
     mixed = MixedNorm.parse(norm, axes, ndim=len(shape))
     return make_plan(
-        shape, "float32", mixed, 10.0, profile=profile, max_workers=4, engine=engine, workers=workers
+        shape, "float32", mixed, Goal(10.0), profile=profile, max_workers=4, engine=engine, workers=workers
     )  # fmt: skip
 
 

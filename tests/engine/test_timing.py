@@ -10,9 +10,10 @@ from normtree.engine.timing import Span, Timing
 from normtree.engine.tree import Root
 from normtree_kernels import MixedNorm
 from normtree_kernels.blocks import split
+from normtree_kernels.goal import Goal
 
 SCHEMA = {
-    "engine", "reason", "norm", "axes", "shape", "dtype", "blocks", "workers", "nodes", "stages_ms", "levels",
+    "engine", "reason", "norm", "axes", "radius", "shape", "dtype", "blocks", "workers", "nodes", "stages_ms", "levels",
     "work_ms", "span_ms", "wall_ms", "serial_ms", "serial_is", "speedup", "parallelism", "efficiency", "overhead_ms",
     "retries", "bytes_moved", "trace_id",
 }  # fmt: skip
@@ -22,10 +23,10 @@ MS = 1_000_000
 def timing() -> Timing:
     """Two leaves up (4 and 6 ms), a root of 1 ms, two leaves down (8 and 5 ms), in a wall of 20 ms."""
     norm = MixedNorm.parse("l1,linf", ndim=2)
-    plan = Plan((8, 8), "float32", norm, 1.0, "ray", 2, "asked", split((8, 8), norm, 2), {}, 30.0)
+    plan = Plan((8, 8), "float32", norm, Goal(1.0), False, "ray", 2, "asked", split((8, 8), norm, 2), {}, 30.0)
     ups = (Span("up", 1, 1 * MS, 5 * MS, 100, 1), Span("up", 1, 1 * MS, 7 * MS, 100, 2))
     step = Span("up", 0, 8 * MS, 8 * MS + MS // 2, 64, 1)
-    root = Root(2.0, Span("root", 0, 8 * MS, 9 * MS, 64, 1), (step,), 192)
+    root = Root(2.0, 1.0, Span("root", 0, 8 * MS, 9 * MS, 64, 1), (step,), 192)
     downs = (Span("down", 1, 10 * MS, 18 * MS, 200, 1), Span("down", 1, 11 * MS, 16 * MS, 200, 2))
     run = Run(root, ups, downs, start_ns=0, stop_ns=20 * MS, bytes_moved=192, retries=0)
     return make_timing(plan, run, 30.0, "measured")

@@ -1,6 +1,5 @@
 """Several tensors under one root are projected as one tensor that holds them all, in whatever order they come."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
+from normtree_kernels.goal import Goal
 from normtree_kernels.leaves import aggregate, project_leaves
-from normtree_kernels.radius import radius_of
 from normtree_kernels.tree import Crown, crown, crowns
 
 Array = NDArray[Any]
@@ -29,12 +28,12 @@ def bound(text: str, ys: list[Array]) -> list[nk.MixedNorm]:
     return [nk.MixedNorm.parse(text, ndim=y.ndim) for y in ys]
 
 
-def together(text: str, ys: list[Array], goal: float | Callable[[Array], float]) -> list[Crown]:
+def together(text: str, ys: list[Array], goal: Goal) -> list[Crown]:
     norms = bound(text, ys)
     return crowns(norms, [aggregate(y, norm) for y, norm in zip(ys, norms, strict=True)], goal)
 
 
-def project(text: str, ys: list[Array], goal: float | Callable[[Array], float]) -> list[Array]:
+def project(text: str, ys: list[Array], goal: Goal) -> list[Array]:
     xs = [np.empty_like(y) for y in ys]
     for y, x, norm, top in zip(ys, xs, bound(text, ys), together(text, ys, goal), strict=True):
         project_leaves(y, norm, aggregate(y, norm), top.radii, x, 1)
@@ -47,7 +46,7 @@ def test_it_equals_the_oracle_on_the_tensors_laid_end_to_end(text: str, share: f
     ys = random([3, 40, 1, 12], text)
     joined = np.concatenate(ys)
     radius = share * nk.norm(joined, text)
-    x = np.concatenate(project(text, ys, radius))
+    x = np.concatenate(project(text, ys, Goal(radius)))
     np.testing.assert_allclose(x, nk.reference.project(joined, text, radius), rtol=1e-12, atol=1e-13 * radius)
     assert nk.norm(x, text) <= radius or share > 1
     if share > 1:
@@ -60,7 +59,7 @@ def test_the_order_of_the_tensors_changes_no_bit(text: str, sizes: list[int], se
     ys = random(sizes, text, seed)
     radius = 0.3 * nk.norm(np.concatenate(ys), text)
     order = data.draw(st.permutations(range(len(ys))))
-    here, there = together(text, ys, radius), together(text, [ys[i] for i in order], radius)
+    here, there = together(text, ys, Goal(radius)), together(text, [ys[i] for i in order], Goal(radius))
     for i, top in zip(order, there, strict=True):
         assert top.radii.tobytes() == here[i].radii.tobytes()
         assert (top.norm, top.inside) == (here[i].norm, here[i].inside)
@@ -68,8 +67,10 @@ def test_the_order_of_the_tensors_changes_no_bit(text: str, sizes: list[int], se
 
 def test_tensors_of_equal_size_are_told_apart_by_their_values() -> None:
     ys = random([200] * 6, "l1,l2")
-    backwards = together("l1,l2", ys[::-1], 50.0)[::-1]
-    assert [top.radii.tobytes() for top in together("l1,l2", ys, 50.0)] == [top.radii.tobytes() for top in backwards]
+    backwards = together("l1,l2", ys[::-1], Goal(50.0))[::-1]
+    assert [top.radii.tobytes() for top in together("l1,l2", ys, Goal(50.0))] == [
+        top.radii.tobytes() for top in backwards
+    ]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -78,7 +79,7 @@ def test_one_tensor_has_the_bits_of_its_own_projection(text: str) -> None:
     norm = nk.MixedNorm.parse(text, ndim=y.ndim)
     v = aggregate(y, norm)
     radius = 0.2 * nk.norm(y, text)
-    (top,), alone = crowns([norm], [v], radius), crown(norm, v, radius)
+    (top,), alone = crowns([norm], [v], Goal(radius)), crown(norm, v, Goal(radius))
     assert top.radii.tobytes() == alone.radii.tobytes()
     assert (top.norm, top.inside) == (alone.norm, alone.inside)
 
@@ -88,7 +89,7 @@ def test_tensors_may_differ_in_rank_axes_and_inner_norms() -> None:
     matrix, filters = rng.standard_normal((6, 9)), rng.standard_normal((4, 3, 2, 2))
     norms = [nk.MixedNorm.parse("l1,linf", "1,0", ndim=2), nk.MixedNorm.parse("l1,l2", "0,1.2.3", ndim=4)]
     vs = [aggregate(y, norm) for y, norm in zip((matrix, filters), norms, strict=True)]
-    tops = crowns(norms, vs, 7.0)
+    tops = crowns(norms, vs, Goal(7.0))
     u = nk.reference.project(np.concatenate(vs), "l1", 7.0)
     np.testing.assert_allclose(np.concatenate([top.radii for top in tops]), u, rtol=1e-13)
     assert [top.norm for top in tops] == [
@@ -101,23 +102,18 @@ def test_tensors_may_differ_in_rank_axes_and_inner_norms() -> None:
 def test_a_goal_is_met_over_all_groups_together(share: float) -> None:
     ys = random([10, 50, 40], "l1,linf")
     ys[1] *= 0.01  # one tensor's groups are all small: alone it would keep its share
-    norm = bound("l1,linf", ys)[0]
-    xs = project("l1,linf", ys, lambda v: radius_of(norm, v, share, None))
+    xs = project("l1,linf", ys, Goal(sparsity=share))
     zero = [int((x == 0).all(axis=1).sum()) for x in xs]
     assert sum(zero) == share * 100
     assert share not in (0.25,) or zero == [0, 25, 0]
 
 
-def test_no_goal_is_asked_where_a_norm_is_not_finite() -> None:
+def test_no_radius_is_found_where_a_norm_is_not_finite() -> None:
     ys = random([3, 4], "l1,linf")
     ys[1][2, 3] = np.nan
-
-    def goal(v: Array) -> float:
-        raise AssertionError("asked for a radius")
-
-    tops = together("l1,linf", ys, goal)
+    tops = together("l1,linf", ys, Goal(groups=2))
     assert [np.isfinite(top.norm) for top in tops] == [True, False]
-    assert not any(top.inside for top in tops)
+    assert all(np.isnan(top.radius) and not top.inside for top in tops)
 
 
 @pytest.mark.parametrize(
@@ -131,4 +127,4 @@ def test_no_goal_is_asked_where_a_norm_is_not_finite() -> None:
 def test_norms_without_a_common_root_are_refused(texts: list[str], message: str) -> None:
     norms = [nk.MixedNorm.parse(text, ndim=2) for text in texts]
     with pytest.raises(ValueError, match=message):
-        crowns(norms, [np.ones([3] * len(norm.kept_axes)) for norm in norms], 1.0)
+        crowns(norms, [np.ones([3] * len(norm.kept_axes)) for norm in norms], Goal(1.0))

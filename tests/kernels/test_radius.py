@@ -230,7 +230,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"sparsity": True}, TypeError, "^sparsity: .*got bool"),
     ({"sparsity": "0.5"}, TypeError, "^sparsity: .*got str"),
     ({"sparsity": 0.5j}, TypeError, "^sparsity: .*got complex"),
-    ({"groups": -1}, ValueError, "^groups: wanted 0 to 3, .*got -1"),
+    ({"groups": -1}, ValueError, "^groups: must be >= 0, got -1"),
     ({"groups": 4}, ValueError, "^groups: wanted 0 to 3, .*got 4"),
     ({"groups": 1.0}, TypeError, "^groups: .*got float"),
     ({"groups": True}, TypeError, "^groups: .*got bool"),

@@ -20,7 +20,7 @@ def run_inline(source: Tensor, target: Tensor, plan: Plan) -> Run:
     start_ns = perf_counter_ns()
     threads = len(plan.blocks)
     ups = run_on_threads(lambda block: leaf_up(source, plan.norm, block), plan.blocks, threads)
-    top, *leaves = root(plan.norm, plan.kept_shape, plan.radius, plan.blocks, *ups)
+    top, *leaves = root(plan, source, *ups)
     downs = run_on_threads(
         lambda pair: leaf_down(source, target, plan.norm, *pair),
         list(zip(plan.blocks, leaves, strict=True)),

@@ -119,9 +119,7 @@ class RayEngine:
         """Submit the whole tree: leaves up, the root on their results, leaves down on the root's."""
         blocks = plan.blocks
         ups = [self._leaf_up.remote(source, plan.norm, block) for block in blocks]
-        top, *leaves = self._root.options(num_returns=1 + len(blocks)).remote(
-            plan.norm, plan.kept_shape, plan.radius, blocks, *ups
-        )
+        top, *leaves = self._root.options(num_returns=1 + len(blocks)).remote(plan, source, *ups)
         pairs = zip(blocks, leaves, strict=True)
         downs = [self._leaf_down.remote(source, target, plan.norm, block, leaf) for block, leaf in pairs]
         return [*ups, top, *downs]

@@ -9,6 +9,8 @@ import numpy as np
 
 from normtree.engine.profile import MachineProfile
 from normtree_kernels.blocks import Block, split
+from normtree_kernels.euclidean import merged, needs_own_algorithm
+from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
 
 Engine = Literal["inline", "ray"]
@@ -26,7 +28,8 @@ class Plan:
         shape: the tensor's shape.
         dtype: its element type, such as ``"float32"``.
         norm: mixed norm bound to its axes.
-        radius: radius of the ball, finite and >= 0.
+        goal: what the projection is to reach.
+        exact: whether the fibres' radii are those of the Euclidean projection, by its own algorithm.
         engine: ``inline`` (threads of this process) or ``ray``.
         workers: leaves at once.
         reason: why this engine.
@@ -38,7 +41,8 @@ class Plan:
     shape: tuple[int, ...]
     dtype: str
     norm: MixedNorm
-    radius: float
+    goal: Goal
+    exact: bool
     engine: Engine
     workers: int
     reason: str
@@ -61,7 +65,7 @@ class Plan:
         predicted = ", ".join(f"{engine} {ms:.1f} ms" for engine, ms in self.predicted_ms.items())
         lines = [
             f"tensor     {' × '.join(map(str, self.shape)) or 'scalar'} {self.dtype}, {self.nbytes:,} bytes",
-            f"ball       {self.norm}, radius {self.radius:g}",
+            f"ball       {self.norm}, {self.goal}{', exact' if self.exact else ''}",
             f"engine     {self.engine}, {self.workers} workers: {self.reason}",
             f"predicted  {predicted}; one thread {self.serial_ms:.1f} ms",
             "",
@@ -81,8 +85,9 @@ def make_plan(
     shape: tuple[int, ...],
     dtype: str,
     norm: MixedNorm,
-    radius: float,
+    goal: Goal,
     *,
+    exact: bool = False,
     profile: MachineProfile,
     max_workers: int,
     engine: str = "auto",
@@ -94,15 +99,20 @@ def make_plan(
         shape: the tensor's shape.
         dtype: its element type, such as ``"float32"``.
         norm: mixed norm bound to its axes.
-        radius: radius of the ball, finite and >= 0.
+        goal: what the projection is to reach.
+        exact: whether it must be the Euclidean projection.
         profile: of the machine that will run it.
         max_workers: leaves that can run at once.
         engine: ``auto``, or the one that is asked for.
         workers: leaves at once, 1 to ``max_workers``; default: all.
 
     Raises:
-        ValueError: an engine that is not known or not there, more workers than there are.
+        ValueError: an engine that is not known or not there, more workers than there are, a goal that cannot be
+            reached, an exact projection that is not known.
     """
+    goal.check_fits(norm, shape)
+    own = exact and needs_own_algorithm(norm, goal)
+    norm = merged(norm) if own else norm
     count = _check_workers(workers, max_workers)
     nbytes = prod(shape) * np.dtype(dtype).itemsize
     blocks = split(shape, norm, count)
@@ -112,7 +122,7 @@ def make_plan(
     if profile.ray_overhead_ms is not None:
         predicted["ray"] = parallel_ms + profile.ray_overhead_ms
     chosen, reason = _choose(engine, predicted)
-    return Plan(shape, dtype, norm, radius, chosen, count, reason, blocks, predicted, serial_ms)
+    return Plan(shape, dtype, norm, goal, own, chosen, count, reason, blocks, predicted, serial_ms)
 
 
 def _check_workers(workers: int | None, max_workers: int) -> int:

@@ -22,10 +22,12 @@ from normtree.engine.timing import Timing
 from normtree.engine.warm import warm_kernels
 from normtree.errors import InvalidParameter, InvalidTensor, NormtreeError
 from normtree.settings import Settings
-from normtree_kernels.arguments import check_radius, describe_bad
+from normtree_kernels.arguments import describe_bad
 from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import check_dtype
+from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.radius import settle
 
 if TYPE_CHECKING:
     from normtree.engine.on_ray import RayEngine
@@ -96,7 +98,10 @@ class Projector:
         *,
         norm: str,
         axes: str | None = None,
-        radius: float,
+        radius: float | None = None,
+        sparsity: float | None = None,
+        groups: int | None = None,
+        exact: bool = False,
         engine: str = "auto",
         workers: int | None = None,
     ) -> Plan:
@@ -108,6 +113,9 @@ class Projector:
             norm: norms of the levels from outer to inner, such as ``"l1,linf"``.
             axes: the levels' axes, such as ``"1,0"``; default: one a level, the last takes the rest.
             radius: radius of the ball, finite and >= 0.
+            sparsity: instead, the share of the outermost groups that vanishes, 0 to 1.
+            groups: instead, the number of outermost groups that survive.
+            exact: whether it must be the Euclidean projection, where one is known.
             engine: ``auto``, ``inline`` or ``ray``.
             workers: leaves at once; default: all.
 
@@ -122,7 +130,7 @@ class Projector:
         try:
             mixed = MixedNorm.parse(norm, axes, ndim=len(shape))
             return make_plan(
-                shape, np.dtype(dtype).name, mixed, check_radius(radius),
+                shape, np.dtype(dtype).name, mixed, Goal(radius, sparsity, groups), exact=exact,
                 profile=self.profile, max_workers=self.workers, engine=engine, workers=workers,
             )  # fmt: skip
         except (TypeError, ValueError) as error:
@@ -154,6 +162,10 @@ class Projector:
             DeadlineExceeded: the work took longer, and was cancelled.
             WorkersLost, EngineUnavailable: Ray failed.
         """
+        try:
+            plan = replace(plan, goal=settle(plan.goal, plan.norm, source.array()))
+        except ValueError as error:
+            raise InvalidTensor(describe_bad(source.array(), "tensor", plan.norm), pointer="tensor") from error
         try:
             run = self._run(source, target, plan, self._settings.deadline_s if deadline_s is None else deadline_s)
         except NormtreeError:
@@ -208,7 +220,7 @@ class Projector:
         """Make a function that runs a tiny request on an engine and returns its wall less span, in milliseconds."""
         norm = MixedNorm.parse("l1,linf", ndim=len(_PROBE_SHAPE))
         blocks = split(_PROBE_SHAPE, norm, self.workers)
-        plan = Plan(_PROBE_SHAPE, "float32", norm, 1.0, engine, self.workers, "probe", blocks, {}, 0.0)
+        plan = Plan(_PROBE_SHAPE, "float32", norm, Goal(1.0), False, engine, self.workers, "probe", blocks, {}, 0.0)
 
         def probe() -> float:
             with self.arena.lease(plan.nbytes) as source, self.arena.lease(plan.nbytes) as target:

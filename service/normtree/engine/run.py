@@ -59,6 +59,7 @@ def make_timing(plan: Plan, run: Run, serial_ms: float, serial_is: Literal["meas
         reason=plan.reason,
         norm=plan.norm.text,
         axes=plan.norm.axes_text,
+        radius=run.root.radius,
         shape=plan.shape,
         dtype=plan.dtype,
         blocks=len(plan.blocks),

@@ -90,6 +90,7 @@ class Timing:
     reason: str
     norm: str
     axes: str
+    radius: float
     shape: tuple[int, ...]
     dtype: str
     blocks: int

@@ -10,10 +10,12 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from normtree.engine.plan import Plan
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Span
 from normtree_kernels.blocks import Block
 from normtree_kernels.dtypes import Float64Array
+from normtree_kernels.euclidean import water_levels
 from normtree_kernels.norms import MixedNorm
 from normtree_kernels.sweep import down as sweep_down
 from normtree_kernels.sweep import up as sweep_up
@@ -39,12 +41,14 @@ class Root:
 
     Args:
         norm: the tensor's mixed norm; NaN or infinite where it holds such a value or its norm overflows.
+        radius: of the ball.
         span: all of its work.
         steps: of that, the sweeps of the upper levels.
         nbytes: bytes of aggregates that came up and of radii that went down.
     """
 
     norm: float
+    radius: float
     span: Span
     steps: tuple[Span, ...]
     nbytes: int
@@ -59,36 +63,32 @@ def leaf_up(source: Tensor, norm: MixedNorm, block: Block) -> tuple[Float64Array
     return norms, span
 
 
-def root(
-    norm: MixedNorm,
-    kept_shape: tuple[int, ...],
-    radius: float,
-    blocks: tuple[Block, ...],
-    *ups: tuple[Float64Array, Span],
-) -> tuple[Root, *tuple[Leaf, ...]]:
+def root(plan: Plan, source: Tensor, *ups: tuple[Float64Array, Span]) -> tuple[Root, *tuple[Leaf, ...]]:
     """Put the leaves' aggregates together, project them, and cut the radii for the leaves.
 
     Args:
-        norm: mixed norm bound to the tensor's axes.
-        kept_shape: lengths of the kept axes in the norm's order.
-        radius: radius of the ball, finite and >= 0.
-        blocks: the blocks, in the order of ``ups``.
-        ups: what `leaf_up` returned for each.
+        plan: the tensor's.
+        source: the tensor, which an exact projection reads again.
+        ups: what `leaf_up` returned for each of the plan's blocks.
     """
     start_ns = perf_counter_ns()
-    norms = np.empty(kept_shape)
+    norm, blocks = plan.norm, plan.blocks
+    norms = np.empty(plan.kept_shape)
     for block, (part, _) in zip(blocks, ups, strict=True):
         norms[block.index(norm.kept_axes)] = part
-    top = crown(norm, norms, radius)
+    top = crown(norm, norms, plan.goal)
+    radii = top.radii
+    if plan.exact and 0.0 < top.radius < top.norm < np.inf:
+        radii = water_levels(source.array(), norm, norms, top.radius, plan.workers)
     leaves = tuple(
-        Leaf(np.ascontiguousarray(norms[here]), np.ascontiguousarray(top.radii[here]))
+        Leaf(np.ascontiguousarray(norms[here]), np.ascontiguousarray(radii[here]))
         for here in (block.index(norm.kept_axes) for block in blocks)
     )
     worker = os.getpid()
     steps = tuple(Span(s.sweep, s.level, s.start_ns, s.stop_ns, s.nbytes, worker) for s in top.steps)
     nbytes = norms.nbytes + sum(leaf.nbytes for leaf in leaves)
     span = Span("root", 0, start_ns, perf_counter_ns(), nbytes, worker)
-    return Root(top.norm, span, steps, nbytes), *leaves
+    return Root(top.norm, top.radius, span, steps, nbytes), *leaves
 
 
 def leaf_down(source: Tensor, target: Tensor, norm: MixedNorm, block: Block, leaf: Leaf) -> Span:

@@ -1,0 +1,108 @@
+"""Goals: what a projection is to reach, given as a radius, as a share of groups or as a number of groups."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from normtree_kernels import sweep
+from normtree_kernels.arguments import check_groups, check_radius, check_share
+from normtree_kernels.dtypes import Float64Array
+from normtree_kernels.norms import MixedNorm
+
+_STEP = 2.0**-52
+_CHECKS: dict[str, Callable[[object], Any]] = {"radius": check_radius, "sparsity": check_share, "groups": check_groups}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a projection is to reach: exactly one of the three.
+
+    Args:
+        radius: radius of the ball, in the units of the elements; finite and >= 0.
+        sparsity: share of the outermost groups that vanishes at least, 0 to 1.
+        groups: number of outermost groups that survive at most, >= 0.
+
+    Raises:
+        TypeError: not a number of its kind.
+        ValueError: none or several given, or out of range.
+    """
+
+    radius: float | None = None
+    sparsity: float | None = None
+    groups: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse anything but exactly one, and keep it as a plain number."""
+        given = [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        if len(given) != 1:
+            got = " and ".join(given) or "none"
+            raise ValueError(f"radius: exactly one of radius, sparsity, groups is wanted, got {got}")
+        object.__setattr__(self, given[0], _CHECKS[given[0]](getattr(self, given[0])))
+
+    def check_fits(self, mixed: MixedNorm, shape: tuple[int, ...]) -> None:
+        """Refuse a goal that a norm, or a tensor of that shape, cannot reach.
+
+        Raises:
+            ValueError: groups of an outermost level that makes none vanish, or more groups than there are.
+        """
+        if self.radius is not None:
+            return
+        outer = mixed.levels[0]
+        if outer.norm != "l1":
+            name = "sparsity" if self.groups is None else "groups"
+            raise ValueError(f"{name}: only an outermost l1 level makes groups vanish, got {outer.norm}")
+        total = math.prod(shape[axis] for axis in outer.axes)
+        if self.groups is not None and self.groups > total:
+            raise ValueError(f"groups: wanted 0 to {total}, the outermost groups there are, got {self.groups}")
+
+    def survivors(self, total: int) -> int:
+        """How many outermost groups are to survive, of ``total``; for a goal that is no radius."""
+        if self.groups is not None:
+            return self.groups
+        share = self.sparsity or 0.0
+        vanishing = math.ceil(Fraction(share) * total)
+        if vanishing and (vanishing - 1) / total >= share:  # the share is a rounded fraction of total: 0.1 of 30 is 3
+            vanishing -= 1
+        return total - vanishing
+
+    def radius_of(self, v: Float64Array) -> float:
+        """Find the radius that reaches this goal, in closed form.
+
+        With the groups' norms sorted, v_1 >= v_2 >= …, exactly k groups survive the projection of radius
+        sum over i <= k of (v_i - v_{k+1}). Groups tied with the first that is to vanish, vanish with it.
+
+        Args:
+            v: the outermost groups' norms, finite, one axis; of an outermost l1 level.
+        """
+        if self.radius is not None:
+            return self.radius
+        survivors = self.survivors(v.size)
+        if survivors == v.size:
+            return float(sweep.up("l1", v, 0))
+        tau = np.partition(v, v.size - survivors - 1)[v.size - survivors - 1]
+        above = v[v > tau]
+        return _least_excess(v, above.size, math.fsum(above - tau))
+
+    def __str__(self) -> str:
+        """The goal in words: ``radius 10``, ``sparsity 0.9``, ``10 groups``."""
+        if self.radius is not None:
+            return f"radius {self.radius:g}"
+        return f"sparsity {self.sparsity:g}" if self.sparsity is not None else f"{self.groups} groups"
+
+
+def _least_excess(v: Float64Array, survivors: int, radius: float) -> float:
+    """Lower the radius until rounding lets no group survive that is to vanish."""
+    total = sweep.up("l1", v, 0)
+    u = np.empty_like(v)
+    step = _STEP
+    while radius > 0.0:
+        sweep.down("l1", v, 0, total, np.asarray(radius), u)
+        if np.count_nonzero(u) <= survivors:
+            return radius
+        radius -= radius * step
+        step *= 2.0
+    return 0.0
