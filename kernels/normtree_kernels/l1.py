@@ -15,6 +15,8 @@ from normtree_kernels.lanes import CHUNK, LANES, fold
 _MAX_EXPONENT = 1022  # of a power of two to which another value below it can be added in float64
 _SAMPLED = 2 * CHUNK  # fibres at least this long are worth a look at their first elements
 _SAMPLE = CHUNK // 2
+_NEAR = 2.0**-6  # relative distance of a sum from the radius from which one step more is the last
+_STEPS = 64  # far more than Newton takes; rounding could keep a sum away from its radius for ever
 
 
 @device
@@ -124,8 +126,9 @@ def active_sum(x: Array, tau: float, lanes: Float64Array, partials: Float64Array
 
 
 @device
-def excess_sum(x: Array, tau: float, power: float, lanes: Float64Array, partials: Float64Array) -> float:
-    """Sum of the elements as soft-thresholding will leave them: the norm of the result, bit for bit or above."""
+def excess_sum(x: Array, tau: float, lanes: Float64Array, partials: Float64Array) -> tuple[float, int]:
+    """Sum of max(|x| - tau, 0), and the number of magnitudes above tau."""
+    active = 0
     chunks = 0
     for start in range(0, x.size, CHUNK):
         chunk = x[start : min(start + CHUNK, x.size)]
@@ -134,51 +137,85 @@ def excess_sum(x: Array, tau: float, power: float, lanes: Float64Array, partials
             lanes[lane] = 0.0
         for i in range(0, whole, LANES):
             for lane in range(LANES):
-                lanes[lane] += excess(abs(widen(chunk[i + lane])), tau, power)
+                over = abs(widen(chunk[i + lane])) - tau
+                lanes[lane] += over if over > 0.0 else 0.0
+                active += over > 0.0
         for i in range(whole, chunk.size):
-            lanes[i - whole] += excess(abs(widen(chunk[i])), tau, power)
+            over = abs(widen(chunk[i])) - tau
+            lanes[i - whole] += over if over > 0.0 else 0.0
+            active += over > 0.0
         partials[chunks] = fold(lanes)
         chunks += 1
-    return fold_chunks(partials, chunks, lanes)
+    return fold_chunks(partials, chunks, lanes), active
 
 
 @device
-def newton(x: Array, tau: float, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
-    """Solve sum max(|x| - tau, 0) = rho by Newton's steps tau <- (sum of magnitudes above tau - rho) / their number.
+def kept_sum(x: Array, tau: float, power: float, lanes: Float64Array, partials: Float64Array) -> tuple[float, int]:
+    """Sum and number of the elements as soft-thresholding will leave them: no less than the norm of the result."""
+    active = 0
+    chunks = 0
+    for start in range(0, x.size, CHUNK):
+        chunk = x[start : min(start + CHUNK, x.size)]
+        whole = chunk.size - chunk.size % LANES
+        for lane in range(LANES):
+            lanes[lane] = 0.0
+        for i in range(0, whole, LANES):
+            for lane in range(LANES):
+                left = excess(abs(widen(chunk[i + lane])), tau, power)
+                lanes[lane] += left
+                active += left > 0.0
+        for i in range(whole, chunk.size):
+            left = excess(abs(widen(chunk[i])), tau, power)
+            lanes[i - whole] += left
+            active += left > 0.0
+        partials[chunks] = fold(lanes)
+        chunks += 1
+    return fold_chunks(partials, chunks, lanes), active
+
+
+@device
+def search(x: Array, norm: float, tau: float, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
+    """Take Newton's steps for sum max(|x| - tau, 0) = rho from tau on, until one starts near the root.
 
     The sum is convex, decreasing and piecewise linear in tau: the first step lands left of the root wherever it
-    starts from, the others rise to it and end there after finitely many.
+    starts from, the others rise to it, and each squares the distance. So the last one, from where the sum is within
+    ``_NEAR`` of rho, seldom leaves an element between tau and the root.
     """
-    first = True
-    while True:
-        total, active = active_sum(x, tau, lanes, partials)
-        raised = (total - rho) / active if active > 0 else 0.0  # tau was above all: start from where none is
-        if raised <= tau and not first:
-            return tau
-        tau = max(raised, 0.0)
-        first = False
+    for _ in range(_STEPS):
+        total, active = excess_sum(x, tau, lanes, partials)
+        # Where tau is above all, start again from where none is.
+        tau = max(tau + (total - rho) / active, 0.0) if active > 0 else (norm - rho) / x.size
+        if abs(total - rho) <= _NEAR * rho:
+            break
+    return tau
 
 
 @device
 def threshold(x: Array, norm: float, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
     """Find tau with sum max(|x| - tau, 0) <= rho, for 0 < rho < norm = sum |x|.
 
-    A long fibre's search starts from the threshold of a sample of it, with the sample's share of the radius. In the
-    end the result is measured as it will be stored: where rounding leaves it an ulp too large, tau is raised.
+    Newton's steps from the left, or for a long fibre from the threshold of its first elements at their share of the
+    radius. In the end the result is measured as it will be stored: where an element still lies between tau and the
+    root, or rounding leaves the sum an ulp too large, tau is raised.
     """
     tau = (norm - rho) / x.size
     if x.size >= _SAMPLED:
         sample, share = x[:_SAMPLE], rho * _SAMPLE / x.size
-        tau = newton(sample, max(0.0, (chunk_norm(sample, lanes) - share) / _SAMPLE), share, lanes, partials)
-    tau = newton(x, tau, rho, lanes, partials)
+        total = chunk_norm(sample, lanes)
+        start = (total - share) / _SAMPLE
+        tau = search(sample, total, start, share, lanes, partials) if start > 0.0 else 0.0
+    tau = search(x, norm, tau, rho, lanes, partials)
     power = grid(rho)
-    doubling = 1.0
+    least = np.spacing(tau)
     while True:
-        over = excess_sum(x, tau, power, lanes, partials) - rho
-        if over <= 0.0:
+        total, active = kept_sum(x, tau, power, lanes, partials)
+        if total <= rho:
             return tau
-        tau += max(over / x.size, np.spacing(tau)) * doubling
-        doubling *= 2.0
+        step = (total - rho) / active
+        if step < least:
+            step = least
+            least *= 2.0
+        tau += step
 
 
 @device
