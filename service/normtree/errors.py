@@ -11,6 +11,9 @@
     ├── UnsupportedMediaType   415  the body is in a format we do not read
     ├── InvalidParameter       422  norm, axes, radius, an option we do not know
     ├── InvalidTensor          422  dtype, shape, NaN or infinity
+    ├── RateExceeded           429  a client asks more often than it may
+    ├── BytesExceeded          429  a client has more bytes in flight than it may
+    ├── QueueFull              503  too many requests wait already
     ├── ArenaFull              503  no shared memory is free now
     ├── NotReady               503  starting or draining
     ├── EngineUnavailable      503  Ray cannot be reached
@@ -140,6 +143,30 @@ class InvalidTensor(NormtreeError):
     status = 422
     code = "invalid-tensor"
     title = "Invalid tensor"
+
+
+class RateExceeded(NormtreeError):
+    """A client asks more often than it may."""
+
+    status = 429
+    code = "rate-exceeded"
+    title = "Too many requests"
+
+
+class BytesExceeded(NormtreeError):
+    """A client has more bytes in flight than it may."""
+
+    status = 429
+    code = "bytes-exceeded"
+    title = "Too many bytes in flight"
+
+
+class QueueFull(NormtreeError):
+    """Too many requests wait for shared memory already."""
+
+    status = 503
+    code = "queue-full"
+    title = "The queue is full"
 
 
 class ArenaFull(NormtreeError):

@@ -68,6 +68,18 @@ class Settings(BaseSettings):
         ge=1,
         description="Shared memory for tensors in flight, in bytes; default: 4 GiB or a quarter of /dev/shm.",
     )
+    queue_limit: int = Field(default=64, ge=0, description="Requests that may wait for shared memory.")
+    key_rate_per_s: float | None = Field(
+        default=None, gt=0, description="Tensors a second that one key may send, on average; default: no bound."
+    )
+    key_burst: int = Field(default=20, ge=1, description="Tensors that one key may send at once, where it has a rate.")
+    key_bytes_limit: int | None = Field(
+        default=None, ge=1, description="Shared memory that one key may hold, in bytes; default: no bound."
+    )
+    head_limit_bytes: int = Field(default=2**16, ge=2**10, description="Largest request line and headers, in bytes.")
+    head_timeout_s: float = Field(default=20.0, gt=0, description="Seconds in which they must arrive.")
+    unread_timeout_s: float = Field(default=60.0, gt=0, description="Seconds an answer waits for its client to read.")
+    connections_limit: int = Field(default=4096, ge=1, description="Connections at once.")
     body_timeout_s: float = Field(default=60.0, gt=0, description="Seconds in which a body must arrive.")
     deadline_s: float = Field(default=55.0, gt=0, description="Seconds that the work on one request may take.")
     keep_alive_s: int = Field(default=75, ge=0, description="Seconds an idle connection is kept open.")

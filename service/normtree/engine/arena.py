@@ -107,7 +107,7 @@ class Arena:
         Raises:
             BodyTooLarge: they are more than the arena holds.
         """
-        wanted = sum(_size(n) for n in nbytes)
+        wanted = sum(segment_bytes(n) for n in nbytes)
         if wanted > self.capacity_bytes:
             raise BodyTooLarge(
                 f"shared memory: {wanted} bytes wanted, the arena holds {self.capacity_bytes}",
@@ -123,7 +123,7 @@ class Arena:
             ArenaFull: it is more than the arena has left, or the node's shared memory is full.
         """
         self.check_fits(nbytes)
-        size = _size(nbytes)
+        size = segment_bytes(nbytes)
         with self._lock:
             if self._leased_bytes + size > self.capacity_bytes:
                 raise self._full(nbytes)
@@ -187,8 +187,8 @@ class Arena:
         )
 
 
-def _size(nbytes: int) -> int:
-    """Bytes to set aside: powers of two, so that segments fit the next request too."""
+def segment_bytes(nbytes: int) -> int:
+    """Return the bytes set aside for a lease: powers of two, so that segments fit the next request too."""
     return max(_SMALLEST_BYTES, 1 << (nbytes - 1).bit_length() if nbytes else 0)
 
 

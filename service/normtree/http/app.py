@@ -8,6 +8,7 @@ from starlette.middleware import Middleware
 
 from normtree import __version__
 from normtree.engine.projector import Projector
+from normtree.http.admission import Admit
 from normtree.http.auth import Auth
 from normtree.http.problems import Problems, install_problems
 from normtree.http.request_id import RequestId
@@ -40,8 +41,14 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         redirect_slashes=False,  # a client that posts a tensor to a wrong path learns it at once
-        middleware=[Middleware(RequestId), Middleware(Problems), Middleware(Auth, keys=keys)],
+        middleware=[  # from the outside in
+            Middleware(RequestId),
+            Middleware(Problems),
+            Middleware(Auth, keys=keys),
+            Middleware(Admit, admission=service.admission),
+        ],
     )
+    app.state.admission = service.admission  # for the server, which drains it
     install_problems(app)
     for router in (project_router, health_router, info_router):
         app.include_router(router(service))

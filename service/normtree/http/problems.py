@@ -79,6 +79,34 @@ def install_problems(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
+def make_problem(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    instance: str,
+    request_id: str,
+    *,
+    pointer: str | None = None,
+    limit: object = None,
+    got: object = None,
+) -> Problem:
+    """Make the body of an error; ``limit`` and ``got`` become what JSON can hold."""
+    return Problem(
+        type=f"urn:normtree:problem:{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        instance=instance,
+        code=code,
+        pointer=pointer,
+        limit=_scalar(limit),
+        got=_scalar(got),
+        request_id=request_id,
+        error=detail,
+    )
+
+
 def problem_responses(*errors: type[NormtreeError]) -> dict[int | str, dict[str, Any]]:
     """Return the answers of a route that raises these errors, as OpenAPI describes them."""
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
@@ -163,18 +191,8 @@ def _answer(
     got: object = None,
 ) -> Response:
     """Build the answer. Its id is in the body; `normtree.http.request_id.RequestId` puts it into the headers."""
-    problem = Problem(
-        type=f"urn:normtree:problem:{code}",
-        title=title,
-        status=status,
-        detail=detail,
-        instance=Request(scope).url.path,
-        code=code,
-        pointer=pointer,
-        limit=_scalar(limit),
-        got=_scalar(got),
-        request_id=request_id(scope),
-        error=detail,
+    problem = make_problem(
+        status, code, title, detail, scope["path"], request_id(scope), pointer=pointer, limit=limit, got=got
     )
     closing = {"Connection": "close"} if status in _CLOSING else {}
     body = problem.model_dump_json()

@@ -1,15 +1,13 @@
-"""The server: one process, which is one Ray driver, until a signal ends it."""
+"""Serving: one process, which is one Ray driver, until a signal ends it."""
 
 import logging
 import signal
 from types import FrameType
 from typing import NoReturn
 
-import uvicorn
-from fastapi import FastAPI
-
 from normtree.engine.projector import Projector
 from normtree.http.app import create_app
+from normtree.http.server import DrainingServer, permit_descriptors, server_config
 from normtree.settings import Settings
 
 
@@ -29,26 +27,9 @@ def serve(settings: Settings) -> None:
     _leave_on_signals()
     with Projector.start(settings) as projector:
         _leave_on_signals()  # again: Ray has put its own handler there
-        uvicorn.Server(server_config(create_app(projector, settings), settings)).run()
-
-
-def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """Configure uvicorn: its fast parser and loop, our times, and the log left to the caller."""
-    return uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        log_level=settings.log_level,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=settings.drain_s,
-    )
+        permit_descriptors(settings.connections_limit)
+        app = create_app(projector, settings)
+        DrainingServer(server_config(app, settings), app.state.admission, settings.drain_s).run()
 
 
 def _leave_on_signals() -> None:

@@ -21,7 +21,7 @@ def health_router(service: Service) -> APIRouter:
     @router.get("/ready", responses=problem_responses(NotReady))
     async def ready() -> dict[str, bool]:
         """Answer 200 when a projection would be taken, and 503 before that and while draining."""
-        if not service.projector.ready:
+        if not service.ready:
             raise NotReady("the service is starting or draining", retry_after_s=_RETRY_AFTER_S)
         return {"ready": True}
 

@@ -1,0 +1,176 @@
+"""A connection: uvicorn's fast protocol, with bounds on what a client may make it hold or wait for.
+
+uvicorn bounds neither the size of a request's head nor the time it takes, nor a connection that says nothing, nor a
+client that does not read its answer. Each would let a few bytes of a stranger hold memory, a descriptor or a segment.
+"""
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from normtree.http.problems import MEDIA_TYPE, make_problem
+from normtree.settings import Settings
+
+_CODES = {400: "malformed-request", 408: "head-timeout", 431: "head-too-large", 503: "too-many-connections"}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one client may ask of a connection, and all clients of the server.
+
+    Attributes:
+        head_bytes: most bytes in a request's line and headers.
+        head_s: seconds that they may take, a connection's first silence included.
+        unread_s: seconds that an answer may wait for its client to read on.
+        connections: most of them at once.
+    """
+
+    head_bytes: int
+    head_s: float
+    unread_s: float
+    connections: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Bounds":
+        """Take them from the settings."""
+        return cls(
+            settings.head_limit_bytes, settings.head_timeout_s, settings.unread_timeout_s, settings.connections_limit
+        )
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. What breaks a bound is answered with a problem where an answer can be sent, and hung up on."""
+
+    def __init__(self, bounds: Bounds, **given: Any) -> None:
+        """Make the protocol of a connection; ``given`` is what uvicorn passes."""
+        super().__init__(**given)
+        self._bounds = bounds
+        self._in_head = True
+        self._raw_bytes = 0  # that came, of a head that is not complete
+        self._head_bytes = 0  # that the parser has told of
+        self._refusal = (400, "the request is not HTTP/1.1")
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; the head of the first request is due."""
+        super().connection_made(transport)
+        if len(self.connections) > self._bounds.connections:
+            self._refuse(503, f"connections: at most {self._bounds.connections} are served at once")
+        else:
+            self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End; no timer outlives the connection."""
+        self._cancel_timers()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, unless it is a head that never ends: the parser tells only of headers that do."""
+        if self._in_head:
+            self._expect_head()
+            self._raw_bytes += len(data)
+        super().data_received(data)
+        if self._raw_bytes > self._bounds.head_bytes and not self.transport.is_closing():
+            self._refuse(*self._too_large())
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        super().on_message_begin()
+        self._head_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Count a part of the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header."""
+        self._count(len(name) + len(value) + len(b": \r\n"))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """End a head; the request begins, or waits for those before it."""
+        self._in_head = False
+        self._raw_bytes = 0
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a request; what comes next is the head of another."""
+        self._in_head = True
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Hold the answer; its client has a bounded time to read on."""
+        super().pause_writing()
+        self._unread_timer = self.loop.call_later(self._bounds.unread_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on with the answer."""
+        super().resume_writing()
+        if self._unread_timer:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser could not take, or what a callback of it found out of bounds."""
+        self._refuse(*self._refusal)
+
+    def last_answer(self) -> None:
+        """Let the answer that is under way, if one is, be the connection's last."""
+        if self._answering:
+            self.cycle.keep_alive = False
+
+    @property
+    def _answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _count(self, nbytes: int) -> None:
+        """Count bytes of a head; an exception is how a callback stops the parser, which then has it refused."""
+        self._head_bytes += nbytes
+        if self._head_bytes > self._bounds.head_bytes:
+            self._refusal = self._too_large()
+            raise ValueError(self._refusal[1])
+
+    def _too_large(self) -> tuple[int, str]:
+        return 431, f"request line and headers: at most {self._bounds.head_bytes} bytes are read"
+
+    def _expect_head(self) -> None:
+        """Start the clock of a head, unless it runs."""
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._bounds.head_s, self._late)
+
+    def _late(self) -> None:
+        """Hang up on a head that did not come, with a word if it had begun."""
+        if self.transport.is_closing() or not self._in_head:
+            return
+        if self._raw_bytes:
+            self._refuse(408, f"request line and headers: not complete in {self._bounds.head_s:g} s")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer with a problem and hang up; without a word where an answer to a request before is under way."""
+        if not self._answering:
+            request_id = uuid.uuid4().hex
+            body = make_problem(status, _CODES[status], HTTPStatus(status).phrase, detail, "", request_id)
+            content = body.model_dump_json().encode()
+            head = (
+                f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(content)}\r\n"
+                f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(STATUS_LINE[status] + head.encode() + content)
+        self.transport.close()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._head_timer, self._unread_timer):
+            if timer:
+                timer.cancel()

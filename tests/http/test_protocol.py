@@ -1,0 +1,218 @@
+"""Connections of a real server: heads without end, silence, answers nobody reads, and draining."""
+
+import http.client
+import io
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+
+import normtree_kernels as nk
+
+NPY = {"Content-Type": "application/x-npy"}
+HEAD_BYTES, HEAD_S, UNREAD_S = 4096, 1.0, 1.0
+
+
+@pytest.fixture(scope="module")
+def bounded(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("bounded") / "log.txt"
+    bounds = {"head_limit_bytes": HEAD_BYTES, "head_timeout_s": HEAD_S, "unread_timeout_s": UNREAD_S}
+    with serve(log, inline_only=True, workers=2, arena_bytes=2**26, connections_limit=50, **bounds) as (base, _):
+        yield base
+
+
+@pytest.fixture
+def line(bounded: str) -> Iterator[socket.socket]:
+    place = urlsplit(bounded)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as found:
+        yield found
+
+
+def answer(line: socket.socket) -> tuple[int, dict[str, Any]]:
+    found = http.client.HTTPResponse(line)
+    found.begin()
+    problem: dict[str, Any] = json.loads(found.read())
+    assert found.headers["content-type"] == "application/problem+json"
+    assert found.headers["connection"] == "close"
+    assert found.headers["x-request-id"] == problem["request_id"]
+    assert (problem["status"], problem["error"]) == (found.status, problem["detail"])
+    return found.status, problem
+
+
+def npy(array: Any) -> bytes:
+    body = io.BytesIO()
+    np.save(body, array)
+    return body.getvalue()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /v2/health/live HTTP/1.1\r\n" + b"".join(b"X-%d: 1\r\n" % i for i in range(2000)) + b"\r\n",
+        b"GET /v2/health/live HTTP/1.1\r\nX: " + b"x" * 10**6,
+        b"GET /v2/health/live HTTP/1.1\r\nX: " + b"x" * HEAD_BYTES + b"\r\n\r\n",
+        b"GET /" + b"x" * HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
+        b"GET /" + b"x" * 10**6,
+    ],
+    ids=["many", "endless value", "long value", "long path", "endless path"],
+)
+def test_heads_that_are_too_large(line: socket.socket, head: bytes) -> None:
+    try:
+        line.sendall(head)
+        status, problem = answer(line)
+    except ConnectionError:
+        return  # closed while the head was still coming
+    assert (status, problem["code"]) == (431, "head-too-large")
+
+
+def test_head_at_the_limit_is_read_on_one_connection_many_times(line: socket.socket) -> None:
+    for _ in range(3):
+        line.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (HEAD_BYTES - 100) + b"\r\n\r\n")
+        found = http.client.HTTPResponse(line)
+        found.begin()
+        assert (found.status, found.read()) == (200, b'{"live":true}')
+
+
+@pytest.mark.parametrize("sent", [b"\0\1\2\3", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"])
+def test_what_is_not_http(line: socket.socket, sent: bytes) -> None:
+    line.sendall(sent)
+    status, problem = answer(line)
+    assert (status, problem["code"]) == (400, "malformed-request")
+
+
+def test_head_that_comes_slowly(line: socket.socket) -> None:
+    began = time.monotonic()
+    line.sendall(b"GET /v2/health/live HTTP/1.1\r\n")
+
+    def drip() -> None:
+        try:
+            for _ in range(50):
+                line.sendall(b"X: y\r\n")
+                time.sleep(0.1)
+        except OSError:
+            pass  # hung up on, as it should be
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    status, problem = answer(line)
+    assert (status, problem["code"]) == (408, "head-timeout")
+    assert HEAD_S * 0.9 < time.monotonic() - began < HEAD_S + 2
+    dripping.join()
+
+
+def test_silence(line: socket.socket) -> None:
+    began = time.monotonic()
+    assert line.recv(1) == b""
+    assert HEAD_S * 0.9 < time.monotonic() - began < HEAD_S + 2
+
+
+def test_second_head_that_comes_slowly(line: socket.socket) -> None:
+    line.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    found = http.client.HTTPResponse(line)
+    found.begin()
+    found.read()
+    time.sleep(HEAD_S + 0.5)  # between requests there is more time
+    line.sendall(b"GET /v2")
+    status, _ = answer(line)
+    assert status == 408
+
+
+def test_answer_that_nobody_reads_is_given_up(bounded: str, line: socket.socket) -> None:
+    body = npy(np.ones((2048, 2048), np.float32))
+    place = urlsplit(bounded)
+    head = (
+        f"POST /v1/project?radius=2 HTTP/1.1\r\nHost: {place.netloc}\r\n"
+        f"Content-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    line.sendall(head.encode() + body)
+    time.sleep(UNREAD_S + 1.5)
+    received = 0
+    with suppress(ConnectionError):
+        while part := line.recv(2**20):
+            received += len(part)
+    assert received < len(body)
+    y = np.random.default_rng(0).standard_normal((200, 300))
+    for _ in range(2):
+        right = httpx.post(f"{bounded}/v1/project?radius=2", content=npy(y), headers=NPY)
+        np.testing.assert_array_equal(np.load(io.BytesIO(right.content)), nk.project(y, "l1,linf", 2.0))
+
+
+def test_connections_are_bounded(bounded: str) -> None:
+    place = urlsplit(bounded)
+    with ExitStack() as held:
+        lines = [
+            held.enter_context(socket.create_connection((place.hostname, place.port), timeout=10)) for _ in range(60)
+        ]
+        status, problem = answer(lines[-1])
+        assert (status, problem["code"]) == (503, "too-many-connections")
+        lines[0].sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        found = http.client.HTTPResponse(lines[0])
+        found.begin()
+        assert found.status == 200
+    assert httpx.get(f"{bounded}/v2/health/live").status_code == 200
+
+
+def test_refused_at_expect_continue(bounded: str, line: socket.socket) -> None:
+    """Nothing of the body is asked for, so nothing is sent."""
+    line.sendall(
+        b"POST /v1/project?radius=2 HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\n"
+        b"Content-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n"
+    )
+    status, problem = answer(line)
+    assert (status, problem["code"]) == (413, "body-too-large")
+
+
+def test_request_in_flight_is_finished(serve: Any, tmp_path: Path) -> None:
+    """Meanwhile the service is alive and not ready, and takes nothing new."""
+    y = np.random.default_rng(0).standard_normal((200, 300))
+    content = npy(y)
+    with serve(tmp_path / "log.txt", inline_only=True, workers=2, arena_bytes=2**26) as (base, process):
+        place = urlsplit(base)
+        with socket.create_connection((place.hostname, place.port), timeout=20) as line:
+            head = (
+                f"POST /v1/project?radius=2 HTTP/1.1\r\nHost: {place.netloc}\r\n"
+                f"Content-Type: application/x-npy\r\nContent-Length: {len(content)}\r\n\r\n"
+            )
+            line.sendall(head.encode() + content[:1000])
+            time.sleep(0.2)  # so that the request has begun
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert httpx.get(f"{base}/v2/health/live").status_code == 200
+            assert httpx.get(f"{base}/v2/health/ready").json()["code"] == "not-ready"
+            refused = httpx.post(f"{base}/v1/project?radius=2", content=content)
+            assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+            assert int(refused.headers["retry-after"]) > 0
+            line.sendall(content[1000:])
+            answered = http.client.HTTPResponse(line)
+            answered.begin()
+            x = np.load(io.BytesIO(answered.read()), allow_pickle=False)
+            assert answered.headers["connection"] == "close"
+        np.testing.assert_array_equal(x, nk.project(y, "l1,linf", 2.0))
+        assert process.wait(20) == 0
+
+
+def test_request_that_outlives_the_drain_is_told(serve: Any, tmp_path: Path) -> None:
+    with serve(tmp_path / "log.txt", inline_only=True, workers=2, arena_bytes=2**26, drain_s=1) as (base, process):
+        place = urlsplit(base)
+        with socket.create_connection((place.hostname, place.port), timeout=20) as line:
+            line.sendall(
+                b"POST /v1/project?radius=2 HTTP/1.1\r\nHost: x\r\n"
+                b"Content-Type: application/x-npy\r\nContent-Length: 1000\r\n\r\n"
+            )
+            time.sleep(0.2)
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            status, problem = answer(line)
+        assert (status, problem["code"]) == (503, "not-ready")
+        assert process.wait(20) == 0
+        assert time.monotonic() - began < 10
