@@ -14,10 +14,12 @@
     ├── RateExceeded           429  a client asks more often than it may
     ├── BytesExceeded          429  a client has more bytes in flight than it may
     ├── QueueFull              503  too many requests wait already
+    ├── Cancelled              499  the one who asked does not want it any more
     ├── ArenaFull              503  no shared memory is free now
     ├── NotReady               503  starting or draining
     ├── EngineUnavailable      503  Ray cannot be reached
     ├── WorkersLost            503  leaves failed after their retries
+    ├── OutOfMemory            503  a leaf, or Ray's store, found no memory
     └── DeadlineExceeded       504  the work took longer than allowed
 
 An error says what, where, got and wanted. It never carries a tensor's data.
@@ -169,6 +171,14 @@ class QueueFull(NormtreeError):
     title = "The queue is full"
 
 
+class Cancelled(NormtreeError):
+    """The one who asked hung up or cancelled; the status is the one that proxies log for it."""
+
+    status = 499
+    code = "cancelled"
+    title = "The request was cancelled"
+
+
 class ArenaFull(NormtreeError):
     """Requests in flight hold the shared memory this one needs."""
 
@@ -199,6 +209,14 @@ class WorkersLost(NormtreeError):
     status = 503
     code = "workers-lost"
     title = "Workers were lost"
+
+
+class OutOfMemory(NormtreeError):
+    """A leaf, or Ray's store, found no memory for its work."""
+
+    status = 503
+    code = "out-of-memory"
+    title = "Out of memory"
 
 
 class DeadlineExceeded(NormtreeError):

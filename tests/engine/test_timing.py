@@ -5,9 +5,9 @@ import json
 import pytest
 
 from normtree.engine.plan import Plan
-from normtree.engine.run import Run, make_timing
+from normtree.engine.report import make_timing
+from normtree.engine.run import Phase, Run
 from normtree.engine.timing import Span, Timing
-from normtree.engine.tree import Root
 from normtree_kernels import MixedNorm
 from normtree_kernels.blocks import split
 from normtree_kernels.goal import Goal
@@ -26,9 +26,10 @@ def timing() -> Timing:
     plan = Plan((8, 8), "float32", norm, Goal(1.0), False, "ray", 2, "asked", split((8, 8), norm, 2), {}, 30.0)
     ups = (Span("up", 1, 1 * MS, 5 * MS, 100, 1), Span("up", 1, 1 * MS, 7 * MS, 100, 2))
     step = Span("up", 0, 8 * MS, 8 * MS + MS // 2, 64, 1)
-    root = Root(2.0, 1.0, Span("root", 0, 8 * MS, 9 * MS, 64, 1), (step,), 192)
+    root = Span("root", 0, 8 * MS, 9 * MS, 64, 1)
     downs = (Span("down", 1, 10 * MS, 18 * MS, 200, 1), Span("down", 1, 11 * MS, 16 * MS, 200, 2))
-    run = Run(root, ups, downs, start_ns=0, stop_ns=20 * MS, bytes_moved=192, retries=0)
+    phases = (Phase("up", ups, 7 * MS), Phase("root", (root,), 9 * MS), Phase("down", downs, 20 * MS))
+    run = Run(2.0, 1.0, phases, (step,), start_ns=0, bytes_moved=192, retries=0)
     return make_timing(plan, run, 30.0, "measured")
 
 

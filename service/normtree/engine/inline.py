@@ -1,29 +1,62 @@
-"""The inline engine: the tree on threads of this process."""
+"""The inline engine: leaves on threads of this process."""
 
-from time import perf_counter_ns
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
-from normtree.engine.plan import Plan
-from normtree.engine.run import Run
-from normtree.engine.tensor import Tensor
-from normtree.engine.tree import leaf_down, leaf_up, root
-from normtree_kernels.leaves import run as run_on_threads
+from normtree.engine.executor import Answers, Leaf
+from normtree.engine.lanes import Lanes
+from normtree.engine.stop import Stop
+
+R = TypeVar("R")
 
 
-def run_inline(source: Tensor, target: Tensor, plan: Plan) -> Run:
-    """Project a tensor on ``plan.workers`` threads; returns when all of them are done.
+class _ThreadLane:
+    """A lane whose worker is its own thread."""
+
+    def call(self, leaf: Leaf[Any], args: tuple[Any, ...], stop: Stop) -> Any:
+        """Run a leaf here."""
+        return leaf(*args)
+
+    def kill(self) -> None:
+        """Do nothing: a thread ends by itself, at its next piece of work."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class InlineExecutor:
+    """An executor on threads; one worker is the caller's own thread.
 
     Args:
-        source: the tensor; not changed.
-        target: where its projection goes; another segment.
-        plan: from `normtree.engine.plan.make_plan`.
+        workers: leaves at once.
     """
-    start_ns = perf_counter_ns()
-    threads = len(plan.blocks)
-    ups = run_on_threads(lambda block: leaf_up(source, plan.norm, block), plan.blocks, threads)
-    top, *leaves = root(plan, source, *ups)
-    downs = run_on_threads(
-        lambda pair: leaf_down(source, target, plan.norm, *pair),
-        list(zip(plan.blocks, leaves, strict=True)),
-        threads,
-    )
-    return Run(top, tuple(span for _, span in ups), tuple(downs), start_ns, perf_counter_ns(), 0, 0)
+
+    in_process = True
+
+    def __init__(self, workers: int) -> None:
+        """Start the threads."""
+        self._lanes = Lanes([_ThreadLane() for _ in range(workers)], in_process=True)
+
+    def run(
+        self,
+        leaf: Leaf[R],
+        calls: Iterable[tuple[Any, ...]],
+        *,
+        workers: int,
+        stop: Stop,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> Answers[R]:
+        """Run one phase; see `normtree.engine.executor.Executor.run`."""
+        if workers > 1:
+            return self._lanes.run(leaf, calls, workers=workers, stop=stop, on_answer=on_answer)
+        values = []
+        for index, args in enumerate(calls):
+            stop.check()
+            values.append(leaf(*args))
+            if on_answer:
+                on_answer(index)
+        return Answers(tuple(values), 0)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._lanes.close()

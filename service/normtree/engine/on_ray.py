@@ -1,45 +1,38 @@
-"""The Ray engine: the tree as Ray tasks, chained by references so that the driver asks once and waits once.
+"""The Ray engine: leaves on warm actors of this node, one lane each, and a warm spare that takes a lost one's place.
 
-Tensors are not arguments: a task carries a tensor's name, attaches its segment and works where the bytes are, so
-tasks stay on the driver's node. Only aggregates and radii are results.
+Tensors are not arguments: a call carries names, the worker attaches the segments and works where the bytes are. So a
+call is small, and what it costs is one message there and one back.
 """
 
 import logging
 import os
-from collections.abc import Sequence
-from time import monotonic, perf_counter_ns, sleep
-from typing import Any
+from collections.abc import Callable, Iterable
+from threading import Condition, Thread
+from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import (
-    GetTimeoutError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from normtree.engine.plan import Plan
-from normtree.engine.run import Run
-from normtree.engine.tensor import Tensor
-from normtree.engine.tree import leaf_down, leaf_up, root
+from normtree.engine.executor import Answers, Leaf
+from normtree.engine.lanes import LaneLost, Lanes
+from normtree.engine.process import Process, pid_namespace
+from normtree.engine.stop import Stop, Stopped
 from normtree.engine.warm import warm_kernels
-from normtree.errors import DeadlineExceeded, EngineUnavailable, WorkersLost
+from normtree.errors import EngineUnavailable, WorkersLost
 
-_STORE_BYTES = 256 * 2**20  # only aggregates and radii go through Ray's store
-_ATTEMPTS = 4
+R = TypeVar("R")
+
+_STORE_BYTES = 256 * 2**20  # calls are small: nothing of a tensor goes through Ray's store
 _WARM_TIMEOUT_S = 300.0
-_SETTLE_TIMEOUT_S = 5.0
-_LOST = (WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
+_SPARES = 1
+_POLL_S = 0.05
 
 logger = logging.getLogger(__name__)
 
 
-class RayEngine:
-    """Runs trees on a Ray cluster: an embedded local one, or one that is there already.
+class RayExecutor:
+    """Runs leaves on a Ray cluster: an embedded local one, or one that is there already and has a node here.
 
     Args:
         workers: leaves at once.
@@ -49,8 +42,10 @@ class RayEngine:
         EngineUnavailable: Ray cannot be started or reached, or has no node here.
     """
 
+    in_process = False
+
     def __init__(self, workers: int, address: str | None = None) -> None:
-        """Connect, and warm a process for each worker."""
+        """Connect, and warm a process for each worker and a spare one."""
         try:
             if address is None:
                 _start_embedded(workers)
@@ -58,113 +53,208 @@ class RayEngine:
                 ray.init(address=address, configure_logging=False, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise EngineUnavailable(f"Ray at {address or 'an embedded cluster'}: {error}") from error
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        as_task: Any = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy=here)  # type: ignore[call-overload]
-        self._leaf_up = as_task(leaf_up)
-        self._leaf_down = as_task(leaf_down)
-        self._root = as_task(root)
-        self._warm = as_task(_warm_here)
-        self.workers = workers
-        self.warm_workers()
+        try:
+            self._crew = _Crew(workers)
+            self._lanes = Lanes([_RayLane(self._crew) for _ in range(workers)], in_process=False)
+        except BaseException:
+            ray.shutdown()
+            raise
 
     def info(self) -> dict[str, object]:
         """What ``/v1/info`` tells of the cluster."""
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         return {"version": ray.__version__, "nodes": sum(bool(node["Alive"]) for node in nodes)}
 
-    def run(self, source: Tensor, target: Tensor, plan: Plan, *, deadline_s: float) -> Run:
-        """Project a tensor on the workers; blocks until they are done.
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that live, spare ones included."""
+        return self._crew.pids()
 
-        A failed attempt is repeated whole: leaves are pure, so whatever it left behind is overwritten.
-
-        Args:
-            source: the tensor; not changed.
-            target: where its projection goes; another segment.
-            plan: from `normtree.engine.plan.make_plan`.
-            deadline_s: seconds it may take.
+    def run(
+        self,
+        leaf: Leaf[R],
+        calls: Iterable[tuple[Any, ...]],
+        *,
+        workers: int,
+        stop: Stop,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> Answers[R]:
+        """Run one phase; see `normtree.engine.executor.Executor.run`.
 
         Raises:
-            DeadlineExceeded: it took longer; its tasks are cancelled.
-            WorkersLost: workers died again and again.
-            EngineUnavailable: Ray itself failed.
+            EngineUnavailable: no worker can be started any more.
         """
-        start_ns = perf_counter_ns()
-        end_s = monotonic() + deadline_s
-        for attempt in range(_ATTEMPTS):
-            tasks = self._submit(source, target, plan)
-            try:
-                ups, (top, *downs) = _collect(tasks, len(plan.blocks), end_s)
-            except _LOST as error:
-                logger.warning("attempt %d lost a worker: %s", attempt + 1, type(error).__name__)
-                _settle(tasks)
-                continue
-            except GetTimeoutError:
-                _settle(tasks)
-                raise DeadlineExceeded(
-                    f"deadline: the work took longer than {deadline_s} s and was cancelled", limit=deadline_s
-                ) from None
-            except RayTaskError:  # a leaf's own error is a bug, with the worker's traceback in it
-                raise
-            except RayError as error:
-                raise EngineUnavailable(f"Ray failed: {type(error).__name__}") from error
-            spans = tuple(span for _, span in ups)
-            return Run(top, spans, tuple(downs), start_ns, perf_counter_ns(), top.nbytes, attempt)
-        raise WorkersLost(f"workers died in each of {_ATTEMPTS} attempts", retry_after_s=1)
+        return self._lanes.run(leaf, calls, workers=workers, stop=stop, on_answer=on_answer)
 
     def close(self) -> None:
-        """Leave the cluster; an embedded one ends."""
+        """Leave the cluster; workers end with it, and an embedded one itself."""
+        self._lanes.close()
+        self._crew.close()
         ray.shutdown()
 
-    def _submit(self, source: Tensor, target: Tensor, plan: Plan) -> list[Any]:
-        """Submit the whole tree: leaves up, the root on their results, leaves down on the root's."""
-        blocks = plan.blocks
-        ups = [self._leaf_up.remote(source, plan.norm, block) for block in blocks]
-        top, *leaves = self._root.options(num_returns=1 + len(blocks)).remote(plan, source, *ups)
-        pairs = zip(blocks, leaves, strict=True)
-        downs = [self._leaf_down.remote(source, target, plan.norm, block, leaf) for block, leaf in pairs]
-        return [*ups, top, *downs]
 
-    def warm_workers(self) -> set[int]:
-        """Run every kernel once in each worker process, so that no request pays for loading them.
+class _Host:
+    """What runs in a worker process: leaves, one at a time."""
 
-        Returns:
-            The process ids of the workers.
+    def __init__(self) -> None:
+        """Run every kernel once, so that no request pays for loading them."""
+        warm_kernels()
+
+    def identity(self) -> tuple[int, int]:
+        """This process, and the namespace in which its id means something."""
+        return os.getpid(), pid_namespace()
+
+    def run(self, leaf: Leaf[R], args: tuple[Any, ...]) -> tuple[R] | None:
+        """Run a leaf; None stands for one that was stopped, since an error would carry a traceback along."""
+        try:
+            return (leaf(*args),)
+        except Stopped:
+            return None
+
+
+class _Worker:
+    """A host as the driver sees it: its actor, and its process."""
+
+    def __init__(self, actor: Any) -> None:
+        """Wait until a host is warm."""
+        self._actor = actor
+        pid, namespace = ray.get(actor.identity.remote(), timeout=_WARM_TIMEOUT_S)
+        self.pid: int = pid
+        self._process = Process.find(pid, namespace)
+
+    def run(self, leaf: Leaf[R], args: tuple[Any, ...]) -> R:
+        """Run a leaf there.
 
         Raises:
-            EngineUnavailable: fewer came up than are wanted, or they cannot run tasks.
+            Stopped: it was.
+            RayError: the worker is lost; or a `RayTaskError` that is also of the type of what the leaf raised.
         """
-        end_s = monotonic() + _WARM_TIMEOUT_S
-        warm: set[int] = set()
-        while len(warm) < self.workers:
-            if monotonic() > end_s:
-                raise EngineUnavailable(f"Ray started {len(warm)} of {self.workers} workers in {_WARM_TIMEOUT_S} s")
-            hold_s = 0.2  # so that one process does not take two of the tasks
-            tasks = [self._warm.remote(hold_s) for _ in range(self.workers)]
-            try:
-                warm.update(ray.get(tasks, timeout=_WARM_TIMEOUT_S))
-            except RayError as error:
-                raise EngineUnavailable(f"Ray cannot run tasks on this node: {error}") from error
-        return warm
+        answer: tuple[R] | None = ray.get(self._actor.run.remote(leaf, args))
+        if answer is None:
+            raise Stopped
+        return answer[0]
+
+    def kill(self) -> None:
+        """End it, so that a call under way ends; the process may take a moment."""
+        ray.kill(self._actor, no_restart=True)
+
+    def bury(self) -> bool:
+        """End it, and tell whether it is sure to be gone: what it was at may then be written by another."""
+        self.kill()
+        return self._process is not None and self._process.end()
 
 
-def _collect(tasks: Sequence[Any], blocks: int, end_s: float) -> tuple[list[Any], list[Any]]:
-    """Wait for all tasks; return the leaves' answers up, and the root's with the leaves' down."""
-    answers = ray.get(list(tasks), timeout=max(0.0, end_s - monotonic()))
-    return answers[:blocks], answers[blocks:]
+class _Crew:
+    """The workers: those that lanes have taken, and those that wait to be.
+
+    Args:
+        workers: how many lanes will take one.
+    """
+
+    def __init__(self, workers: int) -> None:
+        """Start as many, and a spare; return when all are warm."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        # A lane keeps its worker for good: counted as a CPU it would leave none to other work on the cluster.
+        self._hire: Any = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_Host)  # type: ignore[call-overload]
+        self._changed = Condition()
+        self._waiting: list[_Worker] = []
+        self._taken: list[_Worker] = []
+        self._error: BaseException | None = None
+        self._closed = False
+        starting = [Thread(target=self._start, daemon=True) for _ in range(workers + _SPARES)]
+        for thread in starting:
+            thread.start()
+        for thread in starting:
+            thread.join()
+        if self._error:
+            raise EngineUnavailable(f"Ray cannot run workers on this node: {self._error}") from self._error
+
+    def pids(self) -> list[int]:
+        """Process ids of all."""
+        with self._changed:
+            return [worker.pid for worker in (*self._taken, *self._waiting)]
+
+    def take(self, stop: Stop | None = None) -> _Worker:
+        """Take a waiting worker, or wait for one that is being started.
+
+        Raises:
+            EngineUnavailable: none can be started.
+            Stopped: it took too long.
+        """
+        with self._changed:
+            while not self._waiting:
+                if self._error:
+                    error, self._error = self._error, None
+                    self._replace()
+                    raise EngineUnavailable(f"Ray cannot run workers on this node: {error}", retry_after_s=1)
+                if stop:
+                    stop.check()
+                self._changed.wait(_POLL_S)
+            worker = self._waiting.pop()
+            self._taken.append(worker)
+            return worker
+
+    def lose(self, worker: _Worker) -> None:
+        """Make sure that a taken worker is gone, and start another in the background.
+
+        Raises:
+            WorkersLost: it may still run.
+        """
+        with self._changed:
+            self._taken.remove(worker)
+            self._replace()
+        if not worker.bury():
+            raise WorkersLost(f"worker {worker.pid} was lost and may still run", retry_after_s=1)
+
+    def close(self) -> None:
+        """Start no more; those there are end with the connection to Ray."""
+        with self._changed:
+            self._closed = True
+
+    def _replace(self) -> None:
+        if not self._closed:
+            Thread(target=self._start, name="normtree-hire", daemon=True).start()
+
+    def _start(self) -> None:
+        try:
+            worker = _Worker(self._hire.remote())
+        except Exception as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+            return
+        with self._changed:
+            self._waiting.append(worker)
+            self._changed.notify_all()
 
 
-def _settle(tasks: Sequence[Any]) -> None:
-    """Cancel tasks and wait until the running ones have ended, or a while."""
-    for task in tasks:
-        ray.cancel(task, force=False)
-    ray.wait(list(tasks), num_returns=len(tasks), timeout=_SETTLE_TIMEOUT_S, fetch_local=False)
+class _RayLane:
+    """A lane over a worker of the crew."""
 
+    def __init__(self, crew: _Crew) -> None:
+        """Take a warm worker."""
+        self._crew = crew
+        self._worker: _Worker | None = crew.take()
 
-def _warm_here(hold_s: float) -> int:
-    """Warm the kernels in this worker, stay busy a while, and return its process id."""
-    warm_kernels()
-    sleep(hold_s)
-    return os.getpid()
+    def call(self, leaf: Leaf[Any], args: tuple[Any, ...], stop: Stop) -> Any:
+        """Run a leaf on the lane's worker, or on the spare one if that was lost."""
+        worker = self._worker = self._worker or self._crew.take(stop)
+        try:
+            return worker.run(leaf, args)
+        except RayTaskError:
+            raise
+        except RayError as error:
+            logger.warning("lost worker %d: %s", worker.pid, type(error).__name__)
+            self._worker = None
+            self._crew.lose(worker)
+            raise LaneLost from error
+
+    def kill(self) -> None:
+        """End the worker under way."""
+        if self._worker:
+            self._worker.kill()
+
+    def close(self) -> None:
+        """Leave the worker to the crew."""
 
 
 def _start_embedded(workers: int) -> None:

@@ -1,10 +1,11 @@
 """The projector: arena, machine profile and engines behind one door, for the service, the command line and jobs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
-from time import perf_counter
+from time import monotonic_ns, perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -12,29 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normtree.engine.arena import Arena, Segment
+from normtree.engine.cancel import Cancel
 from normtree.engine.environment import prepare_environment
-from normtree.engine.inline import run_inline
+from normtree.engine.executor import Executor
+from normtree.engine.inline import InlineExecutor
 from normtree.engine.plan import Plan, make_plan
 from normtree.engine.profile import MachineProfile
-from normtree.engine.run import Run, make_timing
+from normtree.engine.report import make_timing
+from normtree.engine.run import Terms, Work, run_tree
+from normtree.engine.stop import Stopped
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Timing
 from normtree.engine.warm import warm_kernels
-from normtree.errors import InvalidParameter, InvalidTensor, NormtreeError
+from normtree.engine.watermark import Watermark
+from normtree.errors import Cancelled, DeadlineExceeded, InvalidParameter, InvalidTensor, OutOfMemory, WorkersLost
 from normtree.settings import Settings
 from normtree_kernels.arguments import describe_bad
 from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import check_dtype
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
-from normtree_kernels.radius import settle
 
 if TYPE_CHECKING:
-    from normtree.engine.on_ray import RayEngine
+    from normtree.engine.on_ray import RayExecutor
 
 Baseline = Literal["none", "measure"]
 BASELINES: tuple[Baseline, ...] = ("none", "measure")
 _PROBE_SHAPE = (64, 64)
+_LEAST_SLATES_BYTES = 1 << 24
 
 
 class Projector:
@@ -42,18 +48,22 @@ class Projector:
 
     Attributes:
         arena: where tensors live.
+        slates: where the aggregates and radii of runs live.
+        inline: the executor on threads.
         profile: of this machine, measured at the start.
         workers: leaves that can run at once.
-        ray: the Ray engine; None when it is off.
+        ray: the executor on Ray; None when it is off.
     """
 
-    def __init__(self, settings: Settings, ray_engine: "RayEngine | None") -> None:
+    def __init__(self, settings: Settings, ray_executor: "RayExecutor | None") -> None:
         """Warm this process and measure the machine; `start` makes the engine that belongs to it."""
         self._settings = settings
-        self.ray = ray_engine
+        self.ray = ray_executor
         self.workers = settings.workers
         self.arena = Arena(settings.arena_bytes)
-        on_ray = self._probe("ray") if ray_engine else None
+        self.slates = Arena(max(_LEAST_SLATES_BYTES, settings.arena_bytes // 2))
+        self.inline = InlineExecutor(settings.workers)
+        on_ray = self._probe("ray") if ray_executor else None
         self.profile = MachineProfile.measure(self._probe("inline"), on_ray)
         self.ready = True
 
@@ -68,16 +78,18 @@ class Projector:
         if settings.inline_only:
             return cls(settings, None)
         prepare_environment(embedded=settings.ray_address is None)
-        from normtree.engine.on_ray import RayEngine
+        from normtree.engine.on_ray import RayExecutor
 
-        return cls(settings, RayEngine(settings.workers, settings.ray_address))
+        return cls(settings, RayExecutor(settings.workers, settings.ray_address))
 
     def close(self) -> None:
         """Stop: not ready any more, segments removed, Ray left or ended."""
         self.ready = False
-        self.arena.close()
+        self.inline.close()
         if self.ray:
             self.ray.close()
+        self.arena.close()
+        self.slates.close()
 
     def __enter__(self) -> Self:
         return self
@@ -144,40 +156,51 @@ class Projector:
         *,
         baseline: Baseline = "none",
         deadline_s: float | None = None,
+        cancel: Cancel | None = None,
+        landed: Watermark | None = None,
+        done: Watermark | None = None,
     ) -> Timing:
-        """Project a tensor; blocks until it is done.
+        """Project a tensor; blocks until it is done, or until no worker is at it any more.
 
         Args:
             source: the tensor, in a segment of the arena; not changed.
             target: where its projection goes: another segment, C order, native byte order.
             plan: from `plan`, for the source's shape and dtype.
             baseline: ``measure`` runs the serial reference too, after the plan; ``none`` models it.
-            deadline_s: seconds that the work may take on Ray; default: the settings'.
+            deadline_s: seconds that the work may take; default: the settings'.
+            cancel: set it from any thread to end the work.
+            landed: how many of the source's bytes are there, from its start; leaves begin on what has landed. None:
+                all of them are.
+            done: is told how many of the target's bytes are complete, from its start; and what went wrong, if it does.
 
         Returns:
             The timing; ``target`` holds the projection.
 
         Raises:
             InvalidTensor: an element is NaN or infinite (its index is told), or the norm overflows.
-            DeadlineExceeded: the work took longer, and was cancelled.
+            Cancelled: ``cancel`` was set.
+            DeadlineExceeded: the work took longer, and was ended.
+            ArenaFull, OutOfMemory: there is no memory for the aggregates, or for a leaf.
             WorkersLost, EngineUnavailable: Ray failed.
+            Exception: what ``landed`` failed with.
         """
+        deadline_s = self._settings.deadline_s if deadline_s is None else deadline_s
+        terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel, landed, done)
+        work = Work(source, target, plan)
         try:
-            plan = replace(plan, goal=settle(plan.goal, plan.norm, source.array()))
-        except ValueError as error:
-            raise InvalidTensor(describe_bad(source.array(), "tensor", plan.norm), pointer="tensor") from error
-        try:
-            run = self._run(source, target, plan, self._settings.deadline_s if deadline_s is None else deadline_s)
-        except NormtreeError:
-            self.arena.retire(target.segment)  # a worker that was given up may still write to it
+            with _told(terms, deadline_s):
+                (run,) = run_tree(self._executor(plan), self.slates, [work], plan.goal, terms)
+                if not math.isfinite(run.norm):
+                    raise InvalidTensor(describe_bad(source.array(), "tensor", plan.norm), pointer="tensor")
+                if baseline == "none":
+                    return make_timing(plan, run, plan.serial_ms, "modelled")
+                return make_timing(plan, run, self._serial_ms(work, terms), "measured")
+        except BaseException as error:
+            if isinstance(error, WorkersLost):
+                self.arena.retire(target.segment)  # one that is taken for lost may still write to it
+            if done:
+                done.fail(error)
             raise
-        if run.retries:
-            self.arena.retire(target.segment)
-        if not math.isfinite(run.root.norm):
-            raise InvalidTensor(describe_bad(source.array(), "tensor", plan.norm), pointer="tensor")
-        if baseline == "none":
-            return make_timing(plan, run, plan.serial_ms, "modelled")
-        return make_timing(plan, run, self._serial_ms(source, target, plan), "measured")
 
     def project_array(self, y: NDArray[Any], plan: Plan, *, baseline: Baseline = "none") -> tuple[NDArray[Any], Timing]:
         """Project an array that is not in the arena: copied in, projected, copied out.
@@ -206,15 +229,15 @@ class Projector:
         receive, _, encode = (1e3 * (b - a) for a, b in pairwise(edges))
         return x, timing.with_stages(receive=receive, encode=encode, total=1e3 * (edges[-1] - edges[0]))
 
-    def _run(self, source: Tensor, target: Tensor, plan: Plan, deadline_s: float) -> Run:
-        if plan.engine == "ray" and self.ray:
-            return self.ray.run(source, target, plan, deadline_s=deadline_s)
-        return run_inline(source, target, plan)
+    def _executor(self, plan: Plan) -> Executor:
+        return self.ray if plan.engine == "ray" and self.ray else self.inline
 
-    def _serial_ms(self, source: Tensor, target: Tensor, plan: Plan) -> float:
+    def _serial_ms(self, work: Work, terms: Terms) -> float:
         """Measure the same projection on one thread; it writes the same bits again."""
-        serial = replace(plan, engine="inline", workers=1, blocks=split(plan.shape, plan.norm, 1))
-        return run_inline(source, target, serial).wall_ms
+        plan = replace(work.plan, engine="inline", workers=1, blocks=split(work.plan.shape, work.plan.norm, 1))
+        serial = replace(work, plan=plan)
+        (run,) = run_tree(self.inline, self.slates, [serial], plan.goal, Terms(terms.end_ns, terms.cancel))
+        return run.wall_ms
 
     def _probe(self, engine: Literal["inline", "ray"]) -> Callable[[], float]:
         """Make a function that runs a tiny request on an engine and returns its wall less span, in milliseconds."""
@@ -225,10 +248,24 @@ class Projector:
         def probe() -> float:
             with self.arena.lease(plan.nbytes) as source, self.arena.lease(plan.nbytes) as target:
                 np.frombuffer(source.buffer, np.float32)[:] = 1.0
-                run = self._run(_tensor(source, plan), _tensor(target, plan), plan, self._settings.deadline_s)
-                return make_timing(plan, run, 0.0, "modelled").overhead_ms
+                return self.project(_tensor(source, plan), _tensor(target, plan), plan).overhead_ms
 
         return probe
+
+
+@contextmanager
+def _told(terms: Terms, deadline_s: float) -> Iterator[None]:
+    """Turn what ends a run into errors that tell the asker why."""
+    try:
+        yield
+    except Stopped:
+        if terms.cancel and terms.cancel.is_set:
+            raise Cancelled("the request was cancelled, and its work has ended") from None
+        raise DeadlineExceeded(
+            f"deadline: the work took longer than {deadline_s:g} s and was cancelled", limit=deadline_s
+        ) from None
+    except MemoryError as error:
+        raise OutOfMemory("a leaf found no memory for its work", retry_after_s=1) from error
 
 
 def _tensor(segment: Segment, plan: Plan) -> Tensor:

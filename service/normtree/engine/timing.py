@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, Self
 
+Sweep = Literal["up", "root", "down"]
 Stage = Literal["receive", "decode", "queue", "place", "up", "root", "down", "encode", "total"]
 STAGES: tuple[Stage, ...] = ("receive", "decode", "queue", "place", "up", "root", "down", "encode", "total")
 
@@ -23,7 +24,7 @@ class Span:
         worker: process id of the one who did it.
     """
 
-    stage: Literal["up", "root", "down"]
+    stage: Sweep
     level: int
     start_ns: int
     stop_ns: int
@@ -82,8 +83,9 @@ class Timing:
     """What an answer cost, and what parallelism bought.
 
     ``wall_ms`` is up + root + down as the asker waited; ``work_ms`` the sum of all pieces; ``span_ms`` the critical
-    path: the slowest leaf up, the root, the slowest leaf down. ``speedup`` compares the wall with the serial
+    path: the slowest leaf of each phase and the root. ``speedup`` compares the wall with the serial
     reference, which ``serial_is`` says was measured in the same request or modelled from the machine profile.
+    ``spans`` are the pieces themselves; they are no part of the schema, and `normtree.engine.trace` draws them.
     """
 
     engine: str
@@ -106,6 +108,7 @@ class Timing:
     retries: int
     bytes_moved: int
     trace_id: str
+    spans: tuple[Span, ...] = ()
 
     @property
     def speedup(self) -> float:
@@ -139,7 +142,7 @@ class Timing:
         """The schema as plain values, for JSON."""
         derived = ("speedup", "parallelism", "efficiency", "overhead_ms")
         return {
-            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "levels"},
+            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("levels", "spans")},
             "stages_ms": dict(self.stages_ms),
             "levels": [asdict(level) for level in self.levels],
             **{name: getattr(self, name) for name in derived},

@@ -1,102 +1,133 @@
 """The projection tree as three functions: a leaf up, the root, a leaf down.
 
-They are plain, pure and importable: the inline engine calls them on threads, the Ray engine makes tasks of them.
-A leaf's input and output are different segments, so running one twice changes nothing.
+The leaves are plain, importable and pure: they read the tensor and write to another segment, so running one twice, in
+whatever process, changes nothing. What goes between them and the root lies on the run's slate.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 
 import numpy as np
 
-from normtree.engine.plan import Plan
+from normtree.engine.pieces import cut_pieces
+from normtree.engine.stop import Stop
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Span
 from normtree_kernels.blocks import Block
-from normtree_kernels.dtypes import Float64Array
-from normtree_kernels.euclidean import water_levels
+from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.radius import settle
 from normtree_kernels.sweep import down as sweep_down
 from normtree_kernels.sweep import up as sweep_up
-from normtree_kernels.tree import crown
+from normtree_kernels.tree import Crown, crown, crowns
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """What one leaf needs for its down-sweep: its fibres' norms and radii, in the norm's order of axes."""
+class Branch:
+    """One tensor of a tree: where it is, where it goes, and where its aggregates and radii are.
 
-    norms: Float64Array
-    radii: Float64Array
+    Args:
+        norm: mixed norm bound to the tensor's axes.
+        source: the tensor; not changed.
+        target: its projection, to be; shares no memory with the source.
+        norms: float64, shape of the kept axes in the norm's order: the fibres' norms.
+        radii: the same shape: the fibres' radii.
+    """
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that travel from the root to the leaf."""
-        return self.norms.nbytes + self.radii.nbytes
+    norm: MixedNorm
+    source: Tensor
+    target: Tensor
+    norms: Tensor
+    radii: Tensor
 
 
 @dataclass(frozen=True)
 class Root:
-    """What the root found.
+    """What the root found for one tensor.
 
     Args:
         norm: the tensor's mixed norm; NaN or infinite where it holds such a value or its norm overflows.
         radius: of the ball.
-        span: all of its work.
-        steps: of that, the sweeps of the upper levels.
-        nbytes: bytes of aggregates that came up and of radii that went down.
+        span: all of the root's work, for all tensors under it.
+        steps: of that, the sweeps of this tensor's upper levels.
     """
 
     norm: float
     radius: float
     span: Span
     steps: tuple[Span, ...]
-    nbytes: int
 
 
-def leaf_up(source: Tensor, norm: MixedNorm, block: Block) -> tuple[Float64Array, Span]:
-    """Aggregate one block where it lives: the norms of its fibres."""
-    start_ns = perf_counter_ns()
-    part = source.array().transpose(norm.order)[block.index(norm.order)]
-    norms = sweep_up(norm.inner.norm, part, len(norm.kept_axes))
-    span = Span("up", len(norm.levels) - 1, start_ns, perf_counter_ns(), part.nbytes, os.getpid())
-    return norms, span
+def leaf_up(stop: Stop, branch: Branch, block: Block) -> Span:
+    """Aggregate one block where it lives: write the norms of its fibres.
 
-
-def root(plan: Plan, source: Tensor, *ups: tuple[Float64Array, Span]) -> tuple[Root, *tuple[Leaf, ...]]:
-    """Put the leaves' aggregates together, project them, and cut the radii for the leaves.
-
-    Args:
-        plan: the tensor's.
-        source: the tensor, which an exact projection reads again.
-        ups: what `leaf_up` returned for each of the plan's blocks.
+    Raises:
+        Stopped: nobody wants it any more.
     """
     start_ns = perf_counter_ns()
-    norm, blocks = plan.norm, plan.blocks
-    norms = np.empty(plan.kept_shape)
-    for block, (part, _) in zip(blocks, ups, strict=True):
-        norms[block.index(norm.kept_axes)] = part
-    top = crown(norm, norms, plan.goal)
-    radii = top.radii
-    if plan.exact and 0.0 < top.radius < top.norm < np.inf:
-        radii = water_levels(source.array(), norm, norms, top.radius, plan.workers)
-    leaves = tuple(
-        Leaf(np.ascontiguousarray(norms[here]), np.ascontiguousarray(radii[here]))
-        for here in (block.index(norm.kept_axes) for block in blocks)
-    )
-    worker = os.getpid()
-    steps = tuple(Span(s.sweep, s.level, s.start_ns, s.stop_ns, s.nbytes, worker) for s in top.steps)
-    nbytes = norms.nbytes + sum(leaf.nbytes for leaf in leaves)
-    span = Span("root", 0, start_ns, perf_counter_ns(), nbytes, worker)
-    return Root(top.norm, top.radius, span, steps, nbytes), *leaves
+    norm, nbytes = branch.norm, 0
+    y = branch.source.array().transpose(norm.order)
+    norms = branch.norms.array(writable=True)
+    for piece in cut_pieces(branch.source.shape, branch.source.dtype, norm, block):
+        stop.check()
+        part = y[piece.part]
+        norms[piece.kept] = sweep_up(norm.inner.norm, part, len(norm.kept_axes))
+        nbytes += part.nbytes
+    return Span("up", len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, os.getpid())
 
 
-def leaf_down(source: Tensor, target: Tensor, norm: MixedNorm, block: Block, leaf: Leaf) -> Span:
-    """Project one block where it lives, each fibre on its own radius; nothing where the norms are not finite."""
+def leaf_down(stop: Stop, branch: Branch, block: Block) -> Span:
+    """Project one block where it lives, each fibre on its own radius.
+
+    Raises:
+        Stopped: nobody wants it any more.
+    """
     start_ns = perf_counter_ns()
-    part = source.array().transpose(norm.order)[block.index(norm.order)]
-    out = target.array(writable=True).transpose(norm.order)[block.index(norm.order)]
-    if np.isfinite(leaf.norms).all():
-        sweep_down(norm.inner.norm, part, len(norm.kept_axes), leaf.norms, leaf.radii, out)
-    nbytes = part.nbytes + out.nbytes
+    norm, nbytes = branch.norm, 0
+    y = branch.source.array().transpose(norm.order)
+    x = branch.target.array(writable=True).transpose(norm.order)
+    norms, radii = branch.norms.array(), branch.radii.array()
+    for piece in cut_pieces(branch.source.shape, branch.source.dtype, norm, block):
+        stop.check()
+        part, out = y[piece.part], x[piece.part]
+        sweep_down(norm.inner.norm, part, len(norm.kept_axes), norms[piece.kept], radii[piece.kept], out)
+        nbytes += part.nbytes + out.nbytes
     return Span("down", len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, os.getpid())
+
+
+def root(branches: Sequence[Branch], goal: Goal) -> list[Root]:
+    """Project the aggregates of all tensors together, and write each one's radii.
+
+    Args:
+        branches: at least one; several must have two levels or more and one outermost norm.
+        goal: what to reach, with all tensors together.
+    """
+    start_ns = perf_counter_ns()
+    tops = _tops(branches, goal)
+    for branch, top in zip(branches, tops, strict=True):
+        branch.radii.array(writable=True)[...] = top.radii
+    worker = os.getpid()
+    nbytes = sum(branch.norms.nbytes + branch.radii.nbytes for branch in branches)
+    span = Span("root", 0, start_ns, perf_counter_ns(), nbytes, worker)
+    return [
+        Root(
+            top.norm,
+            top.radius,
+            span,
+            tuple(Span(s.sweep, s.level, s.start_ns, s.stop_ns, s.nbytes, worker) for s in top.steps),
+        )
+        for top in tops
+    ]
+
+
+def _tops(branches: Sequence[Branch], goal: Goal) -> list[Crown]:
+    norms = [branch.norm for branch in branches]
+    aggregates = [np.asarray(branch.norms.array()) for branch in branches]
+    if len(branches) > 1:
+        return crowns(norms, aggregates, goal)
+    norm, v = norms[0], aggregates[0]
+    if goal.radius is None and len(norm.levels) == 1:  # the groups are the elements: what is above them knows none
+        goal = settle(goal, norm, branches[0].source.array()) if np.isfinite(v) else Goal(radius=0.0)
+    return [crown(norm, v, goal)]

@@ -1,0 +1,60 @@
+"""Pieces: a block's work cut so small that a leaf looks up, about every 50 ms at most, whether it is still wanted."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from normtree_kernels.blocks import Block
+from normtree_kernels.norms import MixedNorm
+
+# What one thread sweeps in a few tens of milliseconds: thresholds of l1 fibres take longer than clipping and scaling.
+_PIECE_BYTES = {"l1": 1 << 24, "l2": 1 << 26, "linf": 1 << 26}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a block that holds whole fibres.
+
+    Args:
+        part: cuts it out of the tensor, whose axes are in the norm's order.
+        kept: cuts its fibres out of an array of the kept axes in that order.
+    """
+
+    part: tuple[slice, ...]
+    kept: tuple[slice, ...]
+
+
+def cut_pieces(shape: tuple[int, ...], dtype: str, norm: MixedNorm, block: Block) -> Iterator[Piece]:
+    """Cut a block along its kept axes, the outermost in memory first, into pieces of a bounded size; in C order.
+
+    A fibre is never cut, however long it is.
+
+    Args:
+        shape: of the tensor.
+        dtype: of its elements.
+        norm: mixed norm bound to its axes.
+        block: the block.
+    """
+    ranges = [(0, length) for length in shape]
+    if block.axis is not None:
+        ranges[block.axis] = (block.start, block.stop)
+    limit = _PIECE_BYTES[norm.inner.norm] // np.dtype(dtype).itemsize
+    for piece in _cut(ranges, sorted(norm.kept_axes), limit):
+        index = tuple(slice(*piece[axis]) for axis in norm.order)
+        yield Piece(index, index[: len(norm.kept_axes)])
+
+
+def _cut(ranges: list[tuple[int, int]], kept: list[int], limit: int) -> Iterator[list[tuple[int, int]]]:
+    size = prod(stop - start for start, stop in ranges)
+    if size <= limit or not kept:
+        yield ranges
+        return
+    axis, *rest = kept
+    start, stop = ranges[axis]
+    step = max(1, limit * (stop - start) // size)
+    for at in range(start, stop, step):
+        part = [*ranges]
+        part[axis] = (at, min(at + step, stop))
+        yield from _cut(part, rest, limit)
