@@ -18,6 +18,7 @@ STATUSES = {
     "UnsupportedMediaType": 415,
     "InvalidParameter": 422,
     "InvalidTensor": 422,
+    "Cancelled": 499,
     "RateExceeded": 429,
     "BytesExceeded": 429,
     "QueueFull": 503,
@@ -25,6 +26,7 @@ STATUSES = {
     "NotReady": 503,
     "EngineUnavailable": 503,
     "WorkersLost": 503,
+    "OutOfMemory": 503,
     "DeadlineExceeded": 504,
 }
 

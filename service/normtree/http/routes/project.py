@@ -37,6 +37,7 @@ _ANSWERS = {
         errors.NotReady,
         errors.EngineUnavailable,
         errors.WorkersLost,
+        errors.OutOfMemory,
         errors.DeadlineExceeded,
     ),
 }
