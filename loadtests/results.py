@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "results"
 CSV_FIELDS = (
     "scaling", "engine", "workers", "norm", "dtype", "shape", "nbytes", "rounds",
     "wall_ms", "wall_lower_ms", "wall_upper_ms", "serial_ms", "speedup", "speedup_lower", "speedup_upper",
-    "efficiency", "floor_ms", "work_ms", "span_ms", "overhead_ms", "bytes_moved",
+    "efficiency", "floor_ms", "predicted_ms", "work_ms", "span_ms", "overhead_ms", "bytes_moved",
 )  # fmt: skip
 
 
@@ -30,6 +30,7 @@ class Point:
         walls_ms: of the rounds, in order.
         serials_ms: of the serial reference in the same rounds: strong, of the same tensor; weak, of one worker's part.
         floor_ms: what as many threads need to read as many bytes twice and write them once, by plain loops.
+        predicted_ms: what the plan said beforehand.
         timing: of the round with the middle wall, in the service's schema.
     """
 
@@ -38,6 +39,7 @@ class Point:
     walls_ms: tuple[float, ...]
     serials_ms: tuple[float, ...]
     floor_ms: float
+    predicted_ms: float
     timing: Mapping[str, Any]
 
     @property
@@ -73,6 +75,7 @@ class Point:
             "rounds": len(self.walls_ms), "wall_ms": wall, "wall_lower_ms": lower, "wall_upper_ms": upper,
             "serial_ms": statistics.median(self.serials_ms), "speedup": speedup, "speedup_lower": less,
             "speedup_upper": more, "efficiency": speedup / self.workers, "floor_ms": self.floor_ms,
+            "predicted_ms": self.predicted_ms,
             **{name: self.timing[name] for name in ("work_ms", "span_ms", "overhead_ms", "bytes_moved")},
         }  # fmt: skip
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in taken.items()}
@@ -85,6 +88,7 @@ class Point:
             "walls_ms": [round(wall, 4) for wall in self.walls_ms],
             "serials_ms": [round(wall, 4) for wall in self.serials_ms],
             "floor_ms": round(self.floor_ms, 4),
+            "predicted_ms": round(self.predicted_ms, 4),
             "timing": self.timing,
         }
 
@@ -93,7 +97,7 @@ class Point:
         """Read back what `as_dict` gave."""
         return cls(
             plain["scaling"], plain["nbytes"], tuple(plain["walls_ms"]), tuple(plain["serials_ms"]),
-            plain["floor_ms"], plain["timing"],
+            plain["floor_ms"], plain["predicted_ms"], plain["timing"],
         )  # fmt: skip
 
 

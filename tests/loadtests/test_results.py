@@ -16,7 +16,7 @@ TIMING = {
 
 
 def point(scaling: str = "strong") -> Point:
-    return Point(scaling, 32768, (5.0, 4.0, 6.0), (10.0, 10.0, 9.0), 2.0, TIMING)
+    return Point(scaling, 32768, (5.0, 4.0, 6.0), (10.0, 10.0, 9.0), 2.0, 4.5, TIMING)
 
 
 def test_speedup_is_the_median_of_the_rounds_own() -> None:

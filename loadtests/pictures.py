@@ -1,0 +1,202 @@
+"""Pictures of the results, drawn from the JSON files alone: they can be drawn again without measuring again."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from laws import amdahl, usl
+from results import Point
+
+mpl.use("svg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+INK, GRID = "#222222", "#dddddd"
+COLOURS = {"inline": "#1b6ca8", "ray": "#d1671c", "floor": "#777777", "good": "#2a7f4f", "bad": "#b3261e"}
+NAMES = {"inline": "threads", "ray": "Ray"}
+MIB = 2**20
+plt.rcParams.update(
+    {
+        "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
+        "axes.axisbelow": True, "axes.edgecolor": INK, "axes.titlesize": 10, "axes.titleweight": "bold",
+        "legend.frameon": False, "legend.fontsize": 8, "svg.fonttype": "none", "svg.hashsalt": "normtree",
+        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"],
+    }
+)  # fmt: skip
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as SVG and as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(path.with_suffix(".png"), dpi=110)
+    plt.close(figure)
+
+
+def bytes_text(nbytes: float) -> str:
+    """A size as people write it: 64 KiB, 2 GiB, 100 TB where it is a power of ten."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9)):
+        if nbytes >= size and nbytes % size == 0:
+            return f"{nbytes / size:g} {unit}"
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", MIB)):
+        if nbytes >= size:
+            return f"{nbytes / size:g} {unit}"
+    return f"{nbytes / 1024:g} KiB"
+
+
+def by_size(points: Sequence[Point], path: Path) -> None:
+    """Walls, and speed-ups with all workers, against the size of the tensor."""
+    strong = [point for point in points if point.scaling == "strong"]
+    norms, most = _norms(strong), max(point.workers for point in strong)
+    figure, panels = plt.subplots(2, len(norms), figsize=(12, 6.4), constrained_layout=True, sharex=True, sharey="row")
+    for column, norm in enumerate(norms):
+        above, below = panels[0, column], panels[1, column]
+        here = [point for point in strong if point.norm == norm]
+        _walls_by_size(above, here, most)
+        for engine in _engines(here):
+            line = sorted((p for p in here if p.engine == engine and p.workers == most), key=lambda p: p.nbytes)
+            lower, middle, upper = np.array([p.speedups for p in line]).T
+            x = [p.nbytes for p in line]
+            below.plot(x, middle, "o-", color=COLOURS[engine], ms=4, label=f"{NAMES[engine]}, {most} workers")
+            below.fill_between(x, lower, upper, color=COLOURS[engine], alpha=0.2, lw=0)
+        floors = _floors(here)
+        x = sorted(floors)
+        below.plot(x, [floors[n][1] / floors[n][most] for n in x], "--", color=COLOURS["floor"], lw=1.2,
+                   label=f"memory, {most} threads / 1")  # fmt: skip
+        below.axhline(1, color=INK, lw=0.8)
+        above.set_title(norm)
+        below.set_xlabel("tensor, float32")
+        below.set_ylim(0, most * 1.25)
+        _size_axis(below, x)
+    panels[0, 0].set_ylabel("wall, ms")
+    panels[1, 0].set_ylabel("speed-up over the best serial program")
+    panels[0, 0].set_ylim(0.5 * min(p.floor_ms for p in strong), 1.5 * max(p.wall_ms[1] for p in strong))
+    panels[1, 0].legend(loc="upper left")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    save(figure, path)
+
+
+def _walls_by_size(panel: Axes, here: Sequence[Point], most: int) -> None:
+    for engine in _engines(here):
+        for count, style in ((1, "o--"), (most, "o-")):
+            line = sorted((p for p in here if p.engine == engine and p.workers == count), key=lambda p: p.nbytes)
+            plural = "s" if count > 1 else ""
+            panel.plot(
+                [p.nbytes for p in line], [p.wall_ms[1] for p in line], style, color=COLOURS[engine], ms=3, lw=1.2,
+                label=f"{NAMES[engine]}, {count} worker{plural}",
+            )  # fmt: skip
+    serial = sorted({p.nbytes: median(p.serials_ms) for p in here}.items())
+    panel.plot(*zip(*serial, strict=True), "-", color=INK, lw=1, label="best serial program")
+    floors = _floors(here)
+    x = sorted(floors)
+    floor = [floors[n][most] for n in x]
+    panel.fill_between(
+        x, 1e-3, floor, color=COLOURS["floor"], alpha=0.25, lw=0, label=f"memory's floor, {most} threads"
+    )
+    panel.set_yscale("log")
+    panel.set_ylim(0.5 * min(floor), None)
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def by_workers(points: Sequence[Point], fits: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Speed-up against workers at the largest size that all cases have, with both laws carried beyond the cores."""
+    strong = [point for point in points if point.scaling == "strong"]
+    norms, cores = _norms(strong), max(point.workers for point in strong)
+    nbytes = max(point.nbytes for point in strong if point.nbytes <= 256 * MIB)
+    reach = np.linspace(1, 4 * cores, 100)
+    figure, panels = plt.subplots(1, len(norms), figsize=(12, 4), constrained_layout=True, sharey=True)
+    for panel, norm in zip(np.atleast_1d(panels), norms, strict=True):
+        here = [point for point in strong if point.norm == norm and point.nbytes == nbytes]
+        panel.axvspan(cores, reach[-1], color="#f3f3f3", zorder=0)
+        panel.plot(reach, reach, color=INK, lw=0.8, label="ideal")
+        floors = _floors(here)[nbytes]
+        panel.plot(sorted(floors), [floors[1] / floors[n] for n in sorted(floors)], "s--", ms=4, color=COLOURS["floor"],
+                   label="memory's own")  # fmt: skip
+        for engine in _engines(here):
+            line = sorted((p for p in here if p.engine == engine), key=lambda p: p.workers)
+            lower, middle, upper = np.array([p.speedups for p in line]).T
+            x = [p.workers for p in line]
+            panel.errorbar(x, middle, [middle - lower, upper - middle], fmt="o", color=COLOURS[engine], capsize=3,
+                           label=f"{NAMES[engine]}, measured")  # fmt: skip
+            for fit in fits:
+                if (fit["engine"], fit["norm"], fit["nbytes"]) == (engine, norm, nbytes):
+                    _laws(panel, reach, middle[0], fit["fit"], engine)
+        panel.set_title(f"{norm}, {bytes_text(nbytes)}")
+        panel.set_xlabel("workers")
+        panel.text(0.98, 0.02, "more workers than cores: the laws alone", transform=panel.transAxes, ha="right",
+                   fontsize=8, color=COLOURS["floor"])  # fmt: skip
+        panel.set_ylim(0, cores * 1.25)
+        panel.set_xlim(0.8, reach[-1])
+    figure.axes[0].set_ylabel("speed-up over the best serial program")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
+    save(figure, path)
+
+
+def _laws(panel: Axes, reach: np.ndarray, start: float, fit: Mapping[str, Any], engine: str) -> None:
+    """Amdahl's law with its interval, and the USL; both start where one worker was measured."""
+    serial = fit["serial"]
+    panel.plot(reach, start * amdahl(reach, serial["value"]), "-", lw=1.2, color=COLOURS[engine],
+               label=f"{NAMES[engine]}, Amdahl")  # fmt: skip
+    panel.fill_between(reach, start * amdahl(reach, serial["upper"]), start * amdahl(reach, serial["lower"]),
+                       color=COLOURS[engine], alpha=0.12, lw=0)  # fmt: skip
+    if fit["coherency"]["value"]:
+        curve = start * usl(reach, fit["contention"]["value"], fit["coherency"]["value"])
+        panel.plot(reach, curve, ":", lw=1.5, color=COLOURS[engine], label=f"{NAMES[engine]}, USL")
+
+
+def weak(points: Sequence[Point], path: Path) -> None:
+    """Efficiency when the tensor grows with the workers."""
+    grown = [point for point in points if point.scaling == "weak"]
+    norms = _norms(grown)
+    figure, panels = plt.subplots(1, len(norms), figsize=(12, 3.6), constrained_layout=True, sharey=True)
+    for panel, norm in zip(np.atleast_1d(panels), norms, strict=True):
+        here = [point for point in grown if point.norm == norm]
+        parts = sorted({point.nbytes // point.workers for point in here})
+        for engine in _engines(here):
+            for part, style in zip(parts, ("o:", "o-", "o-."), strict=False):
+                line = [p for p in here if p.engine == engine and p.nbytes // p.workers == part]
+                line.sort(key=lambda p: p.workers)
+                lower, middle, upper = np.array([[s / p.workers for s in p.speedups] for p in line]).T
+                panel.errorbar([p.workers for p in line], middle, [middle - lower, upper - middle], fmt=style,
+                               color=COLOURS[engine], ms=4, capsize=3,
+                               label=f"{NAMES[engine]}, {bytes_text(part)} a worker")  # fmt: skip
+        floors = _floors([point for point in here if point.nbytes // point.workers == parts[-1]])
+        x = {n: floor for by_count in floors.values() for n, floor in by_count.items()}
+        panel.plot(sorted(x), [x[1] / x[n] for n in sorted(x)], "s--", ms=4, color=COLOURS["floor"],
+                   label=f"memory's own, {bytes_text(parts[-1])}")  # fmt: skip
+        panel.axhline(1, color=INK, lw=0.8)
+        panel.set_title(norm)
+        panel.set_xticks(sorted(x))
+        panel.set_xlim(0.8, max(x) + 0.2)
+        panel.set_xlabel("workers")
+        panel.set_ylim(0, 1.1 * max(1.0, max(p.speedups[2] / p.workers for p in grown)))
+    figure.axes[0].set_ylabel("efficiency: one worker's serial time / wall")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    save(figure, path)
+
+
+def _norms(points: Sequence[Point]) -> list[str]:
+    return list(dict.fromkeys(point.norm for point in points))
+
+
+def _engines(points: Sequence[Point]) -> list[str]:
+    return list(dict.fromkeys(point.engine for point in points))
+
+
+def _floors(points: Sequence[Point]) -> dict[int, dict[int, float]]:
+    """Floor in milliseconds by bytes and threads."""
+    floors: dict[int, dict[int, float]] = {}
+    for point in points:
+        floors.setdefault(point.nbytes, {})[point.workers] = point.floor_ms
+    return floors
+
+
+def _size_axis(panel: Axes, ticks: Sequence[int]) -> None:
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(list(ticks), [bytes_text(n) for n in ticks], rotation=45, ha="right")
+    panel.xaxis.set_minor_formatter(NullFormatter())
