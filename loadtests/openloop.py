@@ -28,20 +28,24 @@ import numpy as np
 import uvloop
 
 LARGEST_RATE, LONGEST_S, MOST_CONNECTIONS = 5_000.0, 120.0, 512
+GRACE_S = 5.0
 REJECTIONS = (429, 503)
 UNANSWERED = 0
 
 
 @dataclass
 class Shot:
-    """One request: when it was due, when it was sent, when its answer was whole (seconds), and its status."""
+    """One request: when it was due, fired, sent, and when its answer was whole (seconds), and its status.
+
+    Between due and fired it waits for the generator, between fired and sent for a connection.
+    """
 
     due_s: float
+    fired_s: float = 0.0
     sent_s: float = 0.0
     done_s: float = 0.0
     status: int = UNANSWERED
     right: bool = False
-    waited: bool = False
 
     @property
     def latency_ms(self) -> float:
@@ -193,12 +197,12 @@ class Generator:
 
     def fire(self, shot: Shot) -> None:
         """A request is due."""
+        shot.fired_s = perf_counter()
         if self._idle:
             self._idle.pop().send(shot)
         elif len(self._lines) + self._opening < self._limit:
             self._open(shot)
         else:
-            shot.waited = True
             self._backlog.append(shot)
 
     def _open(self, shot: Shot) -> None:
@@ -219,8 +223,20 @@ class Generator:
         self._lines.add(line)
         line.send(shot)
 
+    async def run_closed(self, clients: int, seconds: float) -> list[Shot]:
+        """Send a next request whenever one is answered: what the service can do, not what its users would wait."""
+        end_s = perf_counter() + seconds
+        shots: list[Shot] = []
+        self._limit = clients
+        while perf_counter() < end_s:
+            while len(self._backlog) < clients:
+                shots.append(Shot(perf_counter()))
+                self.fire(shots[-1])
+            await asyncio.sleep(0.001)
+        return await self._settle([shot for shot in shots if shot.sent_s], GRACE_S)
+
     async def run(self, times: np.ndarray, grace_s: float) -> list[Shot]:
-        """Fire at all the times; then wait a while for what is still out."""
+        """Fire at all the times, whatever comes back."""
         loop, start_s = asyncio.get_running_loop(), perf_counter() + 0.05
         shots = [Shot(start_s + float(time)) for time in times]
 
@@ -232,6 +248,10 @@ class Generator:
         pacer = threading.Thread(target=pace)
         pacer.start()
         await asyncio.to_thread(pacer.join)
+        return await self._settle(shots, grace_s)
+
+    async def _settle(self, shots: list[Shot], grace_s: float) -> list[Shot]:
+        """Wait a while for what is still out, then hang up."""
         end_s = perf_counter() + grace_s
         while perf_counter() < end_s and not all(shot.status for shot in shots):
             await asyncio.sleep(0.02)
@@ -246,7 +266,7 @@ def summarise(shots: Sequence[Shot], rate: float, seconds: float, cpu: float) ->
     """Count and rank what came back."""
     good = [shot.latency_ms for shot in shots if shot.right]
     rejected = [shot.latency_ms for shot in shots if shot.status in REJECTIONS]
-    late = [1e3 * (shot.sent_s - shot.due_s) for shot in shots if shot.sent_s and not shot.waited]
+    late = [1e3 * (shot.fired_s - shot.due_s) for shot in shots]
     # Answers after the end of the offered load are late for the rate, though not for their askers.
     end_s = shots[0].due_s + seconds if shots else 0.0
     return Summary(
@@ -269,7 +289,7 @@ def summarise(shots: Sequence[Shot], rate: float, seconds: float, cpu: float) ->
     )
 
 
-def fire(generator: Generator, rate: float, seconds: float, *, seed: int = 0, grace_s: float = 5.0) -> Summary:
+def fire(generator: Generator, rate: float, seconds: float, *, seed: int = 0, grace_s: float = GRACE_S) -> Summary:
     """Offer one rate for a while.
 
     Raises:
@@ -277,10 +297,25 @@ def fire(generator: Generator, rate: float, seconds: float, *, seed: int = 0, gr
     """
     if not 0 < rate <= LARGEST_RATE or not 0 < seconds <= LONGEST_S:
         raise ValueError(f"rate, seconds: wanted at most {LARGEST_RATE:g} and {LONGEST_S:g}, got {rate:g}, {seconds:g}")
-    times = arrivals(rate, seconds, seed)
     before, start_s = _cpu_s(), perf_counter()
-    shots = uvloop.run(generator.run(times, grace_s))
+    shots = uvloop.run(generator.run(arrivals(rate, seconds, seed), grace_s))
     return summarise(shots, rate, seconds, (_cpu_s() - before) / (perf_counter() - start_s))
+
+
+def saturate(generator: Generator, clients: int, seconds: float) -> Summary:
+    """Keep so many requests out for a while; the goodput is what the service can do.
+
+    Raises:
+        ValueError: a number or a time out of range: loops here are bounded.
+    """
+    if not 0 < clients <= MOST_CONNECTIONS or not 0 < seconds <= LONGEST_S:
+        raise ValueError(
+            f"clients, seconds: wanted at most {MOST_CONNECTIONS}, {LONGEST_S:g}, got {clients}, {seconds:g}"
+        )
+    before, start_s = _cpu_s(), perf_counter()
+    shots = uvloop.run(generator.run_closed(clients, seconds))
+    cpu = (_cpu_s() - before) / (perf_counter() - start_s)
+    return summarise(shots, len(shots) / seconds, seconds, cpu)
 
 
 def _cpu_s() -> float:
@@ -294,9 +329,11 @@ def main() -> None:
     parser.add_argument("--url", required=True, help="on loopback, with the query")
     parser.add_argument("--body", type=Path, required=True, help=".npy file to POST")
     parser.add_argument("--expect", type=Path, required=True, help="file with the right answer")
-    parser.add_argument("--rate", type=float, required=True, help="requests a second")
+    load = parser.add_mutually_exclusive_group(required=True)
+    load.add_argument("--rate", type=float, help="requests a second, at times of their own")
+    load.add_argument("--closed", type=int, metavar="CLIENTS", help="instead, keep so many requests out")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long")
-    parser.add_argument("--grace", type=float, default=5.0, help="seconds to wait for the last answers")
+    parser.add_argument("--grace", type=float, default=GRACE_S, help="seconds to wait for the last answers")
     parser.add_argument("--connections", type=int, default=128, help="at most so many at once")
     parser.add_argument("--header", action="append", default=[], help="a header line to add, such as a key")
     parser.add_argument("--seed", type=int, default=0, help="of the times")
@@ -304,7 +341,10 @@ def main() -> None:
     generator = Generator(
         given.url, given.body.read_bytes(), given.expect.read_bytes(), given.connections, given.header
     )
-    summary = fire(generator, given.rate, given.seconds, seed=given.seed, grace_s=given.grace)
+    if given.closed:
+        summary = saturate(generator, given.closed, given.seconds)
+    else:
+        summary = fire(generator, given.rate, given.seconds, seed=given.seed, grace_s=given.grace)
     print(json.dumps(asdict(summary)))
 
 

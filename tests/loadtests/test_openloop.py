@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from openloop import Generator, Shot, arrivals, check_local, fire, percentile, summarise
+from openloop import Generator, Shot, arrivals, check_local, fire, percentile, saturate, summarise
 
 RIGHT = b"right"
 
@@ -78,6 +78,7 @@ def test_every_answer_of_a_calm_service_is_good() -> None:
     assert summary.goodput_per_s == pytest.approx(200, rel=0.2)
     assert summary.p50_ms is not None
     assert summary.p50_ms < 20
+    assert summary.generator_late_p99_ms < 20
     assert summary.p999_ms is None  # 300 requests cannot tell
 
 
@@ -90,6 +91,14 @@ def test_a_stall_is_charged_to_all_who_were_due() -> None:
     assert summary.p90_ms > 150
     assert summary.worst_ms is not None
     assert summary.worst_ms > 400
+
+
+def test_saturating_finds_what_a_service_can_do() -> None:
+    with Server(stall_s=0.3, stall_at=1).running() as url:
+        summary = saturate(Generator(url, b"body", RIGHT), clients=2, seconds=0.8)
+    assert summary.good == summary.sent
+    assert summary.unanswered == 0
+    assert 0 < summary.goodput_per_s <= summary.good / 0.8
 
 
 @pytest.mark.parametrize(
@@ -129,7 +138,7 @@ def test_percentiles_rest_on_ten_values() -> None:
 
 
 def test_goodput_leaves_out_what_came_after_the_end() -> None:
-    shots = [Shot(0.0, 0.0, done_s, 200, right=True) for done_s in (0.5, 0.9, 1.5)]
+    shots = [Shot(0.0, 0.0, 0.0, done_s, 200, right=True) for done_s in (0.5, 0.9, 1.5)]
     assert summarise(shots, 3, 1.0, 0.0).goodput_per_s == 2
 
 

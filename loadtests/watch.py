@@ -1,0 +1,164 @@
+"""What a service holds while it is loaded: memory, segments and descriptors of all its processes, from /proc."""
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import monotonic
+
+PERIOD_S = 0.5
+MIB = 2**20
+# What may grow and still be called flat: allocators keep some, caches fill.
+MEMORY_SLACK, MEMORY_SLACK_MIB, DESCRIPTOR_SLACK = 0.05, 48.0, 16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What all processes of a service held at one moment.
+
+    Args:
+        at_s: seconds since the watch began.
+        anonymous_mib: memory of their own, shared memory not counted.
+        segments: pieces of shared memory.
+        segments_mib: their size.
+        descriptors: open files and sockets.
+        processes: how many there were.
+    """
+
+    at_s: float
+    anonymous_mib: float
+    segments: int
+    segments_mib: float
+    descriptors: int
+    processes: int
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all its descendants that live."""
+    found = [pid]
+    for each in found:
+        for children in Path(f"/proc/{each}/task").glob("*/children"):
+            found += [int(child) for child in _text(children).split()]
+    return found
+
+
+def command(pid: int) -> str:
+    """The command line of a process, or what it calls itself; empty when it is gone."""
+    return _text(Path(f"/proc/{pid}/cmdline")).replace("\0", " ").strip()
+
+
+def ray_workers(pid: int) -> list[int]:
+    """Ray's worker processes below a process."""
+    return [each for each in tree(pid) if command(each).startswith("ray::")]
+
+
+def raylets(pid: int) -> list[int]:
+    """Ray's node processes below a process."""
+    return [each for each in tree(pid) if Path(command(each).partition(" ")[0]).name == "raylet"]
+
+
+def sample(pid: int, at_s: float) -> Sample:
+    """Look at a service once."""
+    pids = tree(pid)
+    segments = [size for path in Path("/dev/shm").glob(f"normtree-{pid}-*") if (size := _size(path)) is not None]
+    return Sample(
+        at_s=round(at_s, 2),
+        anonymous_mib=round(sum(_anonymous(each) for each in pids) / MIB, 1),
+        segments=len(segments),
+        segments_mib=round(sum(segments) / MIB, 1),
+        descriptors=sum(_count(Path(f"/proc/{each}/fd")) for each in pids),
+        processes=len(pids),
+    )
+
+
+class Watch:
+    """Samples a service twice a second until told to stop."""
+
+    def __init__(self, pid: int, period_s: float = PERIOD_S) -> None:
+        self.samples: list[Sample] = []
+        self._pid, self._period_s = pid, period_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self._start_s = monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def wait(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self._stop.wait(seconds)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period_s):
+            self.samples.append(sample(self._pid, monotonic() - self._start_s))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a service held in the second fifth of a run, and in the last."""
+
+    what: str
+    early: float
+    late: float
+    allowed: float
+
+    @property
+    def flat(self) -> bool:
+        return self.late - self.early <= self.allowed
+
+
+def growth(samples: Sequence[Sample]) -> list[Growth]:
+    """Compare the second fifth of a run, when it is warm, with the last.
+
+    Raises:
+        ValueError: fewer than ten samples tell nothing.
+    """
+    if len(samples) < 10:
+        raise ValueError(f"samples: wanted at least 10, got {len(samples)}")
+    fifth = len(samples) // 5
+    early, late = samples[fifth : 2 * fifth], samples[-fifth:]
+
+    def of(what: str, slack: float) -> Growth:
+        before, after = (median(_column(part, what)) for part in (early, late))
+        return Growth(what, before, after, slack)
+
+    memory = max(MEMORY_SLACK_MIB, MEMORY_SLACK * median(_column(early, "anonymous_mib")))
+    return [of("anonymous_mib", memory), of("segments", 4), of("descriptors", DESCRIPTOR_SLACK), of("processes", 1)]
+
+
+def _column(samples: Iterable[Sample], name: str) -> list[float]:
+    return [float(getattr(each, name)) for each in samples]
+
+
+def _anonymous(pid: int) -> int:
+    for line in _text(Path(f"/proc/{pid}/status")).splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # it has ended meanwhile
+        return ""
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _count(folder: Path) -> int:
+    try:
+        return sum(1 for _ in folder.iterdir())
+    except OSError:
+        return 0
