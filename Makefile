@@ -35,7 +35,8 @@ bench: $(READY) ## time the kernels against the floor and against others (ARGS=-
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python loadtests/bench.py $(ARGS)
 
-load: $(READY) ## load a service on this machine with requests and print its latencies (ARGS=--help)
+load: $(READY) ## measure speed-up, latency under load, faults and a soak on this machine (ARGS=--help)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[load]'
 	@$(BIN)/python loadtests/load.py $(ARGS)
 
 fuzz: $(READY) ## run the property tests far longer than `make test` does

@@ -1,90 +1,118 @@
-"""Load a service on this machine with projections, and print rates and latencies.
+"""Load normtree on this machine: speed-up curves, latency under load, faults, a soak; figures, pictures, one page.
 
-Usage: python loadtests/load.py [--requests 400] [--concurrency 1 2 4 8] [--shape 128 128]
+Usage: python loadtests/load.py [PART ...] [--quick] [--minutes 30] [--out loadtests/results]
 
-Each client sends its next request when its last is answered (a closed loop), so the latencies are those of a service
-that is never asked for more than it can do. Every answer is compared with the library's. Only a service that this
-script starts on loopback is loaded, with a bounded number of requests.
+Parts are run in the order given; none means all of them. Each writes its figures as JSON (and CSV), and every picture
+and report.html are drawn again from all the figures there are. `page` draws without measuring. Only what is started
+here is loaded, on loopback or in network namespaces made here; every loop is bounded in number or in time.
 """
 
 import argparse
-import io
-import statistics
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import perf_counter
 
-import httpx
-import numpy as np
+import curves
+import latency
+import page
+import soak
+from machine import describe
+from results import CSV_FIELDS, FOLDER, csv_text, write, write_json
 from rich.console import Console
-from rich.table import Table
+from service import running
 
-import normtree_kernels as nk
-from normtree.demo import free_port, serving, wait_until_ready
+from normtree.engine.projector import Projector
+from normtree.settings import Settings
 
-NORM, RADIUS_SHARE = "l1,linf", 0.1
-
-
-class Load:
-    """One tensor, its right answer, and the requests for it."""
-
-    def __init__(self, url: str, shape: tuple[int, ...]) -> None:
-        y = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-        self._url = url
-        self._radius = RADIUS_SHARE * nk.norm(y, NORM)
-        self._body, self._answer = _npy(y), _npy(nk.project(y, NORM, self._radius))
-
-    def run(self, requests: int) -> list[float]:
-        """Send requests one after the other on one connection; return their latencies in milliseconds."""
-        latencies = []
-        with httpx.Client(base_url=self._url, timeout=60) as client:
-            for _ in range(requests):
-                start = perf_counter()
-                answer = client.post(
-                    "/v1/project",
-                    params={"norm": NORM, "radius": repr(self._radius)},
-                    content=self._body,
-                    headers={"Content-Type": "application/x-npy"},
-                )
-                latencies.append(1e3 * (perf_counter() - start))
-                answer.raise_for_status()
-                if answer.content != self._answer:
-                    raise ValueError("an answer differs from the library's")
-        return latencies
+MIB = 2**20
+WEAK_BYTES = (16 * MIB, 256 * MIB)
 
 
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+@dataclass(frozen=True)
+class Run:
+    """What all parts are told.
+
+    Args:
+        out: folder of the results.
+        quick: smaller and shorter, to see that all works.
+        minutes: of the soak.
+        largest_bytes: tensor of the speed-up curves.
+    """
+
+    out: Path
+    quick: bool
+    minutes: float
+    largest_bytes: int
 
 
-def measure(load: Load, concurrency: int, requests: int) -> tuple[float, list[float]]:
-    """Run so many clients at once; return requests a second and all latencies in milliseconds."""
-    start = perf_counter()
-    with ThreadPoolExecutor(concurrency) as clients:
-        parts = list(clients.map(load.run, [requests // concurrency] * concurrency))
-    latencies = [latency for part in parts for latency in part]
-    return len(latencies) / (perf_counter() - start), latencies
+def run_curves(run: Run) -> None:
+    """Speed-up against workers, size and norm, on threads and on Ray."""
+    largest, weak = run.largest_bytes, WEAK_BYTES
+    if run.quick:
+        largest, weak = min(largest, 64 * MIB), WEAK_BYTES[:1]
+    settings = Settings(arena_bytes=curves.needed_bytes(largest, weak, Settings().workers))
+    about = describe("kernels compiled, segments touched, two rounds of every case")
+    with Projector.start(settings) as projector:
+        points = curves.measure(projector, largest, weak, budget_s=0.3 if run.quick else 1.0)
+        profile = projector.profile.as_dict()
+    plain = {
+        "machine": about,
+        "profile": profile,
+        "fits": [asdict(curve) for curve in curves.curves(points)],
+        "points": [point.as_dict() for point in points],
+    }
+    write_json(run.out / "curves.json", plain)
+    write(run.out / "curves.csv", csv_text([point.row() for point in points], CSV_FIELDS))
+
+
+def run_latency(run: Run) -> None:
+    """Latency, goodput and rejections against offered rate."""
+    about = describe("a second of four requests at once")
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder, "log.txt")) as service:
+        shares = (0.25, 0.8, 1.25, 3.0) if run.quick else latency.SHARES
+        found = latency.measure(service, seconds=2 if run.quick else 8, shares=shares)
+    write_json(run.out / "latency.json", {"machine": about, "curves": found})
+    rows = [{"name": curve["name"], **rate} for curve in found for rate in curve["rates"]]
+    write(run.out / "latency.csv", csv_text(rows, list(rows[0])))
+
+
+def run_soak(run: Run) -> None:
+    """A mixed load while memory, segments and descriptors are watched."""
+    about = describe("the first fifth of the run")
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder, "log.txt")) as service:
+        found = soak.soak(service, 30 if run.quick else 60 * run.minutes)
+    write_json(run.out / "soak.json", {"machine": about, **found})
+
+
+PARTS: Mapping[str, Callable[[Run], None]] = {
+    "curves": run_curves,
+    "latency": run_latency,
+    "soak": run_soak,
+}
 
 
 def main() -> None:
-    """Start the service, load it, print a table."""
+    """Run the parts, then draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=400, help="requests at each concurrency")
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8], help="clients at once")
-    parser.add_argument("--shape", type=int, nargs="+", default=[128, 128], help="of the float32 tensor")
-    arguments = parser.parse_args()
-    console = Console(width=110)
-    table = Table("clients", "requests/s", "p50 ms", "p90 ms", "p99 ms", title=f"{NORM} of {arguments.shape} float32")
-    with serving(free_port()) as (url, process), httpx.Client(base_url=url) as client:
-        wait_until_ready(client, process)
-        load = Load(url, tuple(arguments.shape))
-        load.run(20)
-        for concurrency in arguments.concurrency:
-            rate, latencies = measure(load, concurrency, max(arguments.requests, 2 * concurrency))
-            cuts = statistics.quantiles(latencies, n=100)
-            table.add_row(str(concurrency), f"{rate:.0f}", *(f"{cuts[p - 1]:.1f}" for p in (50, 90, 99)))
-    console.print(table)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, page; default: all")
+    parser.add_argument("--quick", action="store_true", help="smaller and shorter, to see that all works")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the soak, at most 600")
+    parser.add_argument("--largest-mib", type=int, default=2048, help="largest tensor of the speed-up curves")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
+    given = parser.parse_args()
+    unknown = [name for name in given.parts if name not in (*PARTS, "page")]
+    if unknown or not 0 < given.minutes <= 600:
+        parser.error(f"parts: wanted some of {', '.join(PARTS)}, page, got {unknown}; minutes: {given.minutes}")
+    run = Run(given.out, given.quick, given.minutes, given.largest_mib * MIB)
+    console = Console()
+    for name in given.parts or PARTS:
+        start = perf_counter()
+        if name in PARTS:
+            PARTS[name](run)
+        console.print(f"{name}: {perf_counter() - start:.0f} s", highlight=False)
+    console.print(f"drawn: {page.make(run.out)}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ plt.rcParams.update(
     {
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
         "axes.axisbelow": True, "axes.edgecolor": INK, "axes.titlesize": 10, "axes.titleweight": "bold",
-        "legend.frameon": False, "legend.fontsize": 8, "svg.fonttype": "none", "svg.hashsalt": "normtree",
+        "legend.frameon": True, "legend.framealpha": 0.85, "legend.edgecolor": "none", "legend.fontsize": 8,
+        "svg.fonttype": "none", "svg.hashsalt": "normtree",
         "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"],
     }
 )  # fmt: skip
@@ -53,7 +54,9 @@ def by_size(points: Sequence[Point], path: Path) -> None:
     """Walls, and speed-ups with all workers, against the size of the tensor."""
     strong = [point for point in points if point.scaling == "strong"]
     norms, most = _norms(strong), max(point.workers for point in strong)
-    figure, panels = plt.subplots(2, len(norms), figsize=(12, 6.4), constrained_layout=True, sharex=True, sharey="row")
+    figure, panels = plt.subplots(
+        2, len(norms), figsize=(12, 6.4), constrained_layout=True, sharex=True, sharey="row", squeeze=False
+    )
     for column, norm in enumerate(norms):
         above, below = panels[0, column], panels[1, column]
         here = [point for point in strong if point.norm == norm]
@@ -200,3 +203,64 @@ def _size_axis(panel: Axes, ticks: Sequence[int]) -> None:
     panel.set_xscale("log", base=2)
     panel.set_xticks(list(ticks), [bytes_text(n) for n in ticks], rotation=45, ha="right")
     panel.xaxis.set_minor_formatter(NullFormatter())
+
+
+def latency(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Percentiles above, what became of the requests below, against the offered rate."""
+    figure, panels = plt.subplots(
+        2, len(curves), figsize=(12, 6.6), constrained_layout=True, sharex="col", squeeze=False
+    )
+    shades = {"p50_ms": "#9ec5e3", "p90_ms": "#5a9bce", "p99_ms": "#1b6ca8", "p999_ms": "#0d3b5e"}
+    for column, curve in enumerate(curves):
+        above, below = panels[:, column]
+        rates = curve["rates"]
+        offered = [rate["offered_per_s"] for rate in rates]
+        for name, colour in shades.items():
+            known = [(rate["offered_per_s"], rate[name]) for rate in rates if rate[name] is not None]
+            if known:
+                label = name.removesuffix("_ms").replace("p999", "p99.9")
+                above.plot(*zip(*known, strict=True), "o-", ms=4, color=colour, label=label)
+        seconds = [max(curve["seconds"], rate["sent"] / rate["offered_per_s"]) for rate in rates]
+        good = [rate["goodput_per_s"] for rate in rates]
+        below.plot(offered, offered, "--", color=COLOURS["floor"], lw=1, label="offered")
+        below.plot(offered, good, "o-", ms=4, color=COLOURS["good"], label="right answers in time")
+        rejected = [rate["rejected"] / s for rate, s in zip(rates, seconds, strict=True)]
+        below.plot(offered, rejected, "s-", ms=4, color=COLOURS["bad"], label="rejected")
+        busy = below.twinx()
+        busy.plot(
+            offered, [rate["generator_cpu"] for rate in rates], ":", color=INK, label="generator's share of a core"
+        )
+        busy.set_ylim(0, 1.05)
+        busy.grid(False)
+        busy.spines["right"].set_visible(True)
+        for panel in (above, below):
+            panel.axvline(curve["capacity_per_s"], color=COLOURS["floor"], lw=1)
+            panel.axvspan(curve["capacity_per_s"], 1.03 * offered[-1], color="#f3f3f3", zorder=0)
+            panel.set_xlim(0, 1.03 * offered[-1])
+        above.set_yscale("log")
+        above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        above.set_title(f"{curve['name']}: {bytes_text(curve['body_bytes'] // 1024 * 1024)} a request")
+        below.set_xlabel("offered, requests a second (grey: beyond capacity)")
+        below.set_ylim(0, 1.05 * offered[-1])
+        if column == len(curves) - 1:
+            busy.set_ylabel("generator's share of a core")
+    panels[0, 0].set_ylabel("latency from the intended time, ms")
+    panels[1, 0].set_ylabel("requests a second")
+    panels[0, 0].legend(loc="upper left")
+    panels[1, 0].legend(loc="upper left")
+    save(figure, path)
+
+
+def soak(samples: Sequence[Mapping[str, float]], path: Path) -> None:
+    """What a service held over the time of a mixed load."""
+    figure, panels = plt.subplots(1, 3, figsize=(12, 3.2), constrained_layout=True)
+    minutes = [each["at_s"] / 60 for each in samples]
+    names = {"anonymous_mib": "memory of all processes, MiB", "segments_mib": "shared memory, MiB",
+             "descriptors": "open descriptors of all processes"}  # fmt: skip
+    for panel, (name, title) in zip(panels, names.items(), strict=True):
+        values = [each[name] for each in samples]
+        panel.plot(minutes, values, color=COLOURS["inline"], lw=1.2)
+        panel.set_ylim(0, 1.15 * max(*values, 1))
+        panel.set_title(title)
+        panel.set_xlabel("minutes")
+    save(figure, path)
