@@ -9,8 +9,9 @@ from time import monotonic
 
 PERIOD_S = 0.5
 MIB = 2**20
-# What may grow and still be called flat: allocators keep some, caches fill.
-MEMORY_SLACK, MEMORY_SLACK_MIB, DESCRIPTOR_SLACK = 0.05, 48.0, 16
+# What may grow and still be called flat. Allocators keep some memory. The pool of segments holds what the busiest moment
+# needed, and a busier one may come late; every segment is a few descriptors. A leak of one a request would be thousands.
+MEMORY_SLACK, MEMORY_SLACK_MIB, SEGMENT_SLACK, DESCRIPTOR_SLACK = 0.05, 48.0, 12, 64
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ def growth(samples: Sequence[Sample]) -> list[Growth]:
         return Growth(what, before, after, slack)
 
     memory = max(MEMORY_SLACK_MIB, MEMORY_SLACK * median(_column(early, "anonymous_mib")))
-    return [of("anonymous_mib", memory), of("segments", 4), of("descriptors", DESCRIPTOR_SLACK), of("processes", 1)]
+    slack = {"anonymous_mib": memory, "segments": SEGMENT_SLACK, "descriptors": DESCRIPTOR_SLACK, "processes": 1}
+    return [of(what, allowed) for what, allowed in slack.items()]
 
 
 def _column(samples: Iterable[Sample], name: str) -> list[float]:
