@@ -9,8 +9,9 @@ from time import monotonic
 
 PERIOD_S = 0.5
 MIB = 2**20
-# What may grow and still be called flat. Allocators keep some memory. The pool of segments holds what the busiest moment
-# needed, and a busier one may come late; every segment is a few descriptors. A leak of one a request would be thousands.
+# What may grow and still be called flat. Allocators keep some memory. The pool of segments holds what the busiest
+# moment needed, and a busier one may come late; every segment is a few descriptors. A leak of one a request would be
+# thousands.
 MEMORY_SLACK, MEMORY_SLACK_MIB, SEGMENT_SLACK, DESCRIPTOR_SLACK = 0.05, 48.0, 12, 64
 
 
