@@ -41,7 +41,7 @@ def samples(**rising: float) -> list[Sample]:
 
 @pytest.mark.parametrize("what", ["anonymous_mib", "segments", "descriptors", "processes"])
 def test_growth_is_seen(what: str) -> None:
-    assert {each.what for each in growth(samples(**{what: 1.0})) if not each.flat} == {what}
+    assert {each.what for each in growth(samples(**{what: 2.0})) if not each.flat} == {what}
 
 
 def test_steady_is_flat() -> None:
