@@ -17,6 +17,7 @@
     ├── Cancelled              499  the one who asked does not want it any more
     ├── ArenaFull              503  no shared memory is free now
     ├── NotReady               503  starting or draining
+    ├── Drained                503  the drain's time was up before the work was done
     ├── EngineUnavailable      503  Ray cannot be reached
     ├── WorkersLost            503  leaves failed after their retries
     ├── OutOfMemory            503  a leaf, or Ray's store, found no memory
@@ -193,6 +194,14 @@ class NotReady(NormtreeError):
     status = 503
     code = "not-ready"
     title = "Not ready"
+
+
+class Drained(NormtreeError):
+    """The service stops, and the work was not done when its time to drain was up."""
+
+    status = 503
+    code = "drained"
+    title = "The service stopped"
 
 
 class EngineUnavailable(NormtreeError):

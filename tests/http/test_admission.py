@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from starlette.types import Scope
 
 from normtree.engine.arena import segment_bytes
-from normtree.errors import BytesExceeded, DeadlineExceeded, NotReady, QueueFull, RateExceeded
+from normtree.errors import BytesExceeded, DeadlineExceeded, Drained, NotReady, QueueFull, RateExceeded
 from normtree.http import allowance
 from normtree.http.admission import Admission
 from normtree.http.allowance import Allowance, Quota
@@ -236,7 +236,7 @@ def test_drain_refuses_finishes_and_cancels() -> None:
                 async with found.admitted(scope(8 * MIB)):
                     await asyncio.sleep(took_s)
                     ended.append(name)
-            except NotReady as error:
+            except Drained as error:
                 ended.append(f"{name}: {error}")
 
         tasks = [asyncio.create_task(request(*case)) for case in (("a", 0.02), ("b", 0.02), ("c", 60))]

@@ -24,6 +24,7 @@ STATUSES = {
     "QueueFull": 503,
     "ArenaFull": 503,
     "NotReady": 503,
+    "Drained": 503,
     "EngineUnavailable": 503,
     "WorkersLost": 503,
     "OutOfMemory": 503,

@@ -213,6 +213,6 @@ def test_request_that_outlives_the_drain_is_told(serve: Any, tmp_path: Path) -> 
             began = time.monotonic()
             process.send_signal(signal.SIGTERM)
             status, problem = answer(line)
-        assert (status, problem["code"]) == (503, "not-ready")
+        assert (status, problem["code"]) == (503, "drained")
         assert process.wait(20) == 0
         assert time.monotonic() - began < 10

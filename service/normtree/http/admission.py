@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from normtree.engine.arena import segment_bytes
-from normtree.errors import NotReady
+from normtree.errors import Drained, NotReady
 from normtree.http.allowance import Allowance, Quota
 from normtree.http.auth import client_name
 from normtree.http.gate import Gate
@@ -75,7 +75,8 @@ class Admission:
         """Take a request or refuse it; while inside, it counts as in flight.
 
         Raises:
-            NotReady: draining; or the drain's time is up, and the request was cancelled.
+            NotReady: draining.
+            Drained: the drain's time is up, and the request was cancelled.
             RateExceeded, BytesExceeded: more than its client may use.
             QueueFull, DeadlineExceeded: as `Gate.enter`.
         """
@@ -97,7 +98,7 @@ class Admission:
             if task is None or not self._cancelled:
                 raise
             task.uncancel()
-            raise NotReady("the service is draining, and its time is up", retry_after_s=_RETRY_AFTER_S) from None
+            raise Drained("the service is draining, and its time is up", retry_after_s=_RETRY_AFTER_S) from None
         finally:
             allowance.give_back(nbytes)
             if task:

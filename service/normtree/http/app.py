@@ -1,7 +1,7 @@
 """The application: routes, errors and middleware put together."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -10,12 +10,17 @@ from normtree import __version__
 from normtree.engine.projector import Projector
 from normtree.http.admission import Admit
 from normtree.http.auth import Auth
+from normtree.http.log import log_request
+from normtree.http.metrics import Metrics
+from normtree.http.observe import Observe
 from normtree.http.problems import Problems, install_problems
 from normtree.http.request_id import RequestId
 from normtree.http.routes.health import health_router
 from normtree.http.routes.info import info_router
+from normtree.http.routes.metrics import metrics_router
 from normtree.http.routes.project import project_router
 from normtree.http.service import Service
+from normtree.http.telemetry import trace_requests
 from normtree.keys import KeyRing
 from normtree.settings import Settings
 
@@ -29,11 +34,14 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
     """
     service = Service.of(projector, settings)
     keys = KeyRing(settings.keys, settings.keys_file)
+    metrics = Metrics(projector, service.admission)
+    held = ExitStack()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        service.close()
+        with held:
+            yield
+            service.close()
 
     app = FastAPI(
         title="normtree",
@@ -43,6 +51,7 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a client that posts a tensor to a wrong path learns it at once
         middleware=[  # from the outside in
             Middleware(RequestId),
+            Middleware(Observe, observers=(metrics.count, log_request)),
             Middleware(Problems),
             Middleware(Auth, keys=keys),
             Middleware(Admit, admission=service.admission),
@@ -52,4 +61,6 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
     install_problems(app)
     for router in (project_router, health_router, info_router):
         app.include_router(router(service))
+    app.include_router(metrics_router(metrics))
+    trace_requests(app, held)
     return app

@@ -194,6 +194,7 @@ def _answer(
     problem = make_problem(
         status, code, title, detail, scope["path"], request_id(scope), pointer=pointer, limit=limit, got=got
     )
+    scope["state"]["problem"] = code  # for metrics and the log
     closing = {"Connection": "close"} if status in _CLOSING else {}
     body = problem.model_dump_json()
     return Response(body, status, headers={**(headers or {}), **closing}, media_type=MEDIA_TYPE)

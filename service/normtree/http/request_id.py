@@ -1,19 +1,25 @@
-"""Request ids: every request has one, its client's or ours, and every answer carries it."""
+"""Request ids and traces: every request has one of each, its client's or ours, and every answer carries them."""
 
 import re
 import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from normtree.http import trace_context
+from normtree.http.trace_context import TraceContext
 
 HEADER = "X-Request-Id"
 _VALID = re.compile(r"[!-~]{1,128}", re.ASCII)
+_RAW = HEADER.lower().encode()
+_RAW_TRACE = trace_context.HEADER.encode()
 
 
 class RequestId:
-    """ASGI middleware that puts the request's id into the scope's state and into the answer's headers.
+    """ASGI middleware that puts a request's id and trace into the scope's state and into the answer's headers.
 
-    An id that the client sent is kept if it is 1 to 128 visible ASCII characters, and otherwise replaced.
+    An id that the client sent is kept if it is 1 to 128 visible ASCII characters, and otherwise replaced. A trace
+    that is in the state already, since a tracer outside began it, is kept.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -25,13 +31,17 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _VALID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        headers = Headers(scope=scope)
+        given = headers.get(HEADER, "")
+        state = scope.setdefault("state", {})
+        own = state["request_id"] = given if _VALID.fullmatch(given) else uuid.uuid4().hex
+        trace = state.setdefault("trace", None) or TraceContext.of(headers.get(trace_context.HEADER, ""))
+        state["trace"] = trace
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = request_id
+                ids = [(_RAW, own.encode()), (_RAW_TRACE, str(trace).encode())]
+                message["headers"] = [*message["headers"], *ids]
             await send(message)
 
         await self._app(scope, receive, send_with_id)
@@ -40,4 +50,10 @@ class RequestId:
 def request_id(scope: Scope) -> str:
     """Return the id of the request that a scope belongs to."""
     found: str = scope["state"]["request_id"]
+    return found
+
+
+def trace_of(scope: Scope) -> TraceContext:
+    """Return the trace of the request that a scope belongs to."""
+    found: TraceContext = scope["state"]["trace"]
     return found

@@ -1,12 +1,12 @@
 """Serving: one process, which is one Ray driver, until a signal ends it."""
 
-import logging
 import signal
 from types import FrameType
 from typing import NoReturn
 
 from normtree.engine.projector import Projector
 from normtree.http.app import create_app
+from normtree.http.log import log_to_stderr
 from normtree.http.server import DrainingServer, permit_descriptors, server_config
 from normtree.settings import Settings
 
@@ -23,7 +23,7 @@ def serve(settings: Settings) -> None:
         EngineUnavailable: Ray cannot be started or reached.
         SystemExit: a signal came, and all is closed.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(settings.log_level)
     _leave_on_signals()
     with Projector.start(settings) as projector:
         _leave_on_signals()  # again: Ray has put its own handler there

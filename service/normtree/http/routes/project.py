@@ -11,6 +11,7 @@ from normtree.engine.timing import Timing
 from normtree.http import media
 from normtree.http.answer import TensorAnswer
 from normtree.http.bodies.npy import encode_header
+from normtree.http.exchange import report
 from normtree.http.problems import problem_responses
 from normtree.http.projection import Pair, Projection, ms
 from normtree.http.query import query_parameters, read_query
@@ -84,6 +85,7 @@ async def _project(request: Request, service: Service) -> Response:
         timing = await service.working.run(lambda: work.run(service.projector), held)
         pair.release_source()  # the answer may take its client long, and needs the target only
         timing = timing.with_stages(receive=ms(started, asked) + ms(leased, received), place=ms(asked, leased))
+        timing = report(request.scope, timing)
         return _answer(work, timing, started, answer_type, held)
 
 

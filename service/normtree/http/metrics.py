@@ -1,0 +1,126 @@
+"""Metrics for Prometheus: seconds and bytes, counted as requests end, the rest read when they are scraped."""
+
+import platform
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from normtree import __version__
+from normtree.engine.projector import Projector
+from normtree.engine.timing import Timing
+from normtree.errors import DeadlineExceeded, Drained
+from normtree.http.admission import Admission
+from normtree.http.exchange import Exchange
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_MS_PER_S = 1e3
+# Errors by which the service turns a request away that it could have served another time or for another client.
+_TURNED_AWAY = frozenset({401, 403, 413, 429, 503})
+_CANCELLED = {DeadlineExceeded.code: "deadline", Drained.code: "drain"}
+
+
+class Metrics:
+    """The service's metrics, in a registry of their own.
+
+    Attributes:
+        registry: what is scraped.
+    """
+
+    def __init__(self, projector: Projector, admission: Admission) -> None:
+        """Begin at zero; gauges are read from the parts given."""
+        registry = self.registry = CollectorRegistry()
+        self._leaf_count, self._leaf_s = 0, 0.0
+        self._requests = Counter("normtree_requests", "Requests answered.", ["route", "code"], registry=registry)
+        self._seconds = Histogram(
+            "normtree_request_seconds", "Time of a request, by stage.", ["route", "stage"],
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self._rejected = Counter("normtree_rejected", "Requests turned away.", ["reason"], registry=registry)
+        self._cancelled = Counter(
+            "normtree_cancelled", "Requests given up after they began.", ["cause"], registry=registry
+        )
+        self._retries = Counter("normtree_task_retries", "Leaf tasks run again.", ["cause"], registry=registry)
+        self._plans = Counter(
+            "normtree_plans", "Projections, by engine and why.", ["engine", "reason"], registry=registry
+        )
+        self._efficiency = Histogram(
+            "normtree_parallel_efficiency", "Speed-up over workers.", buckets=_SHARES, registry=registry
+        )
+        Info("normtree_build", "What runs here.", registry=registry).info(_build())
+        self._gauge(
+            "normtree_inflight_requests", "Tensors in flight, waiting ones included.", lambda: admission.in_flight
+        )
+        self._gauge("normtree_inflight_bytes", "Shared memory admitted to them.", lambda: admission.inside_bytes)
+        self._gauge("normtree_queue_depth", "Tensors that wait for shared memory.", lambda: admission.waiting)
+        self._gauge(
+            "normtree_workers_ready", "Leaf tasks that could run at once.",
+            lambda: projector.workers if projector.ready else 0,
+        )  # fmt: skip
+        registry.register(_Arena(projector))
+        registry.register(_Leaves(self))
+        ProcessCollector(registry=registry)
+
+    @property
+    def leaves(self) -> tuple[int, float]:
+        """How many leaf tasks ran, and the seconds they took together."""
+        return self._leaf_count, self._leaf_s
+
+    def count(self, done: Exchange) -> None:
+        """Count a request that has ended."""
+        self._requests.labels(done.route, str(done.status)).inc()
+        self._seconds.labels(done.route, "total").observe(done.seconds)
+        cause = "disconnect" if done.gone else _CANCELLED.get(done.problem or "")
+        if cause:
+            self._cancelled.labels(cause).inc()
+        elif done.problem and done.status in _TURNED_AWAY:
+            self._rejected.labels(done.problem).inc()
+        if done.timing:
+            self._count_timing(done.route, done.timing)
+
+    def _count_timing(self, route: str, timing: Timing) -> None:
+        for stage, took_ms in timing.stages_ms.items():
+            if stage != "total":
+                self._seconds.labels(route, stage).observe(took_ms / _MS_PER_S)
+        self._plans.labels(timing.engine, timing.reason.partition(":")[0]).inc()
+        self._efficiency.observe(timing.efficiency)
+        self._leaf_count += sum(level.tasks for level in timing.levels)
+        self._leaf_s += timing.work_ms / _MS_PER_S
+        if timing.retries:
+            self._retries.labels("worker-lost").inc(timing.retries)
+
+    def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        Gauge(name, text, registry=self.registry).set_function(read)
+
+
+class _Arena(Collector):
+    """Bytes of shared memory by state, read at once so that they add up."""
+
+    def __init__(self, projector: Projector) -> None:
+        self._arena = projector.arena
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily("normtree_arena_bytes", "Shared memory of the arena.", labels=["state"])
+        leased, idle = self._arena.leased_bytes, self._arena.idle_bytes
+        for state, nbytes in (("leased", leased), ("idle", idle), ("free", self._arena.capacity_bytes - leased - idle)):
+            family.add_metric([state], nbytes)
+        yield family
+
+
+class _Leaves(Collector):
+    """Count and seconds of leaf tasks; a request reports them summed."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[SummaryMetricFamily]:
+        count, seconds = self._metrics.leaves
+        yield SummaryMetricFamily("normtree_leaf_seconds", "Time of leaf tasks.", count_value=count, sum_value=seconds)
+
+
+def _build() -> dict[str, str]:
+    packages = {name: version(name) for name in ("numpy", "numba", "ray")}
+    return {"version": __version__, "python": platform.python_version(), **packages}
