@@ -26,7 +26,7 @@
 An error says what, where, got and wanted. It never carries a tensor's data.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class NormtreeError(Exception):
@@ -66,6 +66,11 @@ class NormtreeError(Exception):
         self.limit = limit
         self.got = got
         self.retry_after_s = retry_after_s
+
+    def about(self, where: str) -> Self:
+        """Return the same error, saying which of several it is about."""
+        detail, retry_after_s = f"{where}: {self.detail}", self.retry_after_s
+        return type(self)(detail, pointer=self.pointer, limit=self.limit, got=self.got, retry_after_s=retry_after_s)
 
 
 class MalformedBody(NormtreeError):

@@ -29,6 +29,7 @@ TOP_LEVEL = {
 NO_PACKAGES = ("service", "kernels", "deploy", "tests", "loadtests")
 DEPENDENCIES = {
     "fastapi",
+    "google-re2",
     "httpx",
     "ml-dtypes",
     "numba",

@@ -3,7 +3,7 @@
 import pytest
 
 from normtree.errors import InvalidParameter
-from normtree.http.query import ProjectQuery, query_parameters, read_query
+from normtree.http.query import PlanQuery, ProjectQuery, WorkQuery, query_parameters, read_parameters, read_query
 
 
 def test_defaults() -> None:
@@ -11,9 +11,16 @@ def test_defaults() -> None:
         "norm": "l1,linf",
         "axes": None,
         "radius": 1.5,
+        "sparsity": None,
+        "groups": None,
+        "exact": False,
         "engine": "auto",
         "workers": None,
         "baseline": "none",
+        "deadline_ms": None,
+        "certificate": False,
+        "output": "dense",
+        "tensors": None,
     }
 
 
@@ -25,16 +32,68 @@ def test_all_given() -> None:
         ("engine", "ray"),
         ("workers", "2"),
         ("baseline", "measure"),
+        ("exact", "1"),
+        ("deadline_ms", "20"),
+        ("certificate", "1"),
+        ("output", "compact"),
+        ("tensors", "encoder[.].*"),
     ]
     assert read_query(pairs) == ProjectQuery(
-        norm="l1,l1", axes="1,0", radius=0.0, engine="ray", workers=2, baseline="measure"
+        norm="l1,l1",
+        axes="1,0",
+        radius=0.0,
+        engine="ray",
+        workers=2,
+        baseline="measure",
+        exact=True,
+        deadline_ms=20.0,
+        certificate=True,
+        output="compact",
+        tensors="encoder[.].*",
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer", "message"),
+    [
+        ({}, "radius", "exactly one of radius, sparsity, groups is wanted, got none"),
+        ({"radius": None}, "radius", "got none"),
+        ({"radius": 1, "groups": 2}, "groups", "got radius and groups"),
+        ({"sparsity": 0.5, "groups": 2, "radius": 1}, "sparsity", "got radius and sparsity and groups"),
+        ({"radius": True}, "radius", "radius must be finite and >= 0, got True"),
+        ({"groups": False}, "groups", "an integer >= 0, got False"),
+        ({"groups": 1.5}, "groups", "an integer >= 0, got 1.5"),
+        ({"radius": "x" * 300}, "radius", "got x+$"),
+        ({"radius": 1, "norm": 7}, "norm", "norms from the outer level to the inner, .* got 7"),
+        ({"radius": 1, "exact": 2}, "exact", "exact must be 0 .* or 1 .*, got 2"),
+        ({"radius": 1, "output": "compact"}, "output", "unknown parameter 'output'"),
+    ],
+)
+def test_scalars_of_json(given: dict[str, object], pointer: str, message: str) -> None:
+    with pytest.raises(InvalidParameter, match=message) as caught:
+        read_parameters(WorkQuery, given)
+    assert caught.value.pointer == pointer
+
+
+def test_scalars_of_json_as_they_are() -> None:
+    found = read_parameters(WorkQuery, {"radius": 2, "exact": True, "certificate": False, "workers": 1})
+    assert (found.radius, found.exact, found.certificate, found.workers) == (2.0, True, False, 1)
+
+
+def test_plan_options_are_what_a_plan_asks_for() -> None:
+    assert set(read_parameters(PlanQuery, {"groups": 3}).plan_options()) == set(PlanQuery.model_fields)
 
 
 @pytest.mark.parametrize(
     ("query", "pointer", "message"),
     [
-        ({}, "radius", "radius is required"),
+        ({}, "radius", "radius: exactly one of radius, sparsity, groups is wanted, got none"),
+        ({"sparsity": "1.5"}, "sparsity", "sparsity must be the share .* 0 to 1, got 1.5"),
+        ({"groups": "-1"}, "groups", "groups must be the number .* an integer >= 0, got -1"),
+        ({"radius": "1", "deadline_ms": "0"}, "deadline_ms", "deadline_ms must be milliseconds .* > 0, got 0.0"),
+        ({"radius": "1", "exact": "perhaps"}, "exact", "exact must be 0 .* or 1 .* got perhaps"),
+        ({"radius": "1", "output": "sparse"}, "output", "output must be dense or compact .* got sparse"),
+        ({"radius": "1", "tensors": "x" * 1001}, "tensors", "a pattern of at most 1000 characters"),
         ({"radius": "-1"}, "radius", "radius must be finite and >= 0, got -1.0"),
         ({"radius": "nan"}, "radius", "radius must be finite and >= 0, got nan"),
         ({"radius": "inf"}, "radius", "radius must be finite and >= 0, got inf"),
@@ -66,5 +125,12 @@ def test_cuts_what_it_shows() -> None:
 
 
 def test_openapi_knows_every_parameter() -> None:
-    found = {parameter["name"]: parameter["required"] for parameter in query_parameters()}
-    assert found == {name: name == "radius" for name in ProjectQuery.model_fields}
+    found = {parameter["name"]: parameter["schema"] for parameter in query_parameters()}
+    assert set(found) == set(ProjectQuery.model_fields)
+    assert found["radius"] == {
+        "type": "number",
+        "minimum": 0,
+        "title": "Radius",
+        "description": "finite and >= 0",
+    }
+    assert found["output"]["default"] == "dense"

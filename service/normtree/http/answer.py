@@ -1,40 +1,57 @@
-"""A tensor on its way out: header, data straight from shared memory, and the segment given back at the end."""
+"""Tensors on their way out: a header, data straight from shared memory, and the segments given back at the end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 _SLICE_BYTES = 2**20
+_LEAST_VIEW_BYTES = 2**16
 
 
-class TensorAnswer(Response):
-    """Sends a header and a tensor's data without copying the data into one body.
+@dataclass(frozen=True)
+class Payload:
+    """The bytes of an answer.
 
     Args:
         header: bytes before the data.
-        data: the data; it stays valid until ``held`` is closed.
+        parts: the data, in order; views of bytes that stay valid until what they are of is released.
+    """
+
+    header: bytes
+    parts: tuple[memoryview, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        return len(self.header) + sum(len(part) for part in self.parts)
+
+
+class TensorAnswer(Response):
+    """Sends a payload without copying it into one body.
+
+    Args:
+        payload: what to send; its data stays valid until ``held`` is closed.
         held: what is to be released when the data has been sent, or cannot be: a disconnect, a cancellation.
-        retire: called before that if the data cannot be sent; it keeps the data's segment from being used again.
+        retire: called before that if the data cannot be sent; it keeps the segments from being used again.
         media_type: of the answer.
         headers: more headers.
     """
 
     def __init__(
         self,
-        header: bytes,
-        data: memoryview,
+        payload: Payload,
         held: ExitStack,
         retire: Callable[[], None],
         *,
         media_type: str,
         headers: Mapping[str, str],
     ) -> None:
-        length = {"Content-Length": str(len(header) + len(data))}
+        length = {"Content-Length": str(payload.nbytes)}
         super().__init__(status_code=200, headers={**headers, **length}, media_type=media_type)
-        self._header = header
-        self._data = data
+        self._payload = payload
         self._held = held
         self._retire = retire
 
@@ -57,14 +74,33 @@ class TensorAnswer(Response):
         is left to send is at most a part of the copy, and the segment is free. Copying every slice would be
         simpler, and makes a 128 MiB answer a fifth slower.
         """
-        await self._send_part(send, self._header)
-        last = max(0, len(self._data) - _SLICE_BYTES)
-        for start in range(0, last, _SLICE_BYTES):
-            await self._send_part(send, self._data[start : min(start + _SLICE_BYTES, last)])
-        await self._send_part(send, bytes(self._data[last:]))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        *others, last = _messages(self._payload)
+        for message in others:
+            await send({"type": "http.response.body", "body": message, "more_body": True})
+        await send({"type": "http.response.body", "body": last, "more_body": bool(others)})
+        if others:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    @staticmethod
-    async def _send_part(send: Send, part: bytes | memoryview) -> None:
-        """Send one part of the body that is not the last."""
-        await send({"type": "http.response.body", "body": part, "more_body": True})
+
+def _messages(payload: Payload) -> Iterator[bytes | memoryview]:
+    """Cut a payload into slices: views of large parts, small parts joined, and at the end a copy of the last."""
+    left = sum(len(part) for part in payload.parts)
+    joined = bytearray(payload.header)
+    for whole in payload.parts:
+        part = whole
+        while part:
+            spared = left - _SLICE_BYTES  # bytes that need not be copied
+            size = min(len(part), spared if spared > 0 else left, _SLICE_BYTES)
+            if spared > 0 and size >= _LEAST_VIEW_BYTES:
+                if joined:
+                    yield bytes(joined)
+                    joined = bytearray()
+                yield part[:size]
+            else:
+                joined += part[:size]
+                if spared > 0 and len(joined) >= _SLICE_BYTES:
+                    yield bytes(joined)
+                    joined = bytearray()
+            part = part[size:]
+            left -= size
+    yield bytes(joined)

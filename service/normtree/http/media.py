@@ -1,12 +1,18 @@
-"""Media types: which bodies we read, and which of ours a client accepts."""
+"""Media types: which bodies we read, and in which of our formats a client wants the answer."""
+
+from collections.abc import Sequence
+from typing import Literal
 
 from starlette.datastructures import Headers
 
 from normtree.errors import NotAcceptable, UnsupportedMediaType
 
-NPY = "application/x-npy"
-BYTES = "application/octet-stream"
-READABLE = (NPY, "application/vnd.numpy.npy", BYTES)
+Format = Literal["npy", "safetensors"]
+
+NPY = ("application/x-npy", "application/vnd.numpy.npy")
+SAFETENSORS = ("application/vnd.safetensors", "application/x-safetensors")
+BYTES = "application/octet-stream"  # of a .npy, which says by its magic that it is one
+READABLE = (*NPY, *SAFETENSORS, BYTES)
 WRITABLE = READABLE
 
 _TEXT_SHOWN = 80
@@ -38,8 +44,18 @@ def content_type(headers: Headers) -> str:
     return name
 
 
-def answer_type(headers: Headers) -> str:
-    """Return which of ``WRITABLE`` the client likes best, the first of those it likes equally.
+def format_of(media_type: str) -> Format:
+    """Return the format that a media type of ``READABLE`` stands for."""
+    return "safetensors" if media_type in SAFETENSORS else "npy"
+
+
+def answer_type(headers: Headers, offered: Sequence[str], why: str = "") -> str:
+    """Return which of the media types offered the client likes best, the first of those it likes equally.
+
+    Args:
+        headers: of the request.
+        offered: what the answer could be, best first.
+        why: why it can be no other, for the error.
 
     Raises:
         NotAcceptable: it accepts none of them.
@@ -47,10 +63,10 @@ def answer_type(headers: Headers) -> str:
     accept = ",".join(headers.getlist("accept")) or "*/*"
     shown = accept[:_TEXT_SHOWN]
     qualities = dict(_range(part) for part in accept.split(",") if part.strip())
-    best = max(WRITABLE, key=lambda media_type: _quality(media_type, qualities))
+    best = max(offered, key=lambda media_type: _quality(media_type, qualities))
     if _quality(best, qualities) <= 0:
-        detail = f"Accept: we write {', '.join(WRITABLE)}, got {shown}"
-        raise NotAcceptable(detail, pointer="Accept", limit=", ".join(WRITABLE), got=shown)
+        detail = f"Accept: {why or 'we write'} {', '.join(offered)}, got {shown}"
+        raise NotAcceptable(detail, pointer="Accept", limit=", ".join(offered), got=shown)
     return best
 
 

@@ -1,21 +1,12 @@
 """A request's body on its way in: its length checked before it is read, its data put where it will be used."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
 from starlette.types import Receive
 
-from normtree.errors import (
-    BodyTimeout,
-    BodyTooLarge,
-    LengthRequired,
-    MalformedBody,
-    UnsupportedMediaType,
-)
-from normtree.http import media
-from normtree.http.bodies import npy
+from normtree.errors import BodyTimeout, BodyTooLarge, LengthRequired, MalformedBody
 from normtree.settings import Settings
 
 _LENGTH_DIGITS = 19
@@ -37,6 +28,17 @@ class Body:
         self._timeout_s = timeout_s
         self._deadline = asyncio.get_running_loop().time() + timeout_s
 
+    @classmethod
+    def open(cls, headers: Headers, receive: Receive, settings: Settings) -> "Body":
+        """Check the length that is declared, before any of the body is read.
+
+        Raises:
+            LengthRequired: no Content-Length.
+            MalformedBody: a Content-Length that is no number.
+            BodyTooLarge: a Content-Length over the limit.
+        """
+        return cls(receive, _declared_length(headers, settings), settings.body_timeout_s)
+
     async def chunk(self) -> bytes:
         """Return the next bytes, at least one.
 
@@ -57,31 +59,40 @@ class Body:
             part: bytes = message.get("body", b"")
             self.received += len(part)
             if self.received > self.length:
-                raise _wrong_length("the declared Content-Length", self.length, self.received)
+                raise wrong_length("the declared Content-Length", self.length, self.received)
             if part:
                 return part
             if not message.get("more_body", False):  # the end, or a disconnect
-                raise _wrong_length("the declared Content-Length", self.length, self.received)
+                raise wrong_length("the declared Content-Length", self.length, self.received)
 
-    async def read_into(self, buffer: memoryview, first: bytes) -> None:
-        """Fill a buffer with the rest of the body.
+    async def read_all(self) -> bytes:
+        """Return the whole body; bounding its length is the caller's. Raises what ``chunk`` raises."""
+        parts = []
+        while self.received < self.length:
+            parts.append(await self.chunk())
+        return b"".join(parts)
+
+    async def read_into(self, places: Sequence[memoryview], first: bytes) -> None:
+        """Fill buffers, one after the other, with the rest of the body.
 
         Args:
-            buffer: writable, as long as what is left of the body.
+            places: writable, together as long as what is left of the body.
             first: bytes of it that arrived already.
 
         Raises:
             BodyTimeout: as ``chunk``.
             MalformedBody: as ``chunk``.
         """
-        position = 0
-        part = first
-        while True:
-            buffer[position : position + len(part)] = part
-            position += len(part)
-            if position == len(buffer):
-                return
-            part = await self.chunk()
+        part = memoryview(first)
+        for place in places:
+            position = 0
+            while position < len(place):
+                if not part:
+                    part = memoryview(await self.chunk())
+                taken = part[: len(place) - position]
+                place[position : position + len(taken)] = taken
+                position += len(taken)
+                part = part[len(taken) :]
 
     def _late(self) -> BodyTimeout:
         """Return the error for a body that is not here in time."""
@@ -89,45 +100,11 @@ class Body:
         return BodyTimeout(detail, pointer="body", limit=self._timeout_s, got=self.received)
 
 
-@dataclass(frozen=True)
-class NpyBody:
-    """A ``.npy`` body whose header has been read.
-
-    Attributes:
-        header: what it says, in accord with the body's length.
-        first: bytes of the data that came with it.
-        rest: where the others will come from.
-    """
-
-    header: npy.NpyHeader
-    first: bytes
-    rest: Body
-
-    async def read_into(self, buffer: memoryview) -> None:
-        """Read all the data into a buffer of ``header.data_bytes``; raises what `Body.chunk` raises."""
-        await self.rest.read_into(buffer, self.first)
-
-
-async def open_npy(request: Request, settings: Settings) -> NpyBody:
-    """Check a request's headers, then read the header of its ``.npy`` body and no more than what came with it.
-
-    Raises:
-        UnsupportedMediaType: it is not declared as, or is not, ``.npy``.
-        LengthRequired: no Content-Length.
-        BodyTooLarge: a Content-Length over the limit.
-        MalformedBody: a broken header, or one that announces another length than the body has.
-        InvalidTensor: a dtype, shape or size that is not taken.
-        BodyTimeout: the header did not arrive in time.
-    """
-    media_type = media.content_type(request.headers)
-    body = Body(request.receive, _declared_length(request.headers, settings), settings.body_timeout_s)
-    prefix = await body.chunk()
-    while (header := _parse(prefix, media_type, settings)) is None:
-        prefix += await body.chunk()
-    wanted = header.data_offset + header.data_bytes
-    if body.length != wanted:
-        raise _wrong_length("what its .npy header announces", wanted, body.length)
-    return NpyBody(header, prefix[header.data_offset :], body)
+def wrong_length(by: str, wanted: int, got: int) -> MalformedBody:
+    """Return the error for a body that is shorter or longer than it should be."""
+    kind = "truncated" if got < wanted else "too long"
+    detail = f"body: {kind}: wanted {wanted} bytes by {by}, got {got}"
+    return MalformedBody(detail, pointer="body", limit=wanted, got=got)
 
 
 def _declared_length(headers: Headers, settings: Settings) -> int:
@@ -143,22 +120,3 @@ def _declared_length(headers: Headers, settings: Settings) -> int:
         detail = f"Content-Length: at most {limit} bytes are accepted, got {length}"
         raise BodyTooLarge(detail, pointer="Content-Length", limit=limit, got=length)
     return length
-
-
-def _parse(prefix: bytes, media_type: str, settings: Settings) -> npy.NpyHeader | None:
-    """Parse what has arrived of the header; None where more is needed."""
-    if media_type == media.BYTES and not npy.begins(prefix):
-        raise UnsupportedMediaType(
-            f"Content-Type: {media.BYTES} is read where the body is .npy, which this one is not",
-            pointer="Content-Type",
-            limit=", ".join(media.READABLE),
-            got=media_type,
-        )
-    return npy.read_header(prefix, rank_limit=settings.rank_limit, elements_limit=settings.elements_limit)
-
-
-def _wrong_length(by: str, wanted: int, got: int) -> MalformedBody:
-    """Return the error for a body that is shorter or longer than it should be."""
-    kind = "truncated" if got < wanted else "too long"
-    detail = f"body: {kind}: wanted {wanted} bytes by {by}, got {got}"
-    return MalformedBody(detail, pointer="body", limit=wanted, got=got)

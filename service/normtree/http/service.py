@@ -1,11 +1,19 @@
 """What every route needs: the projector, the settings, and the threads that block in their place."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
+from starlette.types import Receive
+
 from normtree.engine.projector import Projector
+from normtree.errors import NotReady
 from normtree.http.admission import Admission
+from normtree.http.presence import while_present
 from normtree.http.threads import Threads
+from normtree.http.work import Outcome, Work
 from normtree.settings import Settings
+
+_RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,36 @@ class Service:
     def ready(self) -> bool:
         """Whether a projection would be taken now."""
         return self.projector.ready and not self.admission.draining
+
+    def check_ready(self) -> None:
+        """Refuse work that would not be done.
+
+        Raises:
+            NotReady: the service is starting or draining.
+        """
+        if not self.ready:
+            raise NotReady("the service is starting or draining", retry_after_s=_RETRY_AFTER_S)
+
+    async def run(self, work: Work, held: ExitStack, receive: Receive) -> Outcome:
+        """Do the work of a request on a thread, for as long as its client is there.
+
+        Args:
+            work: what to do.
+            held: the segments that it reads and writes.
+            receive: of the request, whose body has been read.
+
+        Raises:
+            Cancelled: the client left.
+            DeadlineExceeded: the work took too long.
+            NormtreeError: what the work raises.
+        """
+        doing = self.working.run(lambda: work.run(self.projector), held, work.deadline_s, work.cancel)
+        return await while_present(doing, receive)
+
+    def deadline_s(self, wanted_ms: float | None) -> float:
+        """Return the seconds that the work on a request may take: what the client gives, at most our own bound."""
+        bound = self.settings.deadline_s
+        return bound if wanted_ms is None else min(bound, wanted_ms / 1e3)
 
     def close(self) -> None:
         """Wait for the work that has begun, and end the threads."""

@@ -8,18 +8,20 @@ are matched as text in linear time, so nothing in it can be evaluated, nested or
 """
 
 import re
-from dataclasses import dataclass
 from io import BytesIO
 from math import prod
+from typing import Literal
 
 from numpy.lib import format as numpy_format
 
 from normtree.errors import InvalidTensor, MalformedBody
+from normtree.http.bodies.contents import Contents, Entry, Prefix
+from normtree.http.bodies.elements import BY_NAME, ELEMENTS, Element
 
 MAGIC = b"\x93NUMPY"
 HEADER_LIMIT_BYTES = 10_000
 
-_ITEM_BYTES = {"<f4": 4, ">f4": 4, "<f8": 8, ">f8": 8}
+_ELEMENTS = {f"{order}{e.npy[1:]}": e for e in ELEMENTS if e.npy for order in "<>"}
 _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
 _SIZED_KINDS = {"f": "float", "i": "int", "u": "uint", "c": "complex"}
 _OTHER_KINDS = {"b": "bool", "O": "object", "S": "bytes", "U": "text"}
@@ -36,26 +38,7 @@ _DESCR = re.compile(r"[<>|=]?(?P<kind>[a-zA-Z])(?P<bytes>[0-9]{0,4})", re.ASCII)
 _AXIS = re.compile(r"(?P<length>-?(?:0|[1-9][0-9]{0,18}))L?", re.ASCII)  # Python 2 wrote an L behind some integers
 
 
-@dataclass(frozen=True)
-class NpyHeader:
-    """What a ``.npy`` header says, checked.
-
-    Attributes:
-        shape: lengths of the axes.
-        dtype: ``<f4``, ``>f4``, ``<f8`` or ``>f8``.
-        fortran_order: the first axis is the one that varies fastest.
-        data_offset: bytes from the start of the body to the first element.
-        data_bytes: bytes of all elements.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    fortran_order: bool
-    data_offset: int
-    data_bytes: int
-
-
-def read_header(prefix: bytes, *, rank_limit: int, elements_limit: int) -> NpyHeader | None:
+def read_header(prefix: Prefix, *, rank_limit: int, elements_limit: int) -> Contents | None:
     """Read the header from the first bytes of a body.
 
     Args:
@@ -64,7 +47,7 @@ def read_header(prefix: bytes, *, rank_limit: int, elements_limit: int) -> NpyHe
         elements_limit: largest number of elements.
 
     Returns:
-        The header; None where ``prefix`` is right so far but more bytes are needed.
+        One tensor named ``y``; None where ``prefix`` is right so far but more bytes are needed.
 
     Raises:
         MalformedBody: it is no ``.npy`` header, or too long.
@@ -75,18 +58,20 @@ def read_header(prefix: bytes, *, rank_limit: int, elements_limit: int) -> NpyHe
         return None
     start = len(MAGIC) + 2 + _LENGTH_BYTES[prefix[len(MAGIC)]]
     items = _read_items(prefix[start:offset].decode("latin-1"))
-    dtype = _read_dtype(items["descr"])
+    element = _read_element(items["descr"])
     shape = _read_shape(items["shape"], rank_limit, elements_limit)
-    fortran_order = _read_flag(items["fortran_order"])
-    return NpyHeader(shape, dtype, fortran_order, offset, prod(shape) * _ITEM_BYTES[dtype])
+    order: Literal["C", "F"] = "F" if _read_flag(items["fortran_order"]) else "C"
+    big_endian = items["descr"][1] == ">"
+    entry = Entry("y", element.name, shape, prod(shape) * element.itemsize, order, big_endian)
+    return Contents((entry,), offset)
 
 
-def begins(prefix: bytes) -> bool:
+def begins(prefix: Prefix) -> bool:
     """Tell whether the first bytes of a body, as many as there are by now, may be those of a ``.npy``."""
     return prefix[: len(MAGIC)] == MAGIC[: len(prefix)]
 
 
-def data_offset(prefix: bytes) -> int | None:
+def data_offset(prefix: Prefix) -> int | None:
     """Return how many bytes stand before the data, or None where more than ``prefix`` is needed to tell.
 
     Raises:
@@ -109,15 +94,15 @@ def data_offset(prefix: bytes) -> int | None:
     return start + length
 
 
-def encode_header(shape: tuple[int, ...], dtype: str) -> bytes:
-    """Return the version 1.0 header of a C-ordered array, padded so that the data is 64-byte aligned.
+def encode_header(entry: Entry) -> bytes:
+    """Return the version 1.0 header of a tensor, C order and little-endian, padded so that its data is aligned to 64.
 
     Args:
-        shape: lengths of the axes.
-        dtype: NumPy's text for it with the byte order, such as ``<f4``.
+        entry: the tensor; its element type has a name in this format.
     """
     text = BytesIO()
-    numpy_format.write_array_header_1_0(text, {"descr": dtype, "fortran_order": False, "shape": shape})
+    descr = BY_NAME[entry.dtype].npy
+    numpy_format.write_array_header_1_0(text, {"descr": descr, "fortran_order": False, "shape": entry.shape})
     return text.getvalue()
 
 
@@ -144,14 +129,14 @@ def _read_items(text: str) -> dict[str, str]:
     return items
 
 
-def _read_dtype(value: str) -> str:
+def _read_element(value: str) -> Element:
     """Return the element type, one of those we take."""
     text = value[1:-1]
     if value[0] not in "'\"":
         raise _malformed("descr must be a string", value)
-    if text not in _ITEM_BYTES:
+    if text not in _ELEMENTS:
         raise _refused_dtype(_name_of(text), text)
-    return text
+    return _ELEMENTS[text]
 
 
 def _name_of(descr: str) -> str:
@@ -166,8 +151,8 @@ def _name_of(descr: str) -> str:
 
 def _refused_dtype(name: str, text: str) -> InvalidTensor:
     """Return the error for an element type that is not taken."""
-    detail = f"dtype: float32 and float64 (descr {', '.join(_ITEM_BYTES)}) are accepted, got {name}"
-    return InvalidTensor(detail, pointer="dtype", limit=", ".join(_ITEM_BYTES), got=text[:_TEXT_SHOWN])
+    detail = f"dtype: float16, float32 and float64 (descr {', '.join(_ELEMENTS)}) are accepted, got {name}"
+    return InvalidTensor(detail, pointer="dtype", limit=", ".join(_ELEMENTS), got=text[:_TEXT_SHOWN])
 
 
 def _read_flag(value: str) -> bool:

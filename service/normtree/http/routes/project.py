@@ -1,28 +1,32 @@
-"""``POST /v1/project``: a tensor in, its projection out."""
+"""``POST /v1/project``: tensors in, their projections out."""
 
-import json
 from contextlib import ExitStack
+from dataclasses import replace
 from time import perf_counter
 
 from fastapi import APIRouter, Request, Response
 
 from normtree import errors
-from normtree.engine.timing import Timing
+from normtree.engine.plan import Plan
 from normtree.http import media
 from normtree.http.answer import TensorAnswer
-from normtree.http.bodies.npy import encode_header
+from normtree.http.arrival import Arrival, open_arrival
+from normtree.http.bodies.contents import Entry
 from normtree.http.exchange import report
+from normtree.http.planning import plan_each
 from normtree.http.problems import problem_responses
-from normtree.http.projection import Pair, Projection, ms
-from normtree.http.query import query_parameters, read_query
-from normtree.http.receive import open_npy
+from normtree.http.query import ProjectQuery, query_parameters, read_query
+from normtree.http.reply import answer_headers, answer_type, check_names, write
+from normtree.http.report import timing_headers
+from normtree.http.room import Room
+from normtree.http.selection import select
 from normtree.http.service import Service
+from normtree.http.work import Item, Outcome, Work, ms
 
-_RETRY_AFTER_S = 1
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ANSWERS = {
     200: {
-        "description": "The projection: the tensor's shape and dtype, C order, little-endian.",
+        "description": "The projections: the tensors' shapes and dtypes, C order, little-endian.",
         "content": dict.fromkeys(media.WRITABLE, _BINARY),
     },
     **problem_responses(
@@ -46,7 +50,7 @@ _REQUEST = {
     "parameters": query_parameters(),
     "requestBody": {
         "required": True,
-        "description": "A float32 or float64 tensor as .npy.",
+        "description": "A tensor as .npy, or several as safetensors.",
         "content": dict.fromkeys(media.READABLE, _BINARY),
     },
 }
@@ -58,7 +62,7 @@ def project_router(service: Service) -> APIRouter:
 
     @router.post("/v1/project", response_class=Response, responses=_ANSWERS, openapi_extra=_REQUEST)
     async def project(request: Request) -> Response:
-        """Project the tensor in the body onto the mixed-norm ball that the query describes."""
+        """Project the tensors in the body onto the mixed-norm balls that the query describes."""
         return await _project(request, service)
 
     return router
@@ -67,44 +71,50 @@ def project_router(service: Service) -> APIRouter:
 async def _project(request: Request, service: Service) -> Response:
     """Check what can be checked before the data is read; then read, work and answer."""
     started = perf_counter()
-    if not service.projector.ready:
-        raise errors.NotReady("the service is starting or draining", retry_after_s=_RETRY_AFTER_S)
+    service.check_ready()
     query = read_query(request.query_params.multi_items())
-    answer_type = media.answer_type(request.headers)
-    body = await open_npy(request, service.settings)
-    header = body.header
-    plan = service.projector.plan(header.shape, header.dtype, **query.plan_options())
-    arena = service.projector.arena
+    arrival = await open_arrival(request, service.settings)
+    media_type = answer_type(request.headers, arrival, query)
+    chosen = select(arrival.contents, query, service.settings)
+    check_names(arrival.contents, chosen, query)
+    plans = plan_each(service.projector, chosen, query)
     with ExitStack() as held:
         asked = perf_counter()
-        pair = await service.leasing.run(lambda: Pair.lease(arena, header.data_bytes, held), held)
+        arena = service.projector.arena
+        room = await service.leasing.run(lambda: Room.lease(arena, arrival.contents, chosen, held), held)
         leased = perf_counter()
-        await body.read_into(pair.source.buffer)
+        await arrival.read_into([room.sources[entry.name].view for entry in arrival.contents.entries])
         received = perf_counter()
-        work = Projection(header, plan, pair, query.baseline, received, service.settings.deadline_s)
-        timing = await service.working.run(lambda: work.run(service.projector), held)
-        pair.release_source()  # the answer may take its client long, and needs the target only
-        timing = timing.with_stages(receive=ms(started, asked) + ms(leased, received), place=ms(asked, leased))
-        timing = report(request.scope, timing)
-        return _answer(work, timing, started, answer_type, held)
+        work = Work(_items(chosen, plans, room, query), query, received, service.deadline_s(query.deadline_ms))
+        outcome = await service.run(work, held, request.receive)
+        stages = {"receive": ms(started, asked) + ms(leased, received), "place": ms(asked, leased)}
+        outcome = replace(outcome, timing=report(request.scope, outcome.timing.with_stages(**stages)))
+        return _answer(media_type, arrival, room, outcome, started, held)
 
 
-def _answer(work: Projection, timing: Timing, started: float, media_type: str, held: ExitStack) -> TensorAnswer:
+def _items(chosen: tuple[Entry, ...], plans: tuple[Plan, ...], room: Room, query: ProjectQuery) -> tuple[Item, ...]:
+    compact = query.output == "compact"
+    return tuple(
+        Item(entry, room.source(entry), room.target(entry), plan, room.spare(entry) if compact else None)
+        for entry, plan in zip(chosen, plans, strict=True)
+    )
+
+
+def _answer(
+    media_type: str, arrival: Arrival, room: Room, outcome: Outcome, started: float, held: ExitStack
+) -> TensorAnswer:
     """Build the answer, which takes over what is held."""
     projected = perf_counter()
-    head = encode_header(work.header.shape, work.dtype)
+    reply = write(media_type, arrival, room, outcome.done)
+    if not reply.needs_sources:
+        room.release_sources()  # the answer may take its client long, and needs the targets only
     now = perf_counter()
-    timing = timing.with_stages(encode=ms(projected, now), total=ms(started, now))
-    headers = _timing_headers(timing)
-    if work.conversions:
-        headers["X-Normtree-Converted"] = ", ".join(work.conversions)
-    data = work.pair.target.buffer
-    return TensorAnswer(head, data, held.pop_all(), work.pair.retire_target, media_type=media_type, headers=headers)
-
-
-def _timing_headers(timing: Timing) -> dict[str, str]:
-    """Return the timing for browsers' tools, and whole for programs."""
-    return {
-        "Server-Timing": ", ".join(f"{stage};dur={took:.3f}" for stage, took in timing.stages_ms.items()),
-        "X-Normtree-Timing": json.dumps(timing.as_dict(), separators=(",", ":")),
-    }
+    timing = outcome.timing.with_stages(encode=ms(projected, now), total=ms(started, now))
+    each = {name: one.timing for name, one in outcome.done.items()}
+    return TensorAnswer(
+        reply.payload,
+        held.pop_all(),
+        lambda: room.retire(sources=reply.needs_sources),
+        media_type=media_type,
+        headers={**timing_headers(timing, each), **answer_headers(arrival, outcome.done)},
+    )

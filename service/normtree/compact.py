@@ -1,0 +1,102 @@
+"""The compact form of a projection: its surviving outermost groups only, and where they belong.
+
+The outermost level's axes are merged to one, at the place of the first of them, and shortened to the groups that
+survive: of columns that vanish, a narrower matrix is left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normtree_kernels.leaves import aggregate
+from normtree_kernels.norms import Level, MixedNorm
+
+Array = NDArray[Any]
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Compact:
+    """A tensor without its zero groups.
+
+    Args:
+        index: int64, ascending: which outermost groups survive, counted in C order over the outermost axes.
+        values: their elements: the tensor with the outermost axes merged and shortened.
+        shape: of the whole tensor.
+        axes: the outermost level's axes, ascending.
+    """
+
+    index: Int64Array
+    values: Array
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+def compress(x: Array, axes: Sequence[int], *, out: Array | None = None, threads: int = 1) -> Compact:
+    """Leave out the groups that are zero.
+
+    Args:
+        x: the tensor, C order. Not changed.
+        axes: the outermost level's axes, ascending.
+        out: one axis, x's dtype and size; the values are written to its beginning.
+        threads: threads that look for zeros.
+
+    Returns:
+        The form; its values are in ``out`` where that was given.
+
+    Cost:
+        Reads the tensor once and its surviving groups twice.
+    """
+    index = np.flatnonzero(_alive(x, axes, threads))
+    merged, axis = _merge(x, axes)
+    shape = (*merged.shape[:axis], len(index), *merged.shape[axis + 1 :])
+    values = None if out is None else out[: prod(shape)].reshape(shape)
+    values = np.take(merged, index, axis, out=values, mode="clip")  # no index is out of range: "raise" would buffer
+    return Compact(index, values, x.shape, tuple(axes))
+
+
+def expand(index: Int64Array, values: Array, shape: Sequence[int], axes: Sequence[int]) -> Array:
+    """Put groups back where they belong, among zeros: the inverse of `compress`.
+
+    Args:
+        index: which outermost groups they are.
+        values: their elements.
+        shape: of the whole tensor.
+        axes: the outermost level's axes, ascending.
+
+    Returns:
+        A new array.
+
+    Raises:
+        ValueError, IndexError: the parts do not fit each other.
+    """
+    rest = [axis for axis in range(len(shape)) if axis not in axes]
+    place = min(axes, default=0)
+    order = [*rest[:place], *axes, *rest[place:]]
+    moved = np.zeros([shape[axis] for axis in order], values.dtype)
+    merged, axis = _merge(moved, range(place, place + len(axes)))
+    merged[(slice(None),) * axis + (index,)] = values
+    return np.ascontiguousarray(moved.transpose(np.argsort(order)))
+
+
+def _alive(x: Array, axes: Sequence[int], threads: int) -> NDArray[np.bool_]:
+    """Which outermost groups hold something else than zeros."""
+    rest = tuple(axis for axis in range(x.ndim) if axis not in axes)
+    if not rest:
+        return np.not_equal(x.reshape(-1), 0)
+    largest = MixedNorm((Level("linf", tuple(axes)), Level("linf", rest)))
+    alive: NDArray[np.bool_] = aggregate(x, largest, threads).reshape(-1) > 0.0
+    return alive
+
+
+def _merge(x: Array, axes: Sequence[int]) -> tuple[Array, int]:
+    """Merge axes to one, at the place of the first of them; a view wherever they are neighbours."""
+    rest = [axis for axis in range(x.ndim) if axis not in axes]
+    place = min(axes, default=0)
+    ordered = x.transpose([*rest[:place], *axes, *rest[place:]])
+    groups = prod(x.shape[axis] for axis in axes)
+    return ordered.reshape(*ordered.shape[:place], groups, *ordered.shape[place + len(axes) :]), place

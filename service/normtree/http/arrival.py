@@ -1,0 +1,70 @@
+"""A body of tensors whose header has been read: what it holds is known, its data is still on its way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from normtree.errors import UnsupportedMediaType
+from normtree.http import media
+from normtree.http.bodies import npy, safetensors
+from normtree.http.bodies.contents import Contents, Prefix
+from normtree.http.receive import Body, wrong_length
+from normtree.settings import Settings
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A body whose header has been read.
+
+    Attributes:
+        media_type: what it was declared as.
+        contents: what its header says, in accord with its length.
+        first: bytes of the data that came with the header.
+        rest: where the others will come from.
+    """
+
+    media_type: str
+    contents: Contents
+    first: bytes
+    rest: Body
+
+    async def read_into(self, places: Sequence[memoryview]) -> None:
+        """Read the data into buffers, one a tensor, as long as they are; raises what `Body.chunk` raises."""
+        await self.rest.read_into(places, self.first)
+
+
+async def open_arrival(request: Request, settings: Settings) -> Arrival:
+    """Check a request's headers, then read the header of its body and no more than what came with it.
+
+    Raises:
+        UnsupportedMediaType: it is not declared as, or is not, in a format we read.
+        LengthRequired: no Content-Length.
+        BodyTooLarge: a length over the limit.
+        MalformedBody: a broken header, or one that announces another length than the body has.
+        InvalidTensor: a dtype, shape or size that is not taken.
+        BodyTimeout: the header did not arrive in time.
+    """
+    media_type = media.content_type(request.headers)
+    body = Body.open(request.headers, request.receive, settings)
+    prefix = bytearray(await body.chunk())
+    while (contents := _parse(prefix, media_type, settings)) is None:
+        prefix += await body.chunk()
+    wanted = contents.data_offset + contents.data_bytes
+    if body.length != wanted:
+        raise wrong_length(f"what its {media.format_of(media_type)} header announces", wanted, body.length)
+    return Arrival(media_type, contents, bytes(prefix[contents.data_offset :]), body)
+
+
+def _parse(prefix: Prefix, media_type: str, settings: Settings) -> Contents | None:
+    """Parse what has arrived of the header; None where more is needed."""
+    if media_type in media.SAFETENSORS:
+        return safetensors.read_header(prefix, elements_limit=settings.elements_limit)
+    if media_type == media.BYTES and not npy.begins(prefix):
+        raise UnsupportedMediaType(
+            f"Content-Type: {media.BYTES} is read where the body is .npy, which this one is not",
+            pointer="Content-Type",
+            limit=", ".join(media.READABLE),
+            got=media_type,
+        )
+    return npy.read_header(prefix, rank_limit=settings.rank_limit, elements_limit=settings.elements_limit)

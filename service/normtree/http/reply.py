@@ -1,0 +1,147 @@
+"""The reply to ``POST /v1/project``: in which format, and what it is made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.datastructures import Headers
+
+from normtree.errors import InvalidParameter
+from normtree.http import media
+from normtree.http.answer import Payload
+from normtree.http.arrival import Arrival
+from normtree.http.bodies import npy, safetensors
+from normtree.http.bodies.contents import Contents, Entry
+from normtree.http.bodies.elements import BY_NAME
+from normtree.http.query import ProjectQuery
+from normtree.http.report import to_json
+from normtree.http.room import Room
+from normtree.http.work import Done
+
+_PARTS = ("index", "values", "shape")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer's bytes and what is to be known to send them.
+
+    Args:
+        payload: header and data.
+        needs_sources: whether some of the data is what came: tensors that passed through, or compact forms.
+    """
+
+    payload: Payload
+    needs_sources: bool
+
+
+def answer_type(headers: Headers, arrival: Arrival, query: ProjectQuery) -> str:
+    """Return the media type of the answer: what the client likes best of what can hold it, else the body's own.
+
+    Raises:
+        NotAcceptable: it accepts none that can hold the answer.
+    """
+    own = arrival.media_type
+    why = _why_not_npy(arrival.contents, query)
+    if why:
+        others = [name for name in media.SAFETENSORS if name != own]
+        return media.answer_type(headers, [*([own] if own in media.SAFETENSORS else []), *others], why)
+    same = [name for name in (*media.NPY, *media.SAFETENSORS) if media.format_of(name) == media.format_of(own)]
+    offered = [own] if own != media.BYTES else []
+    return media.answer_type(headers, [*dict.fromkeys([*offered, *same, *media.WRITABLE])])
+
+
+def check_names(contents: Contents, chosen: tuple[Entry, ...], query: ProjectQuery) -> None:
+    """Refuse compact forms whose names another tensor of the answer has already.
+
+    Raises:
+        InvalidParameter: there is such a name.
+    """
+    if query.output == "compact":
+        names = {entry.name for entry in contents.entries}
+        for entry in chosen:
+            clash = names.intersection(f"{entry.name}.{part}" for part in _PARTS)
+            if clash:
+                detail = f"output: the compact form of {entry.name!r} would take the name of another tensor"
+                raise InvalidParameter(detail, pointer="output", got=clash.pop())
+
+
+def write(media_type: str, arrival: Arrival, room: Room, done: Mapping[str, Done]) -> Reply:
+    """Make the answer's bytes.
+
+    Args:
+        media_type: from `answer_type`.
+        arrival: what came.
+        room: where it and the projections are.
+        done: by name, what became of the tensors that were projected.
+    """
+    entries = arrival.contents.entries
+    if media_type not in media.SAFETENSORS:
+        payload = Payload(npy.encode_header(entries[0]), (room.targets[entries[0].name].view,))
+        return Reply(payload, needs_sources=False)
+    bare = arrival.media_type not in media.SAFETENSORS
+    pieces = [piece for entry in entries for piece in _pieces(entry, room, done.get(entry.name), bare=bare)]
+    metadata = {**arrival.contents.metadata, **_told(done)}
+    header = safetensors.encode_header(tuple(entry for entry, _ in pieces), metadata)
+    needs_sources = len(done) < len(entries) or any(one.compact for one in done.values())
+    return Reply(Payload(header, tuple(data for _, data in pieces)), needs_sources)
+
+
+def answer_headers(arrival: Arrival, done: Mapping[str, Done]) -> dict[str, str]:
+    """Return what the answer's headers tell besides the timing: conversions, and the certificate of one tensor."""
+    headers: dict[str, str] = {}
+    entries = arrival.contents.entries
+    converted = [
+        text
+        for text, found in (
+            ("fortran-order", any(entry.order == "F" for entry in entries)),
+            ("big-endian", any(entry.big_endian for entry in entries)),
+        )
+        if found
+    ]
+    if converted:
+        headers["X-Normtree-Converted"] = ", ".join(converted)
+    if len(done) == 1:
+        (one,) = done.values()
+        if one.certificate:
+            headers["X-Normtree-Certificate"] = to_json(one.certificate)
+    return headers
+
+
+def _why_not_npy(contents: Contents, query: ProjectQuery) -> str:
+    """Say why no ``.npy`` can hold the answer; empty where one can."""
+    if query.output == "compact":
+        return "a compact form is written as"
+    if len(contents.entries) != 1:
+        return f"{len(contents.entries)} tensors are written as"
+    dtype = contents.entries[0].dtype
+    if dtype not in BY_NAME or BY_NAME[dtype].npy is None:
+        return f"{dtype} is written as"
+    return ""
+
+
+def _pieces(entry: Entry, room: Room, done: Done | None, *, bare: bool) -> list[tuple[Entry, memoryview]]:
+    """Return the tensors of the answer that one of the body becomes, and their bytes."""
+    if done is None:
+        return [(entry, room.sources[entry.name].view)]
+    if done.compact is None:
+        return [(entry, room.targets[entry.name].view)]
+    compact, prefix = done.compact, "" if bare else f"{entry.name}."
+    values = Entry(f"{prefix}values", entry.dtype, compact.values.shape, compact.values.nbytes)
+    return [
+        _integers(f"{prefix}index", compact.index),
+        _integers(f"{prefix}shape", np.array(compact.shape, np.int64)),
+        (values, room.sources[entry.name].view[: values.nbytes]),
+    ]
+
+
+def _integers(name: str, values: NDArray[np.int64]) -> tuple[Entry, memoryview]:
+    return Entry(name, "I64", values.shape, values.nbytes), memoryview(values.tobytes())
+
+
+def _told(done: Mapping[str, Done]) -> dict[str, str]:
+    """Return what the metadata tells: certificates, and which axes the groups of compact forms are counted over."""
+    certificates = {name: one.certificate for name, one in done.items() if one.certificate}
+    axes = {name: one.compact.axes for name, one in done.items() if one.compact}
+    told = {"normtree.certificate": certificates, "normtree.axes": axes}
+    return {key: to_json(value) for key, value in told.items() if value}

@@ -1,0 +1,101 @@
+"""What an answer tells of the work behind it: timings of several tensors added up, as headers and as parameters."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+
+from normtree.engine.timing import LevelTiming, Timing
+
+_TENSORS_SHOWN = 32
+_NAME_SHOWN = 100
+_SHOWN = ("engine", "radius", "wall_ms", "serial_ms", "speedup")
+
+
+def add_up(timings: Sequence[Timing]) -> Timing:
+    """Return the timing of tensors that were projected one after the other, by the schema of one.
+
+    Times, bytes, blocks and radii are sums; the shape is the number of all elements.
+
+    Args:
+        timings: one or more.
+    """
+    if len(timings) == 1:
+        return timings[0]
+    first = timings[0]
+    stages = {stage: sum(t.stages_ms[stage] for t in timings) for stage in first.stages_ms}
+    depth = max(len(t.levels) for t in timings)
+    return Timing(
+        engine=_join(t.engine for t in timings),
+        reason=_join(t.reason for t in timings),
+        norm=first.norm,
+        axes=_join(t.axes for t in timings),
+        radius=sum(t.radius for t in timings),
+        shape=(sum(prod(t.shape) for t in timings),),
+        dtype=_join(t.dtype for t in timings),
+        blocks=sum(t.blocks for t in timings),
+        workers=max(t.workers for t in timings),
+        nodes=max(t.nodes for t in timings),
+        stages_ms=stages,
+        levels=tuple(_add_level([t.levels[i] for t in timings if i < len(t.levels)]) for i in range(depth)),
+        work_ms=sum(t.work_ms for t in timings),
+        span_ms=sum(t.span_ms for t in timings),
+        wall_ms=sum(t.wall_ms for t in timings),
+        serial_ms=sum(t.serial_ms for t in timings),
+        serial_is=first.serial_is,
+        retries=sum(t.retries for t in timings),
+        bytes_moved=sum(t.bytes_moved for t in timings),
+        trace_id=first.trace_id,
+    )
+
+
+def timing_headers(whole: Timing, each: Mapping[str, Timing]) -> dict[str, str]:
+    """Return the timing for browsers' tools, and whole for programs.
+
+    Args:
+        whole: of all tensors.
+        each: of each by name; where there are several, the first ones' are told too.
+    """
+    found = whole.as_dict()
+    if len(each) > 1:
+        found["tensors"] = [
+            {"name": name[:_NAME_SHOWN], **{key: getattr(timing, key) for key in _SHOWN}}
+            for name, timing in list(each.items())[:_TENSORS_SHOWN]
+        ]
+        found["tensors_projected"] = len(each)
+    return {
+        "Server-Timing": ", ".join(f"{stage};dur={took:.3f}" for stage, took in whole.stages_ms.items()),
+        "X-Normtree-Timing": to_json(found),
+    }
+
+
+def flatten(prefix: str, value: object) -> dict[str, str | int | float | bool]:
+    """Return nested values as scalars by names joined with ``_``, as the Open Inference Protocol wants parameters."""
+    if isinstance(value, Mapping):
+        return {key: leaf for name, below in value.items() for key, leaf in flatten(f"{prefix}_{name}", below).items()}
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        return flatten(prefix, dict(enumerate(value)))
+    if isinstance(value, list | tuple):
+        return {prefix: ",".join(map(str, value))}
+    return {prefix: value if isinstance(value, str | int | float | bool) else str(value)}
+
+
+def to_json(value: object) -> str:
+    """Return JSON for a header: ASCII, on one line."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _add_level(levels: Sequence[LevelTiming]) -> LevelTiming:
+    wall_ms, nbytes = sum(level.wall_ms for level in levels), sum(level.bytes for level in levels)
+    return LevelTiming(
+        norm=levels[0].norm,
+        tasks=sum(level.tasks for level in levels),
+        wall_ms=wall_ms,
+        work_ms=sum(level.work_ms for level in levels),
+        span_ms=sum(level.span_ms for level in levels),
+        bytes=nbytes,
+        gb_per_s=nbytes / (wall_ms * 1e6) if wall_ms else 0.0,
+    )
+
+
+def _join(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))

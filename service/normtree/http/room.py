@@ -1,0 +1,117 @@
+"""Room in shared memory for one request: the tensors that came, and the projections of those that are projected."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+
+from normtree.engine.arena import Arena, Segment
+from normtree.engine.tensor import Tensor
+from normtree.http.bodies.contents import Contents, Entry
+
+# A line of the caches, at which large tensors begin, for kernels write past the caches only from there; small ones
+# follow each other closely, so that together they take no more than the body that they came in.
+_ALIGNMENT = 64
+_CLOSE_ALIGNMENT = 8
+_LARGE_BYTES = 2**16
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tensor is in a segment.
+
+    Args:
+        segment: the lease; its buffer is empty once it has been released.
+        offset: bytes of it before the tensor.
+        nbytes: bytes of the tensor.
+    """
+
+    segment: Segment
+    offset: int
+    nbytes: int
+
+    @property
+    def view(self) -> memoryview:
+        """The tensor's bytes, writable."""
+        return self.segment.buffer[self.offset : self.offset + self.nbytes]
+
+
+@dataclass(frozen=True)
+class Room:
+    """The two segments of one request.
+
+    Attributes:
+        sources: by name, where each tensor of the body goes.
+        targets: by name, where each projection goes.
+    """
+
+    sources: dict[str, Place]
+    targets: dict[str, Place]
+    _arena: Arena
+
+    @classmethod
+    def lease(cls, arena: Arena, contents: Contents, chosen: Sequence[Entry], held: ExitStack) -> "Room":
+        """Lease all at once, so that no request receives a tensor and then finds no room for the answer.
+
+        Args:
+            arena: where.
+            contents: what will come.
+            chosen: the tensors that will be projected.
+            held: what releases the segments.
+
+        Raises:
+            BodyTooLarge: the arena could never hold both segments.
+            ArenaFull: there is no room for both; ``held`` may hold one of them.
+        """
+        sources, source_bytes = _place(contents.entries)
+        targets, target_bytes = _place(chosen)
+        arena.check_fits(source_bytes, target_bytes)
+        source = held.enter_context(arena.lease(source_bytes))
+        target = held.enter_context(arena.lease(target_bytes))
+        return cls(
+            {name: Place(source, *where) for name, where in sources.items()},
+            {name: Place(target, *where) for name, where in targets.items()},
+            arena,
+        )
+
+    def source(self, entry: Entry) -> Tensor:
+        """Return a tensor as it came, once its bytes are in native order."""
+        place = self.sources[entry.name]
+        return Tensor(place.segment.name, entry.shape, entry.dtype, entry.order, place.offset)
+
+    def target(self, entry: Entry) -> Tensor:
+        """Return where a tensor's projection goes."""
+        place = self.targets[entry.name]
+        return Tensor(place.segment.name, entry.shape, entry.dtype, "C", place.offset)
+
+    def spare(self, entry: Entry) -> Tensor:
+        """Return a tensor's own place as a plain row of elements, for a compact form to go once it has been used."""
+        place = self.sources[entry.name]
+        return Tensor(place.segment.name, (prod(entry.shape),), entry.dtype, "C", place.offset)
+
+    def release_sources(self) -> None:
+        """Release the tensors that came before their projections: the answer may take its client long."""
+        for place in self.sources.values():
+            place.segment.release()
+
+    def retire(self, *, sources: bool) -> None:
+        """Keep the segments from being used again once they are released: someone may still read them.
+
+        Args:
+            sources: whether the one of the tensors that came is among them.
+        """
+        for places in (self.targets, self.sources if sources else {}):
+            for place in places.values():
+                self._arena.retire(place.segment.name)
+
+
+def _place(entries: Sequence[Entry]) -> tuple[dict[str, tuple[int, int]], int]:
+    """Place tensors one behind the other, aligned; return their offsets and lengths, and all bytes they take."""
+    places: dict[str, tuple[int, int]] = {}
+    end = 0
+    for entry in entries:
+        alignment = _ALIGNMENT if entry.nbytes >= _LARGE_BYTES else _CLOSE_ALIGNMENT
+        start = -(-end // alignment) * alignment
+        end = start + entry.nbytes
+        places[entry.name] = (start, entry.nbytes)
+    return places, end

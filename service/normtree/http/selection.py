@@ -1,0 +1,71 @@
+"""Which tensors of a body are projected; the others pass through as they came."""
+
+from typing import Any
+
+import re2
+
+from normtree.errors import InvalidParameter, InvalidTensor
+from normtree.http.bodies.contents import Contents, Entry
+from normtree.http.bodies.elements import NAMES, is_projectable
+from normtree.http.query import ProjectQuery
+from normtree.settings import Settings
+
+_PATTERN_BYTES = 2**20  # of memory, for the automaton of a pattern
+
+
+def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple[Entry, ...]:
+    """Return the tensors to project, in the order of their bytes.
+
+    Those whose whole names match the query's pattern; without one, all that the norm fits: of a type that can be
+    projected, and with an axis for each level, or those that ``axes`` names.
+
+    Raises:
+        InvalidParameter: the pattern is none, or it selects nothing.
+        InvalidTensor: it selects one that cannot be projected, or has too many axes.
+    """
+    entries = contents.entries
+    if len(entries) > 1 and query.tensors is None:
+        chosen = tuple(entry for entry in entries if _fits(entry, query))
+    else:
+        pattern = _compile(query.tensors or ".*")
+        chosen = tuple(entry for entry in entries if pattern.fullmatch(entry.name))
+    if not chosen:
+        how = "fits the norm" if query.tensors is None else "has a name that the pattern matches"
+        raise InvalidParameter(f"tensors: of the body's {len(entries)} tensors none {how}", pointer="tensors")
+    for entry in chosen:
+        _check(entry, settings.rank_limit)
+    return chosen
+
+
+def _fits(entry: Entry, query: ProjectQuery) -> bool:
+    levels = query.norm.count(",") + 1
+    if query.axes is None:
+        return is_projectable(entry.dtype) and len(entry.shape) >= levels
+    named = [axis for level in query.axes.split(",") for axis in level.split(".") if axis.strip()]
+    return is_projectable(entry.dtype) and len(entry.shape) == len(named)
+
+
+def _compile(pattern: str) -> Any:
+    """Compile a stranger's pattern by an engine that is linear in the names, whatever the pattern."""
+    options = re2.Options()
+    options.max_mem = _PATTERN_BYTES
+    options.log_errors = False
+    options.dot_nl = True
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        why = error.args[0] if error.args else ""
+        shown = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
+        raise InvalidParameter(
+            f"tensors must be a regular expression in the syntax of RE2: {shown}", pointer="tensors"
+        ) from None
+
+
+def _check(entry: Entry, rank_limit: int) -> None:
+    where = f"tensor {entry.name!r}"
+    if not is_projectable(entry.dtype):
+        detail = f"{where}: dtype: {NAMES} can be projected, got {entry.dtype}"
+        raise InvalidTensor(detail, pointer="dtype", limit=NAMES, got=entry.dtype)
+    if len(entry.shape) > rank_limit:
+        detail = f"{where}: at most {rank_limit} axes are accepted, got {len(entry.shape)}"
+        raise InvalidTensor(detail, pointer="shape", limit=rank_limit, got=len(entry.shape))
