@@ -29,6 +29,7 @@ TOP_LEVEL = {
 NO_PACKAGES = ("service", "kernels", "deploy", "tests", "loadtests")
 DEPENDENCIES = {
     "fastapi",
+    "fastapi-offline",
     "google-re2",
     "httpx",
     "ml-dtypes",

@@ -26,6 +26,11 @@ _TENSOR_PATHS = re.compile(r"/v1/project|/v2/models/[^/]+(?:/versions/[^/]+)?/in
 _MS_PER_S = 1e3
 
 
+def takes_tensor(path: str) -> bool:
+    """Tell whether what is posted to a path, or to a template of one, holds tensors."""
+    return _TENSOR_PATHS.fullmatch(path) is not None
+
+
 class Admission:
     """What is in flight, what waits, and whether anything new is taken.
 
@@ -144,7 +149,7 @@ class Admit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["method"] != "POST" or not _TENSOR_PATHS.fullmatch(scope["path"]):
+        if scope["type"] != "http" or scope["method"] != "POST" or not takes_tensor(scope["path"]):
             await self._app(scope, receive, send)
             return
         async with self._admission.admitted(scope):

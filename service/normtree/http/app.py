@@ -10,9 +10,11 @@ from normtree import __version__
 from normtree.engine.projector import Projector
 from normtree.http.admission import Admit
 from normtree.http.auth import Auth
+from normtree.http.docs import docs_router
 from normtree.http.log import log_request
 from normtree.http.metrics import Metrics
 from normtree.http.observe import Observe
+from normtree.http.openapi import URL, install_openapi
 from normtree.http.problems import Problems, install_problems
 from normtree.http.request_id import RequestId
 from normtree.http.routes.health import health_router
@@ -48,6 +50,7 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
         summary="Project weight tensors onto mixed-norm balls.",
         version=__version__,
         lifespan=lifespan,
+        openapi_url=None,  # ours tells of what middleware answers too
         redirect_slashes=False,  # a client that posts a tensor to a wrong path learns it at once
         middleware=[  # from the outside in
             Middleware(RequestId),
@@ -62,5 +65,7 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
     for router in (project_router, health_router, info_router):
         app.include_router(router(service))
     app.include_router(metrics_router(metrics))
+    app.include_router(docs_router(app.title, URL))
+    install_openapi(app, keys_required=keys.required)
     trace_requests(app, held)
     return app

@@ -34,8 +34,7 @@ class Auth:
 
     def _name(self, scope: Scope) -> str:
         """Return the name of the key that the request shows."""
-        path: str = scope["path"]
-        if path in _OPEN or path.startswith(_OPEN_FOLDER):
+        if is_open(scope["path"]):
             return ANONYMOUS
         scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
         if scheme.lower() != _SCHEME or not secret:
@@ -44,6 +43,11 @@ class Auth:
         if name is None:
             raise KeyRefused("Authorization: no key of this service is the one that was shown", pointer="Authorization")
         return name
+
+
+def is_open(path: str) -> bool:
+    """Tell whether a path may be asked for without a key."""
+    return path in _OPEN or path.startswith(_OPEN_FOLDER)
 
 
 def client_name(scope: Scope) -> str:

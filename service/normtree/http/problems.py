@@ -109,7 +109,7 @@ def make_problem(
 
 def problem_responses(*errors: type[NormtreeError]) -> dict[int | str, dict[str, Any]]:
     """Return the answers of a route that raises these errors, as OpenAPI describes them."""
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     titles: dict[int, list[str]] = {}
     for error in errors:
         titles.setdefault(error.status, []).append(error.title)
