@@ -1,7 +1,8 @@
 """The Ray engine: leaves on warm actors of this node, one lane each, and a warm spare that takes a lost one's place.
 
-Tensors are not arguments: a call carries names, the worker attaches the segments and works where the bytes are. So a
-call is small, and what it costs is one message there and one back.
+Ray starts the workers, places them, watches them and ends them. Each runs one task for as long as it lives: to answer
+the calls that come over its line. Tensors are not arguments: a call carries names, the worker attaches the segments
+and works where the bytes are. So a call is small, and what it costs is one message there and one back.
 """
 
 import logging
@@ -11,13 +12,14 @@ from threading import Condition, Thread
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from normtree.engine.executor import Answers, Leaf
 from normtree.engine.lanes import LaneLost, Lanes
+from normtree.engine.line import Answerer, Line, LineBroken, new_key
 from normtree.engine.process import Process, pid_namespace
-from normtree.engine.stop import Stop, Stopped
+from normtree.engine.stop import Stop
 from normtree.engine.warm import warm_kernels
 from normtree.errors import EngineUnavailable, WorkersLost
 
@@ -93,53 +95,47 @@ class RayExecutor:
 
 
 class _Host:
-    """What runs in a worker process: leaves, one at a time."""
+    """What Ray runs in a worker process: the answering end of a line."""
 
-    def __init__(self) -> None:
-        """Run every kernel once, so that no request pays for loading them."""
+    def __init__(self, key: bytes) -> None:
+        """Run every kernel once, so that no request pays for loading them, and listen."""
         warm_kernels()
+        self._answerer = Answerer(key)
 
-    def identity(self) -> tuple[int, int]:
-        """This process, and the namespace in which its id means something."""
-        return os.getpid(), pid_namespace()
+    def identity(self) -> tuple[str, int, int]:
+        """Where to call, this process, and the namespace in which its id means something."""
+        return self._answerer.address, os.getpid(), pid_namespace()
 
-    def run(self, leaf: Leaf[R], args: tuple[Any, ...]) -> tuple[R] | None:
-        """Run a leaf; None stands for one that was stopped, since an error would carry a traceback along."""
-        try:
-            return (leaf(*args),)
-        except Stopped:
-            return None
+    def answer(self) -> None:
+        """Run leaves until the driver hangs up."""
+        self._answerer.answer()
 
 
 class _Worker:
-    """A host as the driver sees it: its actor, and its process."""
+    """A worker as the driver sees it: its actor, its process, and the line to it."""
 
-    def __init__(self, actor: Any) -> None:
-        """Wait until a host is warm."""
-        self._actor = actor
-        pid, namespace = ray.get(actor.identity.remote(), timeout=_WARM_TIMEOUT_S)
-        self.pid: int = pid
-        self._process = Process.find(pid, namespace)
+    def __init__(self, hire: Any) -> None:
+        """Have Ray start one, and wait until it is warm and answers."""
+        key = new_key()
+        self._actor = hire.remote(key)
+        address, self.pid, namespace = ray.get(self._actor.identity.remote(), timeout=_WARM_TIMEOUT_S)
+        self._process = Process.find(self.pid, namespace)
+        self._answering = self._actor.answer.remote()
+        self._line = Line(address, key)
 
-    def run(self, leaf: Leaf[R], args: tuple[Any, ...]) -> R:
-        """Run a leaf there.
-
-        Raises:
-            Stopped: it was.
-            RayError: the worker is lost; or a `RayTaskError` that is also of the type of what the leaf raised.
-        """
-        answer: tuple[R] | None = ray.get(self._actor.run.remote(leaf, args))
-        if answer is None:
-            raise Stopped
-        return answer[0]
+    def call(self, leaf: Leaf[Any], args: tuple[Any, ...]) -> Any:
+        """Run a leaf there; see `Line.call`."""
+        return self._line.call(leaf, args)
 
     def kill(self) -> None:
-        """End it, so that a call under way ends; the process may take a moment."""
+        """End it, so that a call under way breaks; the process may take a moment."""
+        self._line.hang_up()
         ray.kill(self._actor, no_restart=True)
 
     def bury(self) -> bool:
         """End it, and tell whether it is sure to be gone: what it was at may then be written by another."""
         self.kill()
+        self._line.close()
         return self._process is not None and self._process.end()
 
 
@@ -216,7 +212,7 @@ class _Crew:
 
     def _start(self) -> None:
         try:
-            worker = _Worker(self._hire.remote())
+            worker = _Worker(self._hire)
         except Exception as error:
             with self._changed:
                 self._error = error
@@ -239,11 +235,9 @@ class _RayLane:
         """Run a leaf on the lane's worker, or on the spare one if that was lost."""
         worker = self._worker = self._worker or self._crew.take(stop)
         try:
-            return worker.run(leaf, args)
-        except RayTaskError:
-            raise
-        except RayError as error:
-            logger.warning("lost worker %d: %s", worker.pid, type(error).__name__)
+            return worker.call(leaf, args)
+        except LineBroken as error:
+            logger.warning("lost worker %d", worker.pid)
             self._worker = None
             self._crew.lose(worker)
             raise LaneLost from error
