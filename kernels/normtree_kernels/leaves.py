@@ -1,7 +1,7 @@
 """The leaves of one process: blocks of a tensor swept on threads."""
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -45,10 +45,19 @@ def in_order(array: Array, norm: MixedNorm, block: Block) -> Array:
 
 
 def run(function: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:
-    """Apply a function to each item on that many threads; results in the items' order."""
+    """Apply a function to each item on that many threads; results in the items' order.
+
+    One of the threads is the caller's. One that only waited would leave its core to a thread that it has just woken,
+    and which the scheduler, for phases of milliseconds, then runs beside another one on that core.
+    """
     if threads == 1:
         return [function(item) for item in items]
-    return list(_pool(threads).map(function, items))
+    first, *rest = items
+    others = [_pool(threads - 1).submit(function, item) for item in rest]
+    try:
+        return [function(first), *(other.result() for other in others)]
+    finally:
+        wait(others)
 
 
 @cache

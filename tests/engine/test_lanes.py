@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Lock
+from threading import Barrier, Lock, get_ident
 from time import monotonic, monotonic_ns, sleep
 from typing import Any
 
@@ -117,10 +117,24 @@ def test_the_stop_ends_calls_and_begins_no_others(stop: Stop) -> None:
             sleep(0.001)
 
     stop.set_ns(monotonic_ns() + 20_000_000)
-    pool = Lanes([Lane()], in_process=True)
+    pool = Lanes([Lane()], in_process=False)
     start = monotonic()
     with pytest.raises(Stopped):
         pool.run(leaf, [(0,), (1,)], workers=2, stop=stop)
     pool.close()
     assert begun == [0]
     assert monotonic() - start < 1.0
+
+
+def test_the_asker_s_thread_takes_part_where_workers_are_threads(stop: Stop) -> None:
+    together = Barrier(2, timeout=10)
+
+    def leaf() -> int:
+        together.wait()
+        return get_ident()
+
+    pool = Lanes([Lane()], in_process=True)
+    answers = pool.run(leaf, [(), ()], workers=2, stop=stop)
+    pool.close()
+    assert get_ident() in answers.values
+    assert len(set(answers.values)) == 2

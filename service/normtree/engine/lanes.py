@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -69,6 +70,10 @@ class _Outcome:
 class Lanes:
     """An executor over lanes: calls wait in one queue, and each lane takes the next one when it is free.
 
+    Where the workers are threads of this process, the asker's own is one of them. If it only waited, it would leave
+    its core to a thread that it has just woken, and which the scheduler, for phases of milliseconds, then runs beside
+    another one on that core.
+
     Args:
         lanes: at least one.
         in_process: whether their workers are this process.
@@ -100,8 +105,12 @@ class Lanes:
         phase = _Phase(self, stop, on_answer)
         try:
             for index, args in enumerate(calls):
+                call = _Call(leaf, args, index, stop, phase.outcomes)
+                if self.in_process and phase.is_busy(workers - 1):
+                    phase.run_here(self._lanes[0], call)
+                    continue
                 phase.make_room(workers)
-                self._queue.put(_Call(leaf, args, index, stop, phase.outcomes))
+                self._queue.put(call)
                 phase.running += 1
             phase.make_room(1)
         except BaseException:
@@ -166,6 +175,18 @@ class _Phase:
         """
         while self.running >= workers:
             self._take(self._next())
+
+    def is_busy(self, workers: int) -> bool:
+        """Take what has ended, without waiting, and tell whether so many calls are still under way."""
+        with suppress(Empty):
+            while True:
+                self._take(self.outcomes.get_nowait())
+        return self.running >= workers
+
+    def run_here(self, lane: Lane, call: _Call) -> None:
+        """Run a call in this thread."""
+        self.running += 1
+        self._take(_attempt(lane, call))
 
     def settle(self) -> None:
         """Wait until no call is under way, whatever they come to."""
