@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 keys = typer.Typer(no_args_is_help=True, help="Keys that open the service.")
 app.add_typer(keys, name="key")
+job = typer.Typer(no_args_is_help=True, help="Project a whole checkpoint by a recipe; killed jobs resume.")
+app.add_typer(job, name="job")
 console = Console(width=None if Console().width > _TABLE_COLUMNS else _TABLE_COLUMNS)
 complaints = Console(stderr=True)
 
@@ -180,6 +182,45 @@ def new_key(
 def _private(path: str, flags: int) -> int:
     """Open a file that only its owner can read."""
     return os.open(path, flags, 0o600)
+
+
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file; its paths are relative to its folder.")]
+JobWorkers = Annotated[int | None, typer.Option(min=1, help="Tasks at once; default: the usable cores.")]
+Memory = Annotated[str, typer.Option(help="Bound of all buffers and aggregates together, such as 512MiB or 2G.")]
+JobEngine = Annotated[str, typer.Option(help="auto, inline (threads of this process) or ray.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster whose nodes share the storage; 'auto' finds the one it runs in.")
+]
+
+
+@job.command("plan")
+def plan_job(
+    recipe: Recipe,
+    workers: JobWorkers = None,
+    memory: Memory = "512MiB",
+    engine: JobEngine = "auto",
+    address: Address = None,
+) -> None:
+    """Print what a job would do, how long it will take and how much memory; nothing is written."""
+    from normtree.jobs.command import options, show_plan
+
+    with _told():
+        show_plan(console, recipe, options(workers, memory, engine, address))
+
+
+@job.command("run")
+def run_job(
+    recipe: Recipe,
+    workers: JobWorkers = None,
+    memory: Memory = "512MiB",
+    engine: JobEngine = "auto",
+    address: Address = None,
+) -> None:
+    """Run a job, or go on with it where a run was killed."""
+    from normtree.jobs.command import options, run
+
+    with _told():
+        run(console, complaints, recipe, options(workers, memory, engine, address))
 
 
 @app.command()

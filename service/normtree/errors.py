@@ -10,6 +10,10 @@
     ├── BodyTooLarge           413  the body exceeds a limit
     ├── UnsupportedMediaType   415  the body is in a format we do not read
     ├── InvalidParameter       422  norm, axes, radius, an option we do not know
+    ├── JobNotFound            404  no job of that id
+    ├── JobConflict            409  another run, other input, or other output is in the way
+    ├── InvalidRecipe          422  a job's recipe: TOML, keys, tensors it names
+    ├── InvalidCheckpoint      422  a file of the job's input is missing or broken
     ├── InvalidTensor          422  dtype, shape, NaN or infinity
     ├── RateExceeded           429  a client asks more often than it may
     ├── BytesExceeded          429  a client has more bytes in flight than it may
@@ -21,7 +25,9 @@
     ├── EngineUnavailable      503  Ray cannot be reached
     ├── WorkersLost            503  leaves failed after their retries
     ├── OutOfMemory            503  a leaf, or Ray's store, found no memory
-    └── DeadlineExceeded       504  the work took longer than allowed
+    ├── StorageFailed          503  a file cannot be read or written
+    ├── DeadlineExceeded       504  the work took longer than allowed
+    └── StorageFull            507  there is no room for a job's output
 
 An error says what, where, got and wanted. It never carries a tensor's data.
 """
@@ -239,3 +245,51 @@ class DeadlineExceeded(NormtreeError):
     status = 504
     code = "deadline-exceeded"
     title = "The deadline has passed"
+
+
+class JobNotFound(NormtreeError):
+    """There is no job of that id."""
+
+    status = 404
+    code = "job-not-found"
+    title = "No such job"
+
+
+class JobConflict(NormtreeError):
+    """A job may not run, or its result not be read, as things stand."""
+
+    status = 409
+    code = "job-conflict"
+    title = "The job conflicts with what is there"
+
+
+class InvalidRecipe(NormtreeError):
+    """A job's recipe is no recipe, or does not fit its input."""
+
+    status = 422
+    code = "invalid-recipe"
+    title = "Invalid recipe"
+
+
+class InvalidCheckpoint(NormtreeError):
+    """A job's input is no checkpoint that can be read."""
+
+    status = 422
+    code = "invalid-checkpoint"
+    title = "Invalid checkpoint"
+
+
+class StorageFailed(NormtreeError):
+    """A file could not be read or written."""
+
+    status = 503
+    code = "storage-failed"
+    title = "Storage failed"
+
+
+class StorageFull(NormtreeError):
+    """There is no room for what a job writes."""
+
+    status = 507
+    code = "storage-full"
+    title = "No room is left"

@@ -31,6 +31,7 @@ DEPENDENCIES = {
     "fastapi",
     "fastapi-offline",
     "google-re2",
+    "fsspec",
     "httpx",
     "ml-dtypes",
     "numba",

@@ -1,0 +1,132 @@
+"""What is known of a tensor's projection afterwards: norms, radius, sparsity a level, and which groups are zero."""
+
+import math
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any, Self
+
+import numpy as np
+
+from normtree.jobs.layout import Layout
+from normtree.jobs.root import Top, outermost
+from normtree_kernels.dtypes import Float64Array
+from normtree_kernels.tree import climb
+
+BINS = 48
+_OCTAVES = 6.0  # the histogram spans so many doublings to either side of the threshold
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A tensor's projection in numbers, each measured on what was written.
+
+    Args:
+        name: the tensor's name.
+        shard: the file it is in.
+        rule: index of its rule.
+        norm: its mixed norm.
+        axes: the levels' axes.
+        shape: its shape.
+        dtype: its element type.
+        norm_before: mixed norm of the input.
+        norm_after: mixed norm of the output, in float64.
+        radius: of the ball; of the one ball of all tensors where the rule's scope is global.
+        threshold: groups of this norm and less vanish; None where the root is no l1 level.
+        distance: Euclidean distance of the output from the input.
+        groups: number of groups a level, outermost first; the last are the elements.
+        zero_groups: how many of them are zero in the output.
+        zeros: the outermost groups that are zero, as ranges: ``0-3,7``.
+        histogram: outermost groups by the doublings of their norm from the threshold, or from their mean where there
+            is no threshold; the first and last bins hold all beyond.
+    """
+
+    name: str
+    shard: str
+    rule: int
+    norm: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    norm_before: float
+    norm_after: float
+    radius: float
+    threshold: float | None
+    distance: float
+    groups: tuple[int, ...]
+    zero_groups: tuple[int, ...]
+    zeros: str
+    histogram: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts as plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of_dict(cls, found: dict[str, Any]) -> Self:
+        """Read what `as_dict` made."""
+        listed = ("shape", "groups", "zero_groups", "histogram")
+        return cls(**{**found, **{name: tuple(found[name]) for name in listed}})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A tensor after its projection: its fibres' norms in rows, the distance, and the elements that are left."""
+
+    v: Float64Array
+    distance: float
+    nonzero: int
+
+
+def facts_of(name: str, shard: str, rule: int, layout: Layout, v: Float64Array, top: Top, after: Measured) -> Facts:
+    """Put together what is known of a tensor.
+
+    Args:
+        name: of the tensor.
+        shard: the file it is in.
+        rule: index of its rule.
+        layout: its rows.
+        v: its fibres' norms before, in the norm's order of axes.
+        top: what the root found.
+        after: what was measured on the output.
+    """
+    norm = layout.norm
+    levels = climb(norm, layout.to_norm(after.v))
+    zero = [int(level.size - np.count_nonzero(level)) for level in levels[-2::-1]]
+    size = math.prod(layout.shape)
+    outer = outermost(norm, v)
+    return Facts(
+        name=name,
+        shard=shard,
+        rule=rule,
+        norm=norm.text,
+        axes=norm.axes_text,
+        shape=layout.shape,
+        dtype=layout.dtype,
+        norm_before=top.crown.norm,
+        norm_after=float(levels[-1]),
+        radius=top.crown.radius,
+        threshold=top.threshold,
+        distance=after.distance,
+        groups=(*(int(level.size) for level in levels[-2::-1]), size),
+        zero_groups=(*zero, size - after.nonzero),
+        zeros=ranges(np.flatnonzero(levels[-2] == 0.0).tolist()) if len(norm.levels) > 1 else "",
+        histogram=histogram(outer, top.threshold),
+    )
+
+
+def histogram(outer: Float64Array, threshold: float | None) -> tuple[int, ...]:
+    """Count groups by the doublings of their norm from the threshold, or from their mean where there is none."""
+    unit = threshold or float(outer.mean()) if outer.size else 0.0
+    if not unit > 0.0:
+        return (outer.size, *[0] * (BINS - 1))
+    with np.errstate(divide="ignore"):
+        octaves = np.clip(np.log2(outer / unit), -_OCTAVES, _OCTAVES)
+    counts, _ = np.histogram(octaves, BINS, (-_OCTAVES, _OCTAVES))
+    return tuple(int(count) for count in counts)
+
+
+def ranges(indices: list[int]) -> str:
+    """Write ascending integers as ranges: ``0-3,7``."""
+    runs = [list(run) for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0])]
+    ends = [(run[0][1], run[-1][1]) for run in runs]
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)

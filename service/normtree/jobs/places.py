@@ -1,0 +1,130 @@
+"""Where files are: a folder of this machine or of a shared disk, or one behind an fsspec URL. What both can do."""
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from normtree.errors import StorageFailed, StorageFull
+
+SUFFIX = ".safetensors"
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://")
+_FULL = {"ENOSPC", "EDQUOT", "EFBIG"}
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What tells one version of a file from another, without reading it.
+
+    Args:
+        size: bytes.
+        mark: when it was last changed, or the store's tag of its content.
+    """
+
+    size: int
+    mark: str
+
+
+class Reader(Protocol):
+    """A file that is open for reading anywhere."""
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill a buffer with the file's bytes from ``start`` on.
+
+        Raises:
+            StorageFailed: it cannot be read, or ends too early.
+        """
+
+
+class Sink(Protocol):
+    """A file of the output that is open for writing."""
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Put bytes where they belong.
+
+        Raises:
+            StorageFull, StorageFailed: they cannot be written.
+        """
+
+    def copy(self, reader: Reader, start: int, stop: int) -> None:
+        """Copy a range of the input to the same place."""
+
+
+class Folder(Protocol):
+    """A folder of files, named relative to it. Plain data: it travels to workers."""
+
+    @property
+    def url(self) -> str:
+        """The folder's own name, as a person would write it."""
+
+    def names(self) -> tuple[str, ...]:
+        """Name the files in it and below, sorted."""
+
+    def stat(self, name: str) -> Stat:
+        """Tell a file's version.
+
+        Raises:
+            StorageFailed: there is none, or it cannot be read.
+        """
+
+    def reader(self, name: str) -> AbstractContextManager[Reader]:
+        """Open a file for reading."""
+
+
+class Target(Folder, Protocol):
+    """A folder that a job writes to."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether a file is written from its start to its end by one writer, as object stores want it."""
+
+    def create(self, name: str, size: int) -> None:
+        """Make room for a file, beside its place and not visible in it."""
+
+    def sink(self, name: str, size: int) -> AbstractContextManager[Sink]:
+        """Open a file that was created; a streamed one is in place when this ends without an error."""
+
+    def finish(self, name: str) -> None:
+        """Sync a file and put it into place, whole."""
+
+    def discard(self, name: str) -> None:
+        """Remove what an earlier attempt has left beside a file's place."""
+
+    def free_bytes(self) -> int | None:
+        """Tell the room that is left; None where nobody knows."""
+
+
+def is_url(place: str) -> bool:
+    """Tell whether a place is a URL; ``file://`` is one of this machine."""
+    found = _URL.match(place)
+    return found is not None and found["scheme"] not in ("file", "local")
+
+
+def split_place(place: str) -> tuple[str, str | None]:
+    """Split a place into its folder and, where it is one file, that file's name."""
+    place = re.sub(r"^(file|local)://", "", place).rstrip("/")
+    if not place.endswith(SUFFIX):
+        return place, None
+    folder, _, name = place.rpartition("/")
+    return folder or ".", name
+
+
+@contextmanager
+def told(where: str) -> Iterator[None]:
+    """Turn what an operating system or a store says into our words, the file named.
+
+    Raises:
+        StorageFull: there is no room.
+        StorageFailed: all else.
+    """
+    import errno
+
+    try:
+        yield
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "")
+        reason = error.strerror or str(error) or type(error).__name__
+        if name in _FULL:
+            raise StorageFull(f"{where}: {reason}; make room and run the job again: it resumes") from error
+        raise StorageFailed(f"{where}: {reason}") from error

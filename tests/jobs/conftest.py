@@ -1,0 +1,93 @@
+"""What the jobs' tests share: checkpoints of every kind of tensor, recipes for them, and bytes to compare."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from normtree.files import read_file
+from normtree.jobs.recipe import Recipe, parse_recipe
+
+Array = NDArray[Any]
+BFLOAT16: Any = ml_dtypes.bfloat16
+SHARDS = 3
+
+
+def tensors_of(shard: int) -> dict[str, Array]:
+    """Make one shard's tensors: matrices, filters, a vector, all floats, and what nobody projects."""
+    rng = np.random.default_rng(shard)
+    at = f"layers.{shard}"
+    return {
+        f"{at}.up.weight": rng.standard_normal((300, 200)).astype(np.float32),
+        f"{at}.down.weight": rng.standard_normal((200, 300)).astype(np.float16),
+        f"{at}.half.weight": rng.standard_normal((150, 90)).astype(BFLOAT16),
+        f"{at}.wide.weight": rng.standard_normal((40, 30)),
+        f"{at}.conv.weight": rng.standard_normal((64, 16, 3, 3)).astype(np.float32),
+        f"{at}.bias": rng.standard_normal(300).astype(np.float32),
+        f"{at}.ids": np.arange(7),
+        f"{at}.empty": np.zeros((0, 5), np.float32),
+    }
+
+
+def write_checkpoint(folder: Path, shards: int = SHARDS) -> Path:
+    """Write a sharded checkpoint as Hugging Face lays it out."""
+    folder.mkdir(parents=True)
+    weights = {}
+    for shard in range(shards):
+        name = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        tensors = tensors_of(shard)
+        save_file(tensors, folder / name, {"format": "pt", "note": f"shard {shard}"})
+        weights |= dict.fromkeys(tensors, name)
+    index = {"metadata": {"total_size": 1}, "weight_map": weights}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    (folder / "config.json").write_text('{"model_type": "test"}')
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    return folder
+
+
+def recipe_of(source: Path | str, target: Path | str, *rules: str, head: str = "") -> Recipe:
+    tables = "\n".join(f"[[rules]]\n{rule}" for rule in rules)
+    return parse_recipe(f'input = "{source}"\noutput = "{target}"\n{head}\n{tables}\n')
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return every file's bytes, by its path in the folder; hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def load(folder: Path) -> dict[str, Array]:
+    """Load all tensors with the safetensors package, in an order of their own: it has none."""
+    files = map(read_file, sorted(folder.glob("*.safetensors")))
+    return {name: array for file in files for name, array in sorted(file.tensors.items())}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "in")
+
+
+@pytest.fixture(scope="session")
+def make_recipe() -> Callable[..., Recipe]:
+    return recipe_of
+
+
+@pytest.fixture(scope="session")
+def files() -> Callable[[Path], dict[str, bytes]]:
+    return files_of
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Callable[[Path], dict[str, Array]]:
+    return load
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[..., Path]:
+    return write_checkpoint
