@@ -24,6 +24,13 @@ def test_python_examples_run(code: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("code", blocks("python test=service"))
+def test_client_examples_run(code: str, service: str, tmp_path: Path) -> None:
+    script = code.replace(DEFAULT_URL, service)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("code", blocks("bash"))
 def test_shell_examples_run(code: str, service: str, tmp_path: Path) -> None:
     np.save(tmp_path / "w.npy", np.random.default_rng(0).standard_normal((512, 384), dtype=np.float32))

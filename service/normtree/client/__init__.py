@@ -1,0 +1,12 @@
+"""The service's client: arrays in, their projections out, over HTTP.
+
+>>> with normtree.Client("http://127.0.0.1:8000") as client:
+...     x = client.project(y, "l1,linf", 10.0).x
+"""
+
+from normtree.client.aio import AsyncClient
+from normtree.client.answers import Projected, ProjectedTensors
+from normtree.client.failures import UnexpectedAnswer, Unreachable
+from normtree.client.sync import Client
+
+__all__ = ["AsyncClient", "Client", "Projected", "ProjectedTensors", "UnexpectedAnswer", "Unreachable"]

@@ -1,0 +1,169 @@
+"""The client for coroutines: as the other, awaited."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import httpx
+
+from normtree.client.answers import Projected, ProjectedTensors
+from normtree.client.call import ONLY, PATH, Call, Options, Progress
+from normtree.client.connection import LOOK_S, connection_options, not_ready_in
+from normtree.client.failures import Unreachable, failure
+from normtree.client.retry import Retry
+from normtree.errors import NormtreeError
+
+
+class AsyncClient:
+    """Projects arrays by a service. Tasks of one event loop may share it.
+
+    Args:
+        url: where the service is.
+        key: to be shown, where the service asks for one.
+        timeout_s: seconds without a byte after which an attempt is given up.
+        retries: attempts after the first, when the service is busy (429, 503) or cannot be reached.
+    """
+
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", *, key: str | None = None, timeout_s: float = 120.0, retries: int = 4
+    ) -> None:
+        self._http = httpx.AsyncClient(**connection_options(url, key, timeout_s))
+        self._retry = Retry(retries)
+
+    async def project(
+        self,
+        y: Any,
+        norm: str = "l1,linf",
+        radius: float | None = None,
+        *,
+        compact: bool = False,
+        progress: Progress | None = None,
+        **options: Unpack[Options],
+    ) -> Projected:
+        """Project one tensor onto the ball that the options describe.
+
+        Args:
+            y: an array, a torch tensor, or anything with ``__array__`` or ``__dlpack__``; float64, float32, float16
+                or bfloat16. Not changed.
+            norm: norms of the levels from outer to inner.
+            radius: radius of the ball, in the units of the elements, unless sparsity or groups are given.
+            compact: let the answer carry the surviving outermost groups only. The result is the same.
+            progress: called with ``"sent"`` or ``"received"``, the bytes so far, and the bytes of all.
+            options: as the query of ``POST /v1/project``; exactly one of radius, sparsity and groups.
+
+        Raises:
+            NormtreeError: what the service answered, by its own classes; `Unreachable` where it did not.
+            TypeError: ``y`` is no tensor.
+        """
+        call = Call.of({ONLY: y}, {"norm": norm, "radius": radius, **options}, compact=compact, progress=progress)
+        return call.one(*await self._run(call))
+
+    async def project_tensors(
+        self,
+        tensors: Mapping[str, Any],
+        norm: str = "l1,linf",
+        radius: float | None = None,
+        *,
+        pattern: str | None = None,
+        compact: bool = False,
+        progress: Progress | None = None,
+        **options: Unpack[Options],
+    ) -> ProjectedTensors:
+        """Project several tensors in one request, each onto its own ball.
+
+        Args:
+            tensors: by name; as for `project`, or of other types, which come back as they are.
+            norm: as for `project`.
+            radius: as for `project`.
+            pattern: regular expression that the whole name of a tensor must match; default: all that the norm fits.
+            compact: as for `project`.
+            progress: as for `project`.
+            options: as for `project`.
+
+        Raises:
+            NormtreeError, TypeError: as `project`.
+        """
+        chosen = {"norm": norm, "radius": radius, "tensors": pattern, **options}
+        call = Call.of(tensors, chosen, compact=compact, progress=progress)
+        return call.several(*await self._run(call))
+
+    async def info(self) -> dict[str, Any]:
+        """Return what runs there: versions, limits, machine profile.
+
+        Raises:
+            NormtreeError: as `project`.
+        """
+        try:
+            answer = await self._http.get("/v1/info")
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self._http.base_url}: {error}") from error
+        if answer.is_error:
+            raise failure(answer.status_code, answer.headers, answer.content)
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def wait_until_ready(self, timeout_s: float = 120.0) -> None:
+        """Wait until the service takes tensors.
+
+        Raises:
+            Unreachable: it did not in that time.
+        """
+        end_s = monotonic() + timeout_s
+        while not await self._is_ready():
+            if monotonic() > end_s:
+                raise not_ready_in(timeout_s, self._http.base_url)
+            await asyncio.sleep(LOOK_S)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _is_ready(self) -> bool:
+        try:
+            return (await self._http.get("/v2/health/ready")).is_success
+        except httpx.TransportError:
+            return False
+
+    async def _run(self, call: Call) -> tuple[httpx.Headers, bytearray]:
+        """Make a call, again where that may help."""
+        attempt = 0
+        while True:
+            try:
+                return await self._attempt(call)
+            except NormtreeError as error:
+                delay_s = self._retry.delay_s(attempt, error)
+            await asyncio.sleep(delay_s)
+            attempt += 1
+
+    async def _attempt(self, call: Call) -> tuple[httpx.Headers, bytearray]:
+        try:
+            async with self._http.stream(
+                "POST", PATH, params=dict(call.params), headers=call.headers, content=_awaited(call)
+            ) as answer:
+                if answer.is_error:
+                    raise failure(answer.status_code, answer.headers, await answer.aread())
+                body = bytearray(int(answer.headers["Content-Length"]))
+                done = 0
+                async for part in answer.aiter_raw():
+                    body[done : done + len(part)] = part
+                    done += len(part)
+                    call.tell("received", done, len(body))
+                return answer.headers, body
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self._http.base_url}: {type(error).__name__}: {error}") from error
+
+
+async def _awaited(call: Call) -> AsyncIterator[bytes]:
+    """Yield the body as a coroutine wants it."""
+    for part in call.body():
+        yield part

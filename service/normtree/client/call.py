@@ -1,0 +1,175 @@
+"""A call as data: what is sent for a projection, and how the answer is read. Both clients share it."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, TypedDict
+
+import ml_dtypes
+import numpy as np
+
+from normtree.client.answers import Projected, ProjectedTensors
+from normtree.client.arrays import Array, Restore, as_array
+from normtree.http.bodies import safetensors
+from normtree.http.bodies.contents import Entry
+
+MEDIA_TYPE = "application/vnd.safetensors"
+PATH = "/v1/project"
+ONLY = "y"  # the name of a tensor that is sent alone
+_SLICE_BYTES = 2**20
+_ANY_SIZE = 2**62  # the service's answers are as large as what was sent
+
+Direction = Literal["sent", "received"]
+Progress = Callable[[Direction, int, int], None]
+
+
+class Options(TypedDict, total=False):
+    """What else a projection may be asked for, as in the query of ``POST /v1/project``; the service checks it."""
+
+    axes: str | None
+    sparsity: float | None
+    groups: int | None
+    exact: bool
+    engine: Literal["auto", "inline", "ray"]
+    workers: int | None
+    baseline: Literal["none", "measure"]
+    deadline_ms: float | None
+    certificate: bool
+    scope: Literal["tensor", "global"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request for projections, ready to be sent any number of times.
+
+    Attributes:
+        params: of the query.
+        head: bytes before the tensors'.
+        arrays: the tensors by name, in the order in which they are sent.
+        restores: how each becomes what its caller sent.
+        progress: told of bytes sent and received; None for nobody.
+    """
+
+    params: Mapping[str, str]
+    head: bytes
+    arrays: Mapping[str, Array]
+    restores: Mapping[str, Restore]
+    progress: Progress | None
+
+    @classmethod
+    def of(
+        cls, tensors: Mapping[str, object], options: Mapping[str, object], *, compact: bool, progress: Progress | None
+    ) -> "Call":
+        """Make a call.
+
+        Raises:
+            TypeError: what is to be sent is no tensor, or of an element type that the format has no name for.
+        """
+        found = {name: as_array(tensor, name) for name, tensor in tensors.items()}
+        arrays = {name: array for name, (array, _) in found.items()}
+        entries = tuple(
+            Entry(name, _type_name(array, name), array.shape, array.nbytes) for name, array in arrays.items()
+        )
+        given = {**options, "output": "compact"} if compact else options
+        params = {name: _text(value) for name, value in given.items() if value is not None}
+        restores = {name: restore for name, (_, restore) in found.items()}
+        return cls(params, safetensors.encode_header(entries, {}), arrays, restores, progress)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The request's headers."""
+        return {"Content-Type": MEDIA_TYPE, "Accept": MEDIA_TYPE, "Content-Length": str(self.nbytes)}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the body."""
+        return len(self.head) + sum(array.nbytes for array in self.arrays.values())
+
+    def body(self) -> Iterator[bytes]:
+        """Yield the body by slices of the tensors' own memory."""
+        sent = len(self.head)
+        yield self.head
+        for array in self.arrays.values():
+            view = array.reshape(-1).view(np.uint8).data
+            for start in range(0, len(view), _SLICE_BYTES):
+                part = view[start : start + _SLICE_BYTES]
+                yield part  # type: ignore[misc]  # any bytes will do, and a copy would cost
+                sent += len(part)
+                self.tell("sent", sent, self.nbytes)
+
+    def tell(self, direction: Direction, done: int, total: int) -> None:
+        """Tell of bytes that have passed."""
+        if self.progress:
+            self.progress(direction, done, total)
+
+    def one(self, headers: Mapping[str, str], body: bytearray) -> Projected:
+        """Read the answer to one tensor."""
+        answer = self.several(headers, body)
+        certificate = answer.certificates.get(ONLY)
+        return Projected(answer.tensors[ONLY], answer.timing, certificate, answer.request_id)
+
+    def several(self, headers: Mapping[str, str], body: bytearray) -> ProjectedTensors:
+        """Read an answer.
+
+        Raises:
+            MalformedBody: it is not safetensors.
+        """
+        contents = safetensors.read_header(body, elements_limit=_ANY_SIZE)
+        if contents is None:
+            raise ValueError(f"answer: {len(body)} bytes end within the header")
+        parts, start = {}, contents.data_offset
+        for entry in contents.entries:
+            parts[entry.name] = _array(body, start, entry)
+            start += entry.nbytes
+        axes = json.loads(contents.metadata.get("normtree.axes", "{}"))
+        tensors = {
+            name: restore(_expand(parts, name, axes[name]) if name in axes else parts[name])
+            for name, restore in self.restores.items()
+        }
+        return ProjectedTensors(
+            tensors,
+            timing=json.loads(headers["X-Normtree-Timing"]),
+            certificates=json.loads(contents.metadata.get("normtree.certificate", "{}")),
+            request_id=headers["X-Request-Id"],
+        )
+
+
+def _array(body: bytearray, start: int, entry: Entry) -> Array:
+    """Return a tensor of the answer, in the answer's own memory."""
+    dtype = np.dtype(ml_dtypes.bfloat16 if entry.dtype == "bfloat16" else _DTYPES.get(entry.dtype, entry.dtype))
+    flat = np.frombuffer(body, np.uint8, entry.nbytes, start)
+    return flat.view(dtype).reshape(entry.shape) if entry.nbytes else np.empty(entry.shape, dtype)
+
+
+def _expand(parts: Mapping[str, Array], name: str, axes: list[int]) -> Array:
+    """Put the surviving groups of one tensor back among zeros."""
+    from normtree.compact import expand  # with the kernels, which take a moment
+
+    index, values, shape = (parts[f"{name}.{part}"] for part in ("index", "values", "shape"))
+    return expand(index, values, shape.tolist(), axes)
+
+
+_DTYPES = {
+    "I64": "int64", "U64": "uint64", "I32": "int32", "U32": "uint32", "I16": "int16", "U16": "uint16",
+    "I8": "int8", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_PROJECTABLE = ("float64", "float32", "float16", "bfloat16")
+
+
+def _type_name(array: Array, where: str) -> str:
+    """Return the format's name of an element type, or ours for those that can be projected."""
+    name = array.dtype.name
+    if name in _PROJECTABLE:
+        return name
+    if name not in _NAMES or prod(array.shape) * array.itemsize != array.nbytes:
+        raise TypeError(f"{where}: dtype {name} cannot be sent; wanted {', '.join((*_PROJECTABLE, *_NAMES))}")
+    return _NAMES[name]
+
+
+def _text(value: object) -> str:
+    """Write a parameter as a query has it."""
+    if isinstance(value, bool):
+        return str(int(value))
+    return repr(value) if isinstance(value, float) else str(value)

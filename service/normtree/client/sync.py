@@ -1,0 +1,162 @@
+"""The client that waits."""
+
+from collections.abc import Mapping
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import httpx
+
+from normtree.client.answers import Projected, ProjectedTensors
+from normtree.client.call import ONLY, PATH, Call, Options, Progress
+from normtree.client.connection import LOOK_S, connection_options, not_ready_in
+from normtree.client.failures import Unreachable, failure
+from normtree.client.retry import Retry
+from normtree.errors import NormtreeError
+
+
+class Client:
+    """Projects arrays by a service. Threads may share it.
+
+    Args:
+        url: where the service is.
+        key: to be shown, where the service asks for one.
+        timeout_s: seconds without a byte after which an attempt is given up.
+        retries: attempts after the first, when the service is busy (429, 503) or cannot be reached.
+    """
+
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", *, key: str | None = None, timeout_s: float = 120.0, retries: int = 4
+    ) -> None:
+        self._http = httpx.Client(**connection_options(url, key, timeout_s))
+        self._retry = Retry(retries)
+
+    def project(
+        self,
+        y: Any,
+        norm: str = "l1,linf",
+        radius: float | None = None,
+        *,
+        compact: bool = False,
+        progress: Progress | None = None,
+        **options: Unpack[Options],
+    ) -> Projected:
+        """Project one tensor onto the ball that the options describe.
+
+        Args:
+            y: an array, a torch tensor, or anything with ``__array__`` or ``__dlpack__``; float64, float32, float16
+                or bfloat16. Not changed.
+            norm: norms of the levels from outer to inner.
+            radius: radius of the ball, in the units of the elements, unless sparsity or groups are given.
+            compact: let the answer carry the surviving outermost groups only. The result is the same.
+            progress: called with ``"sent"`` or ``"received"``, the bytes so far, and the bytes of all.
+            options: as the query of ``POST /v1/project``; exactly one of radius, sparsity and groups.
+
+        Raises:
+            NormtreeError: what the service answered, by its own classes; `Unreachable` where it did not.
+            TypeError: ``y`` is no tensor.
+        """
+        call = Call.of({ONLY: y}, {"norm": norm, "radius": radius, **options}, compact=compact, progress=progress)
+        return call.one(*self._run(call))
+
+    def project_tensors(
+        self,
+        tensors: Mapping[str, Any],
+        norm: str = "l1,linf",
+        radius: float | None = None,
+        *,
+        pattern: str | None = None,
+        compact: bool = False,
+        progress: Progress | None = None,
+        **options: Unpack[Options],
+    ) -> ProjectedTensors:
+        """Project several tensors in one request, each onto its own ball.
+
+        Args:
+            tensors: by name; as for `project`, or of other types, which come back as they are.
+            norm: as for `project`.
+            radius: as for `project`.
+            pattern: regular expression that the whole name of a tensor must match; default: all that the norm fits.
+            compact: as for `project`.
+            progress: as for `project`.
+            options: as for `project`.
+
+        Raises:
+            NormtreeError, TypeError: as `project`.
+        """
+        chosen = {"norm": norm, "radius": radius, "tensors": pattern, **options}
+        call = Call.of(tensors, chosen, compact=compact, progress=progress)
+        return call.several(*self._run(call))
+
+    def info(self) -> dict[str, Any]:
+        """Return what runs there: versions, limits, machine profile.
+
+        Raises:
+            NormtreeError: as `project`.
+        """
+        try:
+            answer = self._http.get("/v1/info")
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self._http.base_url}: {error}") from error
+        if answer.is_error:
+            raise failure(answer.status_code, answer.headers, answer.content)
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def wait_until_ready(self, timeout_s: float = 120.0) -> None:
+        """Wait until the service takes tensors.
+
+        Raises:
+            Unreachable: it did not in that time.
+        """
+        end_s = monotonic() + timeout_s
+        while not self._is_ready():
+            if monotonic() > end_s:
+                raise not_ready_in(timeout_s, self._http.base_url)
+            sleep(LOOK_S)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _is_ready(self) -> bool:
+        try:
+            return self._http.get("/v2/health/ready").is_success
+        except httpx.TransportError:
+            return False
+
+    def _run(self, call: Call) -> tuple[httpx.Headers, bytearray]:
+        """Make a call, again where that may help."""
+        attempt = 0
+        while True:
+            try:
+                return self._attempt(call)
+            except NormtreeError as error:
+                delay_s = self._retry.delay_s(attempt, error)
+            sleep(delay_s)
+            attempt += 1
+
+    def _attempt(self, call: Call) -> tuple[httpx.Headers, bytearray]:
+        try:
+            with self._http.stream(
+                "POST", PATH, params=dict(call.params), headers=call.headers, content=call.body()
+            ) as answer:
+                if answer.is_error:
+                    raise failure(answer.status_code, answer.headers, answer.read())
+                body = bytearray(int(answer.headers["Content-Length"]))
+                done = 0
+                for part in answer.iter_raw():
+                    body[done : done + len(part)] = part
+                    done += len(part)
+                    call.tell("received", done, len(body))
+                return answer.headers, body
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self._http.base_url}: {type(error).__name__}: {error}") from error
