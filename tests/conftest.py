@@ -45,6 +45,14 @@ def wait_until_ready(base: str, process: subprocess.Popen[bytes], log: Path) -> 
     pytest.fail(f"the service did not start:\n{log.read_text()}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Profiles of a machine that is busy with tests are not kept for later."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @contextmanager
 def serving(log: Path, **settings: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run the service in a process of its own, and end it by a signal as an operator would."""

@@ -1,17 +1,37 @@
 """Plans: from shapes alone, with a reason, and readable."""
 
-from types import MappingProxyType
+from dataclasses import replace
 
 import pytest
 
+from normtree.engine.machine import Machine
 from normtree.engine.plan import Plan, make_plan
-from normtree.engine.profile import MachineProfile
+from normtree.engine.profile import Curve, EngineCost, MachineProfile, SweepCost
 from normtree_kernels import MixedNorm
 from normtree_kernels.goal import Goal
 
-RATES = MappingProxyType({"l1": 2.0, "l2": 10.0, "linf": 10.0})
-PROFILE = MachineProfile(10.0, RATES, RATES, thread_overhead_ms=0.5, ray_overhead_ms=10.0)
-WITHOUT_RAY = MachineProfile(10.0, RATES, RATES, thread_overhead_ms=0.5, ray_overhead_ms=None)
+MB = 1_000_000
+NEVER = Curve((1,), (0.0,))
+SCALES = SweepCost(Curve((1, MB), (0, 1e5)), Curve((1, MB), (0, 0.25e5)), NEVER)  # 10 GB/s a thread, 40 on four
+BOUND = SweepCost(Curve((1, MB), (0, 1e5)), Curve((1, MB), (0, 1e5)), NEVER)  # 10 GB/s, however many threads
+LEAVES = {"l1": SCALES, "l2": SCALES, "linf": BOUND}
+LAYOUTS = ("rows", "columns", "packed")
+INLINE, RAY = EngineCost(0.1, 0.1, 0.0, 1.0), EngineCost(10.0, 0.1, 1.0, 1.0)
+PROFILE = MachineProfile(
+    machine=Machine("a processor", 4, "6.1", {"python": "3.11"}, "0"),
+    measured="2026-01-01T00:00:00+00:00",
+    workers=4,
+    bandwidth_gb_s={"read": {1: 10.0, 2: 10.0, 4: 10.0}},
+    leaves={f"{norm} {layout}": {"up": cost, "down": cost} for norm, cost in LEAVES.items() for layout in LAYOUTS},
+    dtypes={
+        f"{norm} {layout} {dtype}": {"up": ratio, "down": ratio}
+        for norm in LEAVES
+        for layout in LAYOUTS
+        for dtype, ratio in (("float64", 0.5), ("bfloat16", 2.0))
+    },
+    engines={"inline": INLINE, "ray": RAY},
+)
+WITHOUT_RAY = replace(PROFILE, engines={"inline": INLINE})
 
 
 def plan(
@@ -21,42 +41,58 @@ def plan(
     profile: MachineProfile = PROFILE,
     engine: str = "auto",
     workers: int | None = None,
+    dtype: str = "float32",
 ) -> Plan:
     mixed = MixedNorm.parse(norm, axes, ndim=len(shape))
     return make_plan(
-        shape, "float32", mixed, Goal(10.0), profile=profile, max_workers=4, engine=engine, workers=workers
+        shape, dtype, mixed, Goal(10.0), profile=profile, max_workers=4, engine=engine, workers=workers
     )  # fmt: skip
 
 
 def test_it_prints_itself_as_a_table() -> None:
-    assert str(plan((64, 32, 3, 3), axes="0,1.2.3")).splitlines() == [
-        "tensor     64 × 32 × 3 × 3 float32, 73,728 bytes",
+    assert str(plan((512, 256, 3, 3), axes="0,1.2.3")).splitlines() == [
+        "tensor     512 × 256 × 3 × 3 float32, 4,718,592 bytes",
         "ball       l1,linf over axes 0,1.2.3, radius 10",
-        "engine     inline, 4 workers: below break-even: Ray's overhead would outweigh what it frees",
-        "predicted  inline 0.5 ms, ray 10.0 ms; one thread 0.0 ms",
+        "engine     inline, 1 worker: below break-even: Ray's overhead would outweigh what it frees; "
+        "memory-bound: 1 worker suffices",
+        "predicted  inline 1.04 ms on 1 worker, ray 10.96 ms on 1 worker; one thread 1.04 ms",
         "",
-        "level norm  axes              fibres      length  blocks",
-        "0     l1    0                      1          64       1",
-        "1     linf  1.2.3                 64         288       4",
+        "level  norm  axes              fibres      length  blocks        ms",
+        "0      l1    0                      1         512       1      0.00",
+        "1      linf  1.2.3                512       2,304       1      0.94",
+        "engine                                                         0.10",
     ]
 
 
 @pytest.mark.parametrize(
-    ("shape", "engine", "profile", "chosen", "reason"),
+    ("shape", "norm", "engine", "workers", "profile", "chosen", "reason"),
     [
-        ((64, 64), "auto", PROFILE, "inline", "below break-even"),
-        ((65536, 65536), "auto", PROFILE, "ray", "within 10 %"),
-        ((65536, 65536), "inline", PROFILE, "inline", "asked"),
-        ((64, 64), "ray", PROFILE, "ray", "asked"),
-        ((65536, 65536), "auto", WITHOUT_RAY, "inline", "Ray is off"),
+        ((64, 64), "l1,l1", "auto", None, PROFILE, ("inline", 1), "below break-even.*; small: 1 worker suffices"),
+        ((65536, 65536), "l1,l1", "auto", None, PROFILE, ("ray", 4), "within 10 %"),
+        ((65536, 65536), "l1,linf", "auto", None, PROFILE, ("ray", 1), "within 10 %.*; memory-bound: 1 worker suffi"),
+        ((65536, 65536), "l1,l1", "inline", None, PROFILE, ("inline", 4), "^asked$"),
+        ((65536, 65536), "l1,l1", "inline", 2, PROFILE, ("inline", 2), "^asked$"),
+        ((64, 64), "l1,l1", "ray", None, PROFILE, ("ray", 1), "asked; small: 1 worker suffices"),
+        ((2, 2**30), "l1,linf", "inline", None, PROFILE, ("inline", 1), "asked; memory-bound: 1 worker suffices"),
+        ((2, 2**30), "l1,l1", "inline", None, PROFILE, ("inline", 2), "asked; 2 blocks: 2 workers suffice"),
+        ((65536, 65536), "l1,l1", "auto", None, WITHOUT_RAY, ("inline", 4), "^Ray is off$"),
     ],
 )
-def test_it_chooses_an_engine_and_says_why(
-    shape: tuple[int, ...], engine: str, profile: MachineProfile, chosen: str, reason: str
+def test_it_chooses_engine_and_workers_and_says_why(
+    shape: tuple[int, ...],
+    norm: str,
+    engine: str,
+    workers: int | None,
+    profile: MachineProfile,
+    chosen: tuple[str, int],
+    reason: str,
 ) -> None:
-    made = plan(shape, engine=engine, profile=profile)
-    assert made.engine == chosen
-    assert reason in made.reason
+    made = plan(shape, norm, engine=engine, workers=workers, profile=profile)
+    assert (made.engine, made.workers) == chosen
+    assert made.blocks[-1].stop == shape[0]
+    assert len(made.blocks) <= made.workers
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(made.reason)
 
 
 def test_blocks_cover_a_kept_axis_once() -> None:
@@ -64,9 +100,15 @@ def test_blocks_cover_a_kept_axis_once() -> None:
     assert [(block.axis, block.start, block.stop) for block in blocks] == [(1, 0, 2), (1, 2, 4), (1, 4, 7)]
 
 
-@pytest.mark.parametrize(("shape", "norm"), [((5, 4), "l1"), ((0, 4), "l1,linf"), ((1, 9), "l1,linf")])
-def test_what_cannot_be_cut_is_one_block(shape: tuple[int, ...], norm: str) -> None:
-    assert len(plan(shape, norm).blocks) == 1
+@pytest.mark.parametrize(
+    ("shape", "norm"),
+    [((5, 4), "l1"), ((0, 4), "l1,linf"), ((1, 9), "l1,linf"), ((), "l1"), ((0,), "l2"), ((1,), "l1")],
+)
+@pytest.mark.parametrize("workers", [None, 3])
+def test_what_cannot_be_cut_is_one_block(shape: tuple[int, ...], norm: str, workers: int | None) -> None:
+    made = plan(shape, norm, workers=workers)
+    assert len(made.blocks) == 1
+    assert str(made)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +125,24 @@ def test_what_cannot_run_is_refused(arguments: dict[str, object], message: str) 
         plan(**arguments)  # type: ignore[arg-type]
 
 
-def test_the_prediction_counts_bytes_and_overhead() -> None:
-    made = plan((1000, 2500), workers=2)
-    assert made.serial_ms == pytest.approx(2.0)
-    assert made.predicted_ms == pytest.approx({"inline": 1.5, "ray": 11.0})
+def test_the_prediction_counts_bytes_blocks_and_what_is_moved() -> None:
+    made = plan((1000, 2500), "l2,l2", workers=2)  # 10 MB, 1 ms a sweep on one thread; 1,000 fibres
+    root_ms = 2 * 8_000 / 10 / MB / 2  # the root's sweeps of 1,000 float64
+    moved_ms = 24_000 / 2**20
+    assert made.serial_ms == pytest.approx(2.0 + root_ms + 0.1, rel=1e-3)
+    assert made.predicted_ms == pytest.approx(
+        {"inline": 1.0 + root_ms + 0.2, "ray": 1.0 + root_ms + 10.1 + moved_ms}, rel=1e-3
+    )
+
+
+def test_blocks_of_unequal_size_take_as_long_as_the_largest() -> None:
+    even, uneven = plan((4, 10**7), "l1,l1", workers=2), plan((3, 10**7), "l1,l1", workers=2)
+    per_row = [made.predicted["inline"].leaves_ms / made.shape[0] for made in (even, uneven)]
+    assert per_row[1] == pytest.approx(per_row[0] * 4 / 3, rel=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "ratio"), [("float64", 1.0), ("bfloat16", 2.0)])
+def test_other_types_take_their_own_time_and_no_less_than_the_memory(dtype: str, ratio: float) -> None:
+    itemsize = {"float64": 8, "bfloat16": 2}[dtype]
+    made = plan((1000, 10**8 // itemsize // 1000), "l2,l2", workers=1, dtype=dtype)
+    assert made.predicted["inline"].leaves_ms == pytest.approx(20.0 * ratio, rel=1e-3)

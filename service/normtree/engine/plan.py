@@ -3,21 +3,26 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 import numpy as np
 
-from normtree.engine.profile import MachineProfile
+from normtree.engine.cost import Prediction, Workload
+from normtree.engine.profile import Engine, MachineProfile
 from normtree_kernels.blocks import Block, split
 from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
 
-Engine = Literal["inline", "ray"]
 ENGINES = ("auto", "inline", "ray")
 
 # Ray is taken although it is a little slower: work in the workers leaves the service's process to its sockets.
 _RAY_TOLERANCE = 1.1
+
+# A worker more is taken only where it is worth it.
+_WORKER_TOLERANCE = 1.05
+
+# More workers that make leaves no faster than this share of the time are held up by the memory.
+_MEMORY_BOUND = 0.8
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,9 @@ class Plan:
         exact: whether the fibres' radii are those of the Euclidean projection, by its own algorithm.
         engine: ``inline`` (threads of this process) or ``ray``.
         workers: leaves at once.
-        reason: why this engine.
+        reason: why this engine, and why not more workers.
         blocks: the leaves' blocks.
-        predicted_ms: predicted wall of each engine that could run it.
+        predicted: what it would take on each engine that could run it.
         serial_ms: predicted wall on one thread, the modelled reference of a speed-up.
     """
 
@@ -47,7 +52,7 @@ class Plan:
     workers: int
     reason: str
     blocks: tuple[Block, ...]
-    predicted_ms: Mapping[Engine, float]
+    predicted: Mapping[Engine, Prediction]
     serial_ms: float
 
     @property
@@ -60,25 +65,31 @@ class Plan:
         """Lengths of the axes that the innermost level keeps, in the norm's order."""
         return tuple(self.shape[axis] for axis in self.norm.kept_axes)
 
+    @property
+    def predicted_ms(self) -> dict[Engine, float]:
+        """Predicted wall on each engine that could run it."""
+        return {engine: prediction.wall_ms for engine, prediction in self.predicted.items()}
+
     def __str__(self) -> str:
         """A table for people: what, how and why, then a line a level."""
-        predicted = ", ".join(f"{engine} {ms:.1f} ms" for engine, ms in self.predicted_ms.items())
+        goal = f"{self.goal}, exact" if self.exact else f"{self.goal}"
         lines = [
             f"tensor     {' × '.join(map(str, self.shape)) or 'scalar'} {self.dtype}, {self.nbytes:,} bytes",
-            f"ball       {self.norm}, {self.goal}{', exact' if self.exact else ''}",
-            f"engine     {self.engine}, {self.workers} workers: {self.reason}",
-            f"predicted  {predicted}; one thread {self.serial_ms:.1f} ms",
+            f"ball       {self.norm}, {goal}",
+            f"engine     {self.engine}, {_count(self.workers, 'worker')}: {self.reason}",
+            f"predicted  {', '.join(_describe(*each) for each in self.predicted.items())}; "
+            f"one thread {self.serial_ms:.2f} ms",
             "",
-            f"{'level':<6}{'norm':<6}{'axes':<10}{'fibres':>14}{'length':>12}{'blocks':>8}",
+            f"{'level':<7}{'norm':<6}{'axes':<10}{'fibres':>14}{'length':>12}{'blocks':>8}{'ms':>10}",
         ]
-        fibres = 1
-        for index, level in enumerate(self.norm.levels):
+        prediction, fibres = self.predicted[self.engine], 1
+        for index, (level, ms) in enumerate(zip(self.norm.levels, prediction.levels_ms, strict=True)):
             length = prod(self.shape[axis] for axis in level.axes)
             blocks = len(self.blocks) if level is self.norm.inner else 1
             axes = ".".join(map(str, level.axes)) or "-"
-            lines.append(f"{index:<6}{level.norm:<6}{axes:<10}{fibres:>14,}{length:>12,}{blocks:>8}")
+            lines.append(f"{index:<7}{level.norm:<6}{axes:<10}{fibres:>14,}{length:>12,}{blocks:>8}{ms:>10.2f}")
             fibres *= length
-        return "\n".join(lines)
+        return "\n".join([*lines, f"{'engine':<57}{prediction.overhead_ms:>10.2f}"])
 
 
 def make_plan(
@@ -104,7 +115,7 @@ def make_plan(
         profile: of the machine that will run it.
         max_workers: leaves that can run at once.
         engine: ``auto``, or the one that is asked for.
-        workers: leaves at once, 1 to ``max_workers``; default: all.
+        workers: leaves at once, 1 to ``max_workers``; default: as many as make it faster.
 
     Raises:
         ValueError: an engine that is not known or not there, more workers than there are, a goal that cannot be
@@ -113,37 +124,88 @@ def make_plan(
     goal.check_fits(norm, shape)
     own = exact and needs_own_algorithm(norm, goal)
     norm = merged(norm) if own else norm
-    count = _check_workers(workers, max_workers)
-    nbytes = prod(shape) * np.dtype(dtype).itemsize
-    blocks = split(shape, norm, count)
-    serial_ms = profile.serial_ms(norm.inner.norm, nbytes)
-    parallel_ms = serial_ms / len(blocks)
-    predicted: dict[Engine, float] = {"inline": parallel_ms + profile.thread_overhead_ms}
-    if profile.ray_overhead_ms is not None:
-        predicted["ray"] = parallel_ms + profile.ray_overhead_ms
-    chosen, reason = _choose(engine, predicted)
-    return Plan(shape, dtype, norm, goal, own, chosen, count, reason, blocks, predicted, serial_ms)
+    counts = _counts(workers, max_workers)
+    work = Workload.of(shape, dtype, norm)
+    options = {each: _best(work, shape, norm, profile, each, counts) for each in profile.engines}
+    chosen, reason = _choose(engine, options)
+    serial = work.predict(profile, "inline", split(shape, norm, 1), 1)
+    return Plan(
+        shape=shape,
+        dtype=dtype,
+        norm=norm,
+        goal=goal,
+        exact=own,
+        engine=chosen.engine,
+        workers=chosen.prediction.workers,
+        reason="; ".join(part for part in (reason, chosen.reason) if part),
+        blocks=chosen.blocks,
+        predicted={each: option.prediction for each, option in options.items()},
+        serial_ms=serial.wall_ms,
+    )
 
 
-def _check_workers(workers: int | None, max_workers: int) -> int:
+@dataclass(frozen=True)
+class _Option:
+    """One way to run it: an engine with a number of workers."""
+
+    engine: Engine
+    blocks: tuple[Block, ...]
+    prediction: Prediction
+    reason: str
+
+
+def _best(
+    work: Workload, shape: tuple[int, ...], norm: MixedNorm, profile: MachineProfile, engine: Engine, counts: list[int]
+) -> _Option:
+    """Find the fewest workers with which an engine is about as fast as it can be."""
+    cuts = [split(shape, norm, count) for count in counts]
+    predictions = [work.predict(profile, engine, blocks, count) for count, blocks in zip(counts, cuts, strict=True)]
+    fastest = min(prediction.wall_ms for prediction in predictions)
+    index = next(i for i, each in enumerate(predictions) if each.wall_ms <= _WORKER_TOLERANCE * fastest)
+    return _Option(
+        engine, cuts[index], predictions[index], _why_not_more(predictions[index], predictions[-1], cuts[-1])
+    )
+
+
+def _why_not_more(chosen: Prediction, most: Prediction, blocks: tuple[Block, ...]) -> str:
+    if chosen.workers == most.workers:
+        return ""
+    suffices = f"{_count(chosen.workers, 'worker')} suffice{'s' if chosen.workers == 1 else ''}"
+    if len(blocks) <= chosen.workers:
+        return f"{_count(len(blocks), 'block')}: {suffices}"
+    bound = most.leaves_ms >= _MEMORY_BOUND * chosen.leaves_ms
+    return f"{'memory-bound' if bound else 'small'}: {suffices}"
+
+
+def _counts(workers: int | None, max_workers: int) -> list[int]:
+    """The numbers of workers to choose from."""
     if workers is None:
-        return max_workers
+        return sorted({*(1 << i for i in range(max_workers.bit_length())), max_workers})
     if not 1 <= workers <= max_workers:
         raise ValueError(f"workers: wanted 1 to {max_workers}, got {workers}")
-    return workers
+    return [workers]
 
 
-def _choose(engine: str, predicted: Mapping[Engine, float]) -> tuple[Engine, str]:
+def _choose(engine: str, options: Mapping[Engine, _Option]) -> tuple[_Option, str]:
     if engine not in ENGINES:
         raise ValueError(f"engine: wanted one of {', '.join(ENGINES)}, got {engine!r}")
+    inline, ray = options["inline"], options.get("ray")
     if engine == "inline":
-        return "inline", "asked"
-    if "ray" not in predicted:
+        return inline, "asked"
+    if ray is None:
         if engine == "ray":
             raise ValueError("engine: 'ray' was asked for, but this service runs without Ray")
-        return "inline", "Ray is off"
+        return inline, "Ray is off"
     if engine == "ray":
-        return "ray", "asked"
-    if predicted["ray"] <= _RAY_TOLERANCE * predicted["inline"]:
-        return "ray", "Ray is predicted within 10 % of inline, and leaves this process to its sockets"
-    return "inline", "below break-even: Ray's overhead would outweigh what it frees"
+        return ray, "asked"
+    if ray.prediction.wall_ms <= _RAY_TOLERANCE * inline.prediction.wall_ms:
+        return ray, "Ray is predicted within 10 % of inline, and leaves this process to its sockets"
+    return inline, "below break-even: Ray's overhead would outweigh what it frees"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _describe(engine: Engine, prediction: Prediction) -> str:
+    return f"{engine} {prediction.wall_ms:.2f} ms on {_count(prediction.workers, 'worker')}"

@@ -1,84 +1,130 @@
-"""The machine profile: how fast leaves run here, and what starting them costs. Measured once, at the start."""
+"""The machine profile: how fast leaves run here, and what starting them costs. Data only; see `measure`."""
 
-import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
-from time import perf_counter
-from typing import Self
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
+from pydantic import TypeAdapter
 
-from normtree_kernels import sweep
-from normtree_kernels.norms import NORMS
+from normtree.engine.machine import Machine
 
-_SAMPLE_SHAPE = (1024, 8192)
-_REPEATS = 3
-_RADIUS_SHARE = 0.1
+Engine = Literal["inline", "ray"]
+Layout = Literal["rows", "columns", "packed"]
+LeafSweep = Literal["up", "down"]
+MIB = 1 << 20
+SWEEPS: tuple[LeafSweep, ...] = ("up", "down")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Nanoseconds, by a size: straight lines between the sizes measured.
+
+    Args:
+        sizes: ascending.
+        ns: measured for each.
+    """
+
+    sizes: tuple[int, ...]
+    ns: tuple[float, ...]
+
+    def at(self, size: int) -> float:
+        """Read the curve; below the least size it is level, and beyond the largest it grows in proportion."""
+        if size >= self.sizes[-1]:
+            return self.ns[-1] * size / self.sizes[-1]
+        i = bisect_right(self.sizes, size)
+        if i == 0:
+            return self.ns[0]
+        below, above = self.sizes[i - 1], self.sizes[i]
+        return self.ns[i - 1] + (self.ns[i] - self.ns[i - 1]) * (size - below) / (above - below)
+
+
+@dataclass(frozen=True)
+class SweepCost:
+    """What one sweep of float32 leaves of one norm and layout costs.
+
+    Args:
+        serial: on one thread, by the bytes of the tensor: small ones run from the caches.
+        shared: the same on as many threads as the profile's ``workers``, without what starting them costs.
+        short: what a MiB takes more where the stretches of neighbouring elements that the kernel walks are short, by
+            their number of elements; on one thread.
+    """
+
+    serial: Curve
+    shared: Curve
+    short: Curve
+
+    def ns(self, nbytes: int, run: int, workers: float) -> float:
+        """Predict the wall: the work divided by the workers, until all together saturate the memory.
+
+        Args:
+            nbytes: of the tensor.
+            run: length of its stretches of neighbouring elements.
+            workers: that share the work; a fraction where they cannot share it evenly.
+        """
+        divided = (self.serial.at(nbytes) + self.short.at(run) * nbytes / MIB) / workers
+        saturated = self.shared.at(nbytes) if workers > 1 else 0.0
+        return max(divided, saturated)
+
+
+@dataclass(frozen=True)
+class EngineCost:
+    """What an engine adds to the leaves of a request.
+
+    Args:
+        request_ms: once.
+        block_ms: for each block after the first.
+        moved_ms_per_mib: for each MiB of norms and radii that goes between leaves and root.
+        slowdown: time of its leaves, of a large tensor, over that of bare ones.
+    """
+
+    request_ms: float
+    block_ms: float
+    moved_ms_per_mib: float
+    slowdown: float
 
 
 @dataclass(frozen=True)
 class MachineProfile:
-    """Rates and overheads of this machine, in the state it was in when measured.
+    """Rates and overheads of a machine, in the state it was in when measured.
 
     Args:
-        copy_gb_s: bytes of a tensor copied by one thread, over time.
-        up_gb_s: bytes of a tensor aggregated by one thread, over time, for each leaf norm.
-        down_gb_s: bytes of a tensor projected by one thread, over time, for each leaf norm.
-        thread_overhead_ms: what a two-phase request costs on threads beyond its leaves.
-        ray_overhead_ms: what it costs on Ray beyond its leaves; None without Ray.
+        machine: which.
+        measured: when; UTC, ISO 8601.
+        workers: threads with which shared rates were measured.
+        bandwidth_gb_s: of the memory on 1, 2, 4, … threads, over the bytes of the tensor: ``read``, ``copy``,
+            ``stream`` (clipped to another place past the caches).
+        leaves: by leaf norm and layout, such as ``"l1 rows"``, what the sweeps of float32 cost.
+        dtypes: by leaf norm, layout and element type, such as ``"l1 rows float64"``, the time in the caches over that
+            of float32 for as many bytes.
+        engines: what each engine that there is adds.
     """
 
-    copy_gb_s: float
-    up_gb_s: Mapping[str, float]
-    down_gb_s: Mapping[str, float]
-    thread_overhead_ms: float
-    ray_overhead_ms: float | None
-
-    @classmethod
-    def measure(cls, run_on_threads: Callable[[], float], run_on_ray: Callable[[], float] | None = None) -> Self:
-        """Measure leaves on 32 MiB of noise, and overheads with the given runs of a tiny tensor.
-
-        Args:
-            run_on_threads: runs a tiny request on threads and returns its wall less span, in milliseconds.
-            run_on_ray: the same on Ray; None without Ray.
-        """
-        y = np.random.default_rng(0).standard_normal(_SAMPLE_SHAPE, dtype=np.float32)
-        out = np.empty_like(y)
-        up: dict[str, float] = {}
-        down: dict[str, float] = {}
-        for norm in NORMS:
-            v = sweep.up(norm, y, 1)
-            up[norm] = y.nbytes / _best_ns(partial(sweep.up, norm, y, 1))
-            down[norm] = y.nbytes / _best_ns(partial(sweep.down, norm, y, 1, v, _RADIUS_SHARE * v, out))
-        return cls(
-            copy_gb_s=y.nbytes / _best_ns(partial(np.copyto, out, y)),
-            up_gb_s=up,
-            down_gb_s=down,
-            thread_overhead_ms=_median_of(run_on_threads),
-            ray_overhead_ms=_median_of(run_on_ray) if run_on_ray else None,
-        )
-
-    def serial_ms(self, norm: str, nbytes: int) -> float:
-        """Predict both sweeps over ``nbytes`` of a tensor on one thread, in milliseconds, by its leaf norm."""
-        return nbytes * (1 / self.up_gb_s[norm] + 1 / self.down_gb_s[norm]) / 1e6
+    machine: Machine
+    measured: str
+    workers: int
+    bandwidth_gb_s: Mapping[str, Mapping[int, float]]
+    leaves: Mapping[str, Mapping[LeafSweep, SweepCost]]
+    dtypes: Mapping[str, Mapping[LeafSweep, float]]
+    engines: Mapping[Engine, EngineCost]
 
     def as_dict(self) -> dict[str, object]:
         """The profile as plain values, for JSON."""
-        return asdict(self)
+        plain: dict[str, object] = _ADAPTER.dump_python(self, mode="json")
+        return plain
+
+    def to_json(self) -> bytes:
+        """The profile as `from_json` reads it."""
+        return _ADAPTER.dump_json(self, indent=1)
+
+    @staticmethod
+    def from_json(text: bytes) -> "MachineProfile":
+        """Read a profile.
+
+        Raises:
+            ValueError: it is none, or one of another version's form.
+        """
+        return _ADAPTER.validate_json(text)
 
 
-def _best_ns(function: Callable[[], object]) -> float:
-    """Shortest time of several runs after a warm-up, in nanoseconds: the machine is shared."""
-    function()
-    times = []
-    for _ in range(_REPEATS):
-        start = perf_counter()
-        function()
-        times.append(perf_counter() - start)
-    return min(times) * 1e9
-
-
-def _median_of(function: Callable[[], float]) -> float:
-    function()
-    return statistics.median(function() for _ in range(3 * _REPEATS))
+_ADAPTER = TypeAdapter(MachineProfile)

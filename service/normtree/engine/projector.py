@@ -1,10 +1,12 @@
 """The projector: arena, machine profile and engines behind one door, for the service, the command line and jobs."""
 
 import math
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from time import monotonic_ns, perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,8 +19,11 @@ from normtree.engine.cancel import Cancel
 from normtree.engine.environment import prepare_environment
 from normtree.engine.executor import Executor
 from normtree.engine.inline import InlineExecutor
+from normtree.engine.machine import this_machine
+from normtree.engine.measure import FREE, Request, measure_engine, measure_leaves
 from normtree.engine.plan import Plan, make_plan
-from normtree.engine.profile import MachineProfile
+from normtree.engine.profile import Engine, MachineProfile
+from normtree.engine.profile_store import load_profile, profile_path, save_profile
 from normtree.engine.report import make_timing
 from normtree.engine.run import Terms, Work, run_tree
 from normtree.engine.stop import Stopped
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
 
 Baseline = Literal["none", "measure"]
 BASELINES: tuple[Baseline, ...] = ("none", "measure")
-_PROBE_SHAPE = (64, 64)
+_PROBES = 8
 _LEAST_SLATES_BYTES = 1 << 24
 
 
@@ -63,8 +68,7 @@ class Projector:
         self.arena = Arena(settings.arena_bytes)
         self.slates = Arena(max(_LEAST_SLATES_BYTES, settings.arena_bytes // 2))
         self.inline = InlineExecutor(settings.workers)
-        on_ray = self._probe("ray") if ray_executor else None
-        self.profile = MachineProfile.measure(self._probe("inline"), on_ray)
+        self.profile = load_profile(self._profile_path) or self.measure()
         self.ready = True
 
     @classmethod
@@ -129,7 +133,7 @@ class Projector:
             groups: instead, the number of outermost groups that survive.
             exact: whether it must be the Euclidean projection, where one is known.
             engine: ``auto``, ``inline`` or ``ray``.
-            workers: leaves at once; default: all.
+            workers: leaves at once; default: as many as make it faster.
 
         Raises:
             InvalidTensor: an element type that cannot be projected.
@@ -147,6 +151,16 @@ class Projector:
             )  # fmt: skip
         except (TypeError, ValueError) as error:
             raise InvalidParameter(str(error), pointer=str(error).partition(":")[0]) from error
+
+    def measure(self) -> MachineProfile:
+        """Measure this machine anew, plan by it from now on, and keep the profile for the next start."""
+        profile = measure_leaves(this_machine(), self.workers)
+        for engine in self._engines:
+            request = self._request(replace(profile, engines={"inline": FREE, engine: FREE}), engine)
+            profile = measure_engine(profile, engine, request, self.arena.capacity_bytes // 2)
+        save_profile(self._profile_path, profile)
+        self.profile = profile
+        return profile
 
     def project(
         self,
@@ -229,6 +243,14 @@ class Projector:
         receive, _, encode = (1e3 * (b - a) for a, b in pairwise(edges))
         return x, timing.with_stages(receive=receive, encode=encode, total=1e3 * (edges[-1] - edges[0]))
 
+    @property
+    def _engines(self) -> tuple[Engine, ...]:
+        return ("inline", "ray") if self.ray else ("inline",)
+
+    @property
+    def _profile_path(self) -> Path:
+        return profile_path(this_machine(), self.workers, self._engines)
+
     def _executor(self, plan: Plan) -> Executor:
         return self.ray if plan.engine == "ray" and self.ray else self.inline
 
@@ -239,18 +261,22 @@ class Projector:
         (run,) = run_tree(self.inline, self.slates, [serial], plan.goal, Terms(terms.end_ns, terms.cancel))
         return run.wall_ms
 
-    def _probe(self, engine: Literal["inline", "ray"]) -> Callable[[], float]:
-        """Make a function that runs a tiny request on an engine and returns its wall less span, in milliseconds."""
-        norm = MixedNorm.parse("l1,linf", ndim=len(_PROBE_SHAPE))
-        blocks = split(_PROBE_SHAPE, norm, self.workers)
-        plan = Plan(_PROBE_SHAPE, "float32", norm, Goal(1.0), False, engine, self.workers, "probe", blocks, {}, 0.0)
+    def _request(self, profile: MachineProfile, engine: Engine) -> Request:
+        """Make what an engine is measured with: it projects noise, each fibre to about a third of its norm."""
+        mixed = MixedNorm.parse("l1,linf", ndim=2)
 
-        def probe() -> float:
-            with self.arena.lease(plan.nbytes) as source, self.arena.lease(plan.nbytes) as target:
-                np.frombuffer(source.buffer, np.float32)[:] = 1.0
-                return self.project(_tensor(source, plan), _tensor(target, plan), plan).overhead_ms
+        def request(shape: tuple[int, int], workers: int) -> float:
+            plan = make_plan(
+                shape, "float32", mixed, Goal(radius=shape[0]),
+                profile=profile, max_workers=workers, engine=engine, workers=workers,
+            )  # fmt: skip
+            with self.arena.lease(plan.nbytes) as inside, self.arena.lease(plan.nbytes) as outside:
+                source, target = _tensor(inside, plan), _tensor(outside, plan)
+                noise = np.random.default_rng(0).standard_normal(shape[1], np.float32)
+                source.array(writable=True)[...] = noise
+                return statistics.median([self.project(source, target, plan).wall_ms for _ in range(_PROBES)][1:])
 
-        return probe
+        return request
 
 
 @contextmanager

@@ -1,0 +1,131 @@
+"""What a projection will cost: the model that turns shapes and a machine profile into predicted times."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from normtree.engine.profile import MIB, SWEEPS, Engine, Layout, LeafSweep, MachineProfile
+from normtree_kernels.blocks import Block
+from normtree_kernels.fibres import lay_out
+from normtree_kernels.norms import MixedNorm
+
+MOVED_BYTES = 24  # a fibre's norm on its way up, its norm and its radius on their way down
+_FLOAT64_BYTES = 8
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the sweeps of one level have to do.
+
+    Args:
+        norm: of the level.
+        layout: how its fibres lie in memory.
+        dtype: of what they are made of.
+        nbytes: of it.
+        run: length of the stretches of neighbouring elements that its kernels walk.
+    """
+
+    norm: str
+    layout: Layout
+    dtype: str
+    nbytes: int
+    run: int
+
+    def ns(self, profile: MachineProfile, sweep: LeafSweep, workers: float) -> float:
+        """Predict one sweep's wall, in nanoseconds.
+
+        Other types than float32 take the time that they take in the caches, and no less than the memory takes.
+        """
+        taken = self._float32_ns(profile, self.norm, sweep, workers)
+        if self.dtype == "float32":
+            return taken
+        ratio = profile.dtypes[f"{self.norm} {self.layout} {self.dtype}"][sweep]
+        memory = min(self._float32_ns(profile, key.split()[0], sweep, workers) for key in self._alike(profile))
+        return max(ratio * taken, memory)
+
+    def _float32_ns(self, profile: MachineProfile, norm: str, sweep: LeafSweep, workers: float) -> float:
+        return profile.leaves[f"{norm} {self.layout}"][sweep].ns(self.nbytes, self.run, workers)
+
+    def _alike(self, profile: MachineProfile) -> list[str]:
+        return [key for key in profile.leaves if key.endswith(self.layout)]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a request will take on one engine.
+
+    Args:
+        workers: leaves at once.
+        levels_ms: both sweeps of each level, outermost first.
+        overhead_ms: what the engine adds.
+    """
+
+    workers: int
+    levels_ms: tuple[float, ...]
+    overhead_ms: float
+
+    @property
+    def wall_ms(self) -> float:
+        """All together."""
+        return sum(self.levels_ms) + self.overhead_ms
+
+    @property
+    def leaves_ms(self) -> float:
+        """The innermost level, the only one whose work is shared."""
+        return self.levels_ms[-1]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A projection as the model sees it: the leaves' work, and that of the levels above them, outermost first."""
+
+    leaf: Work
+    root: tuple[Work, ...]
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], dtype: str, norm: MixedNorm) -> "Workload":
+        """Find what there is to do for a tensor in C order."""
+        return cls(_leaf_work(shape, dtype, norm), _root_work(shape, norm))
+
+    def predict(self, profile: MachineProfile, engine: Engine, blocks: Sequence[Block], workers: int) -> Prediction:
+        """Predict a request.
+
+        Args:
+            profile: of the machine.
+            engine: one that the profile has.
+            blocks: the leaves'.
+            workers: leaves at once.
+        """
+        adds = profile.engines[engine]
+        lengths = [block.stop - block.start for block in blocks]
+        shared = min(workers, profile.workers, sum(lengths) / max(lengths))
+        leaves_ns = adds.slowdown * sum(self.leaf.ns(profile, sweep, shared) for sweep in SWEEPS)
+        levels_ns = [*(sum(work.ns(profile, sweep, 1.0) for sweep in SWEEPS) for work in self.root), leaves_ns]
+        fibres = self.root[-1].nbytes // _FLOAT64_BYTES if self.root else 1
+        moved_ms = adds.moved_ms_per_mib * MOVED_BYTES * fibres / MIB
+        overhead_ms = adds.request_ms + adds.block_ms * (len(blocks) - 1) + moved_ms
+        return Prediction(workers, tuple(ns / _NS_PER_MS for ns in levels_ns), overhead_ms)
+
+
+def _leaf_work(shape: tuple[int, ...], dtype: str, norm: MixedNorm) -> Work:
+    size, kind = prod(shape), np.dtype(dtype)
+    if size == 0:
+        return Work(norm.inner.norm, "rows", dtype, 0, 1)
+    strides = [kind.itemsize * prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    outline = np.lib.stride_tricks.as_strided(np.empty((), kind), shape, strides)  # strides only: nothing is read
+    fibres = lay_out(len(norm.kept_axes), outline.transpose(norm.order))
+    run = fibres.width if fibres.kind == "columns" else prod(shape[axis] for axis in norm.inner.axes)
+    return Work(norm.inner.norm, fibres.kind, dtype, size * kind.itemsize, run)
+
+
+def _root_work(shape: tuple[int, ...], norm: MixedNorm) -> tuple[Work, ...]:
+    """Rows of float64: the aggregates of each level."""
+    works, fibres = [], 1
+    for level in norm.levels[:-1]:
+        length = prod(shape[axis] for axis in level.axes)
+        works.append(Work(level.norm, "rows", "float64", _FLOAT64_BYTES * fibres * length, length))
+        fibres *= length
+    return tuple(works)

@@ -1,0 +1,73 @@
+"""Measuring the machine profile: leaves on the bench, then whole requests on the engines. It takes a second or two."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from normtree.engine.bench import SIZES, Bench
+from normtree.engine.cost import MOVED_BYTES, Prediction, Workload
+from normtree.engine.machine import Machine
+from normtree.engine.profile import MIB, Engine, EngineCost, LeafSweep, MachineProfile
+from normtree_kernels.blocks import split
+from normtree_kernels.dtypes import ACCEPTED
+from normtree_kernels.norms import NORMS, MixedNorm
+
+Request = Callable[[tuple[int, int], int], float]
+"""Projects float32 noise of a shape on the l1,linf ball, rows the groups, on so many workers, a few times; returns the
+median wall in ms."""
+
+FREE = EngineCost(request_ms=0.0, block_ms=0.0, moved_ms_per_mib=0.0, slowdown=1.0)
+"""An engine that adds nothing: what is measured against."""
+
+_NORM = MixedNorm.parse("l1,linf", ndim=2)
+_TINY_SIDE, _SHORT, _LARGEST_BYTES = 64, 16, 1 << 26
+
+
+def measure_leaves(machine: Machine, workers: int) -> MachineProfile:
+    """Measure the memory and the leaves; the engines add nothing yet."""
+    bench = Bench(workers)
+    others = [dtype for dtype in ACCEPTED if dtype != "float32"]
+    ratios: dict[str, Mapping[LeafSweep, float]] = {}
+    for norm in NORMS:
+        for layout in SIZES:
+            for dtype, ratio in bench.ratios(norm, layout, others).items():
+                ratios[f"{norm} {layout} {dtype}"] = ratio
+    return MachineProfile(
+        machine=machine,
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        workers=workers,
+        bandwidth_gb_s=bench.bandwidth_gb_s(),
+        leaves={f"{norm} {layout}": bench.leaf(norm, layout) for norm in NORMS for layout in SIZES},
+        dtypes=ratios,
+        engines={"inline": FREE},
+    )
+
+
+def measure_engine(profile: MachineProfile, engine: Engine, request: Request, limit_bytes: int) -> MachineProfile:
+    """Measure what an engine adds to bare leaves, and return the profile with it.
+
+    Args:
+        profile: from `measure_leaves`.
+        engine: which.
+        request: runs requests on it.
+        limit_bytes: of the largest tensor that it takes.
+    """
+    most, adds = profile.workers, FREE
+    large_bytes = min(_LARGEST_BYTES, limit_bytes)
+    side = math.isqrt(large_bytes // 4) * 31 // 32
+    tiny, large = (_TINY_SIDE, _TINY_SIDE), (side, side)
+    many = (large_bytes // (4 * 8 * _SHORT), _SHORT)
+
+    def predict(shape: tuple[int, int], workers: int) -> Prediction:
+        with_it = replace(profile, engines={engine: adds})
+        return Workload.of(shape, "float32", _NORM).predict(with_it, engine, split(shape, _NORM, workers), workers)
+
+    def beyond_ms(shape: tuple[int, int], workers: int) -> float:
+        return max(0.0, request(shape, workers) - predict(shape, workers).wall_ms)
+
+    adds = replace(adds, request_ms=beyond_ms(tiny, 1))
+    adds = replace(adds, block_ms=beyond_ms(tiny, most) / max(most - 1, 1))
+    adds = replace(adds, slowdown=1.0 + beyond_ms(large, most) / predict(large, most).leaves_ms)
+    adds = replace(adds, moved_ms_per_mib=beyond_ms(many, most) * MIB / (MOVED_BYTES * many[0]))
+    return replace(profile, engines={**profile.engines, engine: adds})
