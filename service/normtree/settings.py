@@ -68,6 +68,9 @@ class Settings(BaseSettings):
         ge=1,
         description="Shared memory for tensors in flight, in bytes; default: 4 GiB or a quarter of /dev/shm.",
     )
+    arena_touched_bytes: int = Field(
+        default=0, ge=0, description="Of that, the bytes whose pages are made at the start, before any request."
+    )
     queue_limit: int = Field(default=64, ge=0, description="Requests that may wait for shared memory.")
     key_rate_per_s: float | None = Field(
         default=None, gt=0, description="Tensors a second that one key may send, on average; default: no bound."

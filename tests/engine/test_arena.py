@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
 
-from normtree.engine.arena import PREFIX, Arena, remove_orphans
+from normtree.engine.arena import PREFIX, Arena, remove_orphans, segment_bytes
 from normtree.engine.tensor import Tensor
 from normtree.errors import ArenaFull, BodyTooLarge
 
@@ -62,6 +63,66 @@ def test_a_released_segment_is_handed_out_again(tmp_path: Path) -> None:
     first.release()
     assert arena.idle_bytes > 0
     assert arena.lease(2000).name == first.name
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "size"),
+    [(0, 65536), (65536, 65536), (65537, 81920), (129 * MIB, 160 * MIB), (160 * MIB + 1, 192 * MIB), (2**30, 2**30)],
+)
+def test_little_more_is_set_aside_than_was_asked_for(nbytes: int, size: int) -> None:
+    assert segment_bytes(nbytes) == size
+    assert nbytes <= size <= max(65536, 1.25 * nbytes)
+
+
+def test_a_segment_that_is_larger_is_cut_to_the_size_that_is_wanted(tmp_path: Path) -> None:
+    arena = Arena(MIB, tmp_path)
+    first = arena.lease(MIB)
+    first.release()
+    with arena.lease(MIB * 5 // 8) as second:
+        assert second.name == first.name
+        assert Path(second.name).stat().st_size == arena.leased_bytes == MIB * 5 // 8
+        with arena.lease(MIB * 3 // 8) as third:
+            assert third.name != first.name
+    with arena.lease(65536) as small:
+        assert small.name not in (second.name, third.name), "much larger ones are kept"
+
+
+def test_a_lease_waits_for_room(tmp_path: Path) -> None:
+    arena = Arena(MIB, tmp_path)
+    first = arena.lease(MIB)
+    with pytest.raises(ArenaFull):
+        arena.lease(1, wait_s=0.02)
+    Timer(0.05, first.release).start()
+    with arena.lease(MIB, wait_s=10.0) as second:
+        assert second.name == first.name
+    assert arena.leased_bytes == 0
+
+
+def test_segments_are_made_in_advance(tmp_path: Path) -> None:
+    arena = Arena(MIB, tmp_path)
+    names = arena.touch(MIB)
+    assert arena.leased_bytes == 0
+    assert arena.idle_bytes == sum(path.stat().st_size for path in segments(tmp_path)) <= MIB
+    with arena.lease(MIB // 5) as source, arena.lease(MIB // 5) as target:
+        assert {source.name, target.name} < set(names)
+    assert Arena(MIB, tmp_path / "none").touch(1) == ()
+
+
+def test_what_a_full_node_refuses_is_not_counted(tmp_path: Path) -> None:
+    arena = Arena(2**60, tmp_path)
+    with pytest.raises(ArenaFull):
+        arena.lease(2**59)
+    assert arena.leased_bytes == 0
+    assert segments(tmp_path) == []
+
+
+def test_what_is_removed_is_not_kept_mapped(tmp_path: Path) -> None:
+    arena = Arena(MIB, tmp_path)
+    arena.lease(1).release()
+    arena.close()
+    with Arena(MIB, tmp_path).lease(1):
+        mapped = Path("/proc/self/maps").read_text()
+    assert mapped.count(str(tmp_path)) == 1
 
 
 def test_a_retired_segment_is_never_handed_out_again(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import os
 import secrets
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
+from threading import Condition
 from types import TracebackType
 from typing import Self
 
@@ -31,6 +31,13 @@ class _Memory:
     path: Path
     descriptor: int
     capacity_bytes: int
+
+    def cut(self, nbytes: int) -> "_Memory":
+        """Give the pages beyond ``nbytes`` back to the system, if there are any."""
+        if nbytes == self.capacity_bytes:
+            return self
+        os.ftruncate(self.descriptor, nbytes)
+        return replace(self, capacity_bytes=nbytes)
 
     def remove(self) -> None:
         """Unlink it; who has it mapped may go on using it."""
@@ -86,7 +93,7 @@ class Arena:
         self._idle: dict[int, list[_Memory]] = defaultdict(list)
         self._leased_bytes = 0
         self._idle_bytes = 0
-        self._lock = Lock()
+        self._changed = Condition()
         self._closed = False
         self._retired: set[str] = set()
         remove_orphans(self._folder)
@@ -115,8 +122,12 @@ class Arena:
                 got=wanted,
             )
 
-    def lease(self, nbytes: int) -> Segment:
+    def lease(self, nbytes: int, wait_s: float = 0.0) -> Segment:
         """Lease a segment of at least ``nbytes``; a zeroed or a used one.
+
+        Args:
+            nbytes: bytes, >= 0.
+            wait_s: how long to wait for others to give back what it needs.
 
         Raises:
             BodyTooLarge: it is more than the arena holds.
@@ -124,45 +135,95 @@ class Arena:
         """
         self.check_fits(nbytes)
         size = segment_bytes(nbytes)
-        with self._lock:
-            if self._leased_bytes + size > self.capacity_bytes:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._leased_bytes + size <= self.capacity_bytes, wait_s):
                 raise self._full(nbytes)
-            if self._idle[size]:
-                memory = self._idle[size].pop()
-                self._idle_bytes -= size
-            else:
-                self._shrink(self.capacity_bytes - self._leased_bytes - size)
-                memory = self._create(size, nbytes)
             self._leased_bytes += size
+            memory = self._take_idle(size)
+            surplus = self._take_surplus()
+        for idle in surplus:
+            idle.remove()
+        memory = memory.cut(size) if memory else self._create_leased(size, nbytes)
         return Segment(self, memory, nbytes)
+
+    def touch(self, nbytes: int) -> tuple[str, ...]:
+        """Make idle segments in advance, so that the first requests need not wait for fresh pages.
+
+        They are pairs, a source's and a target's, of halving sizes: whatever the tensors' size, some of them fit.
+
+        Args:
+            nbytes: of all together, at most; less than the smallest pair makes none.
+
+        Returns:
+            Their names, for workers to attach in advance.
+
+        Raises:
+            BodyTooLarge, ArenaFull: as `lease`.
+        """
+        made: list[Segment] = []
+        left = nbytes
+        while left >= 2 * _SMALLEST_BYTES:
+            size = 1 << (left // 4).bit_length() - 1 if left >= 4 * _SMALLEST_BYTES else _SMALLEST_BYTES
+            made += [self.lease(size), self.lease(size)]
+            left -= 2 * size
+        for segment in made:
+            segment.release()
+        return tuple(segment.name for segment in made)
 
     def retire(self, name: str) -> None:
         """Never hand out a segment again: a cancelled worker may still write to it."""
-        with self._lock:
+        with self._changed:
             self._retired.add(name)
 
     def take_back(self, memory: _Memory) -> None:
         """Receive memory whose lease has ended; only `Segment.release` calls this."""
-        with self._lock:
+        with self._changed:
             self._leased_bytes -= memory.capacity_bytes
-            if self._closed or str(memory.path) in self._retired:
-                self._retired.discard(str(memory.path))
-                memory.remove()
-            else:
+            keep = not self._closed and str(memory.path) not in self._retired
+            self._retired.discard(str(memory.path))
+            if keep:
                 self._idle[memory.capacity_bytes].append(memory)
                 self._idle_bytes += memory.capacity_bytes
+            self._changed.notify_all()
+        if not keep:
+            memory.remove()
 
     def close(self) -> None:
         """Remove every idle segment now, and each leased one as it comes back."""
-        with self._lock:
+        with self._changed:
             self._closed = True
-            self._shrink(0)
+            surplus = self._take_surplus()
+        for idle in surplus:
+            idle.remove()
 
-    def _shrink(self, idle_bytes: int) -> None:
-        while self._idle_bytes > idle_bytes:
+    def _take_idle(self, size: int) -> _Memory | None:
+        """Take idle memory of a size, or of a larger one that is not too much larger to be cut."""
+        fitting = [idle for idle, segments in self._idle.items() if segments and size <= idle <= 2 * size]
+        if not fitting:
+            return None
+        found = min(fitting)
+        self._idle_bytes -= found
+        return self._idle[found].pop()
+
+    def _take_surplus(self) -> list[_Memory]:
+        """Take idle memory, the largest first, until the rest fits beside what is leased; all of it once closed."""
+        surplus: list[_Memory] = []
+        room = 0 if self._closed else self.capacity_bytes - self._leased_bytes
+        while self._idle_bytes > room:
             size = max(size for size, segments in self._idle.items() if segments)
-            self._idle[size].pop().remove()
+            surplus.append(self._idle[size].pop())
             self._idle_bytes -= size
+        return surplus
+
+    def _create_leased(self, size: int, nbytes: int) -> _Memory:
+        """Create memory that is counted as leased already; fresh pages take their time, and nobody waits for them."""
+        try:
+            return self._create(size, nbytes)
+        except BaseException:
+            with self._changed:
+                self._leased_bytes -= size
+                self._changed.notify_all()
+            raise
 
     def _create(self, size: int, nbytes: int) -> _Memory:
         path = self._folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
@@ -173,7 +234,7 @@ class Arena:
         except OSError as error:
             path.unlink(missing_ok=True)
             os.close(descriptor)
-            if error.errno in (errno.ENOSPC, errno.ENOMEM):
+            if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
                 raise self._full(nbytes) from None
             raise
         return _Memory(path, descriptor, size)
@@ -188,8 +249,11 @@ class Arena:
 
 
 def segment_bytes(nbytes: int) -> int:
-    """Return the bytes set aside for a lease: powers of two, so that segments fit the next request too."""
-    return max(_SMALLEST_BYTES, 1 << (nbytes - 1).bit_length() if nbytes else 0)
+    """Return the bytes set aside for a lease: one of four sizes in each doubling, so that segments fit others too."""
+    if nbytes <= _SMALLEST_BYTES:
+        return _SMALLEST_BYTES
+    step = 1 << (nbytes - 1).bit_length() - 3
+    return -(-nbytes // step) * step
 
 
 def remove_orphans(folder: Path) -> int:

@@ -7,7 +7,8 @@ and works where the bytes are. So a call is small, and what it costs is one mess
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from threading import Condition, Thread
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from normtree.engine.lanes import LaneLost, Lanes
 from normtree.engine.line import Answerer, Line, LineBroken, new_key
 from normtree.engine.process import Process, pid_namespace
 from normtree.engine.stop import Stop
+from normtree.engine.tensor import attach
 from normtree.engine.warm import warm_kernels
 from normtree.errors import EngineUnavailable, WorkersLost
 
@@ -39,6 +41,7 @@ class RayExecutor:
     Args:
         workers: leaves at once.
         address: address of a cluster with a node on this machine; None starts an embedded local one.
+        segments: those that workers attach in advance.
 
     Raises:
         EngineUnavailable: Ray cannot be started or reached, or has no node here.
@@ -46,7 +49,7 @@ class RayExecutor:
 
     in_process = False
 
-    def __init__(self, workers: int, address: str | None = None) -> None:
+    def __init__(self, workers: int, address: str | None = None, segments: Sequence[str] = ()) -> None:
         """Connect, and warm a process for each worker and a spare one."""
         try:
             if address is None:
@@ -56,7 +59,7 @@ class RayExecutor:
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise EngineUnavailable(f"Ray at {address or 'an embedded cluster'}: {error}") from error
         try:
-            self._crew = _Crew(workers)
+            self._crew = _Crew(workers, segments)
             self._lanes = Lanes([_RayLane(self._crew) for _ in range(workers)], in_process=False)
         except BaseException:
             ray.shutdown()
@@ -97,9 +100,12 @@ class RayExecutor:
 class _Host:
     """What Ray runs in a worker process: the answering end of a line."""
 
-    def __init__(self, key: bytes) -> None:
-        """Run every kernel once, so that no request pays for loading them, and listen."""
+    def __init__(self, key: bytes, segments: Sequence[str]) -> None:
+        """Run every kernel once, map segments, so that no request pays for either, and listen."""
         warm_kernels()
+        for segment in segments:
+            with suppress(FileNotFoundError):  # given up meanwhile
+                attach(segment, populate=True)
         self._answerer = Answerer(key)
 
     def identity(self) -> tuple[str, int, int]:
@@ -114,10 +120,10 @@ class _Host:
 class _Worker:
     """A worker as the driver sees it: its actor, its process, and the line to it."""
 
-    def __init__(self, hire: Any) -> None:
+    def __init__(self, hire: Any, segments: Sequence[str]) -> None:
         """Have Ray start one, and wait until it is warm and answers."""
         key = new_key()
-        self._actor = hire.remote(key)
+        self._actor = hire.remote(key, segments)
         address, self.pid, namespace = ray.get(self._actor.identity.remote(), timeout=_WARM_TIMEOUT_S)
         self._process = Process.find(self.pid, namespace)
         self._answering = self._actor.answer.remote()
@@ -144,13 +150,15 @@ class _Crew:
 
     Args:
         workers: how many lanes will take one.
+        segments: those that each of them attaches in advance.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, segments: Sequence[str]) -> None:
         """Start as many, and a spare; return when all are warm."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # A lane keeps its worker for good: counted as a CPU it would leave none to other work on the cluster.
         self._hire: Any = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_Host)  # type: ignore[call-overload]
+        self._segments = segments
         self._changed = Condition()
         self._waiting: list[_Worker] = []
         self._taken: list[_Worker] = []
@@ -212,7 +220,7 @@ class _Crew:
 
     def _start(self) -> None:
         try:
-            worker = _Worker(self._hire)
+            worker = _Worker(self._hire, self._segments)
         except Exception as error:
             with self._changed:
                 self._error = error

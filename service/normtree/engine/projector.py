@@ -27,7 +27,7 @@ from normtree.engine.profile_store import load_profile, profile_path, save_profi
 from normtree.engine.report import make_timing
 from normtree.engine.run import Terms, Work, run_tree
 from normtree.engine.stop import Stopped
-from normtree.engine.tensor import Tensor
+from normtree.engine.tensor import Tensor, attach
 from normtree.engine.timing import Timing
 from normtree.engine.warm import warm_kernels
 from normtree.engine.watermark import Watermark
@@ -60,12 +60,12 @@ class Projector:
         ray: the executor on Ray; None when it is off.
     """
 
-    def __init__(self, settings: Settings, ray_executor: "RayExecutor | None") -> None:
-        """Warm this process and measure the machine; `start` makes the engine that belongs to it."""
+    def __init__(self, settings: Settings, arena: Arena, ray_executor: "RayExecutor | None") -> None:
+        """Measure the machine; `start` makes what belongs to it."""
         self._settings = settings
         self.ray = ray_executor
         self.workers = settings.workers
-        self.arena = Arena(settings.arena_bytes)
+        self.arena = arena
         self.slates = Arena(max(_LEAST_SLATES_BYTES, settings.arena_bytes // 2))
         self.inline = InlineExecutor(settings.workers)
         self.profile = load_profile(self._profile_path) or self.measure()
@@ -73,18 +73,27 @@ class Projector:
 
     @classmethod
     def start(cls, settings: Settings) -> Self:
-        """Compile or load the kernels, start or join Ray unless it is off, and measure the machine.
+        """Compile or load the kernels, touch memory, start or join Ray unless it is off, and measure the machine.
 
         Raises:
             EngineUnavailable: Ray cannot be started or reached.
+            BodyTooLarge, ArenaFull: the memory to be touched is more than the arena or the node has.
         """
         warm_kernels()  # first alone: the workers then find machine code on disk, and none of them writes it
-        if settings.inline_only:
-            return cls(settings, None)
-        prepare_environment(embedded=settings.ray_address is None)
-        from normtree.engine.on_ray import RayExecutor
+        arena = Arena(settings.arena_bytes)
+        try:
+            segments = arena.touch(settings.arena_touched_bytes)
+            for segment in segments:
+                attach(segment, populate=True)
+            if settings.inline_only:
+                return cls(settings, arena, None)
+            prepare_environment(embedded=settings.ray_address is None)
+            from normtree.engine.on_ray import RayExecutor
 
-        return cls(settings, RayExecutor(settings.workers, settings.ray_address))
+            return cls(settings, arena, RayExecutor(settings.workers, settings.ray_address, segments))
+        except BaseException:
+            arena.close()
+            raise
 
     def close(self) -> None:
         """Stop: not ready any more, segments removed, Ray left or ended."""

@@ -3,8 +3,8 @@
 import mmap
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
+from threading import Lock
 from typing import Any, Literal
 
 import ml_dtypes  # noqa: F401 - makes "bfloat16" a name that NumPy knows
@@ -51,18 +51,40 @@ class Tensor:
         return array
 
 
-@lru_cache(maxsize=32)
-def attach(segment: str) -> mmap.mmap:
-    """Map a segment into this process; mapped once and kept, since segments are pooled and their names never re-used.
+class _Attachments:
+    """The segments that this process has mapped."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._maps: dict[str, mmap.mmap] = {}
+
+    def get(self, segment: str, flags: int) -> mmap.mmap:
+        """Return the map of a segment, made now if need be."""
+        found = self._maps.get(segment)
+        if found is not None:
+            return found
+        descriptor = os.open(segment, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            made = mmap.mmap(descriptor, 0, flags=flags)
+        finally:
+            os.close(descriptor)
+        with self._lock:
+            # Names are never used again. What has been unlinked is let go, as soon as no array is a view of it.
+            self._maps = {name: kept for name, kept in self._maps.items() if os.path.exists(name)}
+            return self._maps.setdefault(segment, made)
+
+
+_attachments = _Attachments()
+
+
+def attach(segment: str, *, populate: bool = False) -> mmap.mmap:
+    """Map a segment into this process; mapped once and kept for as long as it exists.
 
     Args:
         segment: path of the segment.
+        populate: whether to have its pages mapped now, all at once, rather than each when it is first used.
 
     Raises:
         FileNotFoundError: there is no such segment on this node.
     """
-    descriptor = os.open(segment, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        return mmap.mmap(descriptor, 0)
-    finally:
-        os.close(descriptor)
+    return _attachments.get(segment, mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0))
