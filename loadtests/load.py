@@ -14,10 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
+import chaos
 import curves
 import latency
+import nodes
 import page
 import soak
+import user_flows
+import wire
 from machine import describe
 from results import CSV_FIELDS, FOLDER, csv_text, write, write_json
 from rich.console import Console
@@ -78,6 +82,30 @@ def run_latency(run: Run) -> None:
     write(run.out / "latency.csv", csv_text(rows, list(rows[0])))
 
 
+def run_users(run: Run) -> None:
+    """User flows under Locust."""
+    about = describe("none: users come at once")
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder, "log.txt")) as service:
+        found = user_flows.measure(service, users=8, seconds=8 if run.quick else 30)
+    write_json(run.out / "users.json", {"machine": about, **found})
+
+
+def run_nodes(run: Run) -> None:
+    """Two nodes with a wire of a set rate and delay between them."""
+    if lacks := wire.missing():
+        print(f"nodes: skipped, {lacks}")
+        return
+    about = describe("a round of each way on every wire")
+    found = nodes.measure(nbytes=64 * MIB, quick=run.quick)
+    write_json(run.out / "nodes.json", {"machine": about, **found})
+
+
+def run_chaos(run: Run) -> None:
+    """Faults while a mixed load runs."""
+    about = describe("a second of mixed load")
+    write_json(run.out / "chaos.json", {"machine": about, "faults": chaos.measure(4 if run.quick else 10)})
+
+
 def run_soak(run: Run) -> None:
     """A mixed load while memory, segments and descriptors are watched."""
     about = describe("the first fifth of the run")
@@ -89,6 +117,9 @@ def run_soak(run: Run) -> None:
 PARTS: Mapping[str, Callable[[Run], None]] = {
     "curves": run_curves,
     "latency": run_latency,
+    "users": run_users,
+    "nodes": run_nodes,
+    "chaos": run_chaos,
     "soak": run_soak,
 }
 

@@ -264,3 +264,36 @@ def soak(samples: Sequence[Mapping[str, float]], path: Path) -> None:
         panel.set_title(title)
         panel.set_xlabel("minutes")
     save(figure, path)
+
+
+def nodes(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Walls and bytes on the wire of both ways, by network."""
+    ways = {"tree": ("moving the tree", COLOURS["inline"]), "tensor": ("shipping the tensor", COLOURS["ray"])}
+    wires = list(dict.fromkeys((run["link"], run["delay_ms"]) for run in runs))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), constrained_layout=True)
+    places = np.arange(len(wires))
+    for offset, (way, (label, colour)) in zip((-0.2, 0.2), ways.items(), strict=True):
+        here = [next(r for r in runs if r["way"] == way and (r["link"], r["delay_ms"]) == each) for each in wires]
+        walls = [run["wall_ms"] for run in here]
+        spread = [[r["wall_ms"] - r["lower_ms"] for r in here], [r["upper_ms"] - r["wall_ms"] for r in here]]
+        left.bar(places + offset, walls, 0.38, yerr=spread, color=colour, label=label, capsize=3)
+        crossed = [run["wire_bytes"] for run in here]
+        right.bar(places + offset, crossed, 0.38, color=colour, label=label)
+        for x, wall, count, run in zip(places + offset, walls, crossed, here, strict=True):
+            left.text(x, 1.12 * run["upper_ms"], f"{wall:.0f}", ha="center", fontsize=8)
+            right.text(x, 1.12 * count, f"{count / run['nbytes']:.1%}", ha="center", fontsize=8)
+    nbytes = runs[0]["nbytes"]
+    right.axhline(nbytes, color=INK, lw=0.8)
+    right.text(-0.45, 0.72 * nbytes, "the tensor", fontsize=8)
+    for panel, title in ((left, "wall, ms"), (right, "bytes on the wire, both ways, and their share of the tensor")):
+        panel.set_yscale("log")
+        panel.set_title(title)
+        panel.set_xticks(places, [f"{link}\n{delay:g} ms" for link, delay in wires])
+        panel.grid(axis="x", visible=False)
+    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    left.set_ylim(10, 3 * max(run["upper_ms"] for run in runs))
+    right.set_ylim(1e4, 8 * nbytes)
+    left.set_xlabel("rate and round trip of the wire")
+    right.set_xlabel("rate and round trip of the wire")
+    left.legend(loc="upper right")
+    save(figure, path)
