@@ -10,6 +10,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -54,26 +55,26 @@ def kill_workers(service: Service, seconds: float) -> str:
 
 
 def stop_workers(service: Service, seconds: float) -> str:
-    """SIGSTOP one of Ray's workers for a while, then let it go on."""
-    stopped = ray_workers(service.process.pid)[:1]
+    """SIGSTOP all but one of Ray's workers for a while, then let them go on."""
+    stopped = ray_workers(service.process.pid)[1:]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     sleep(seconds)
     for pid in stopped:
-        try:
+        with suppress(ProcessLookupError):  # given up and replaced meanwhile
             os.kill(pid, signal.SIGCONT)
-        except ProcessLookupError:
-            return "a worker stopped; the service replaced it"
-    return f"{len(stopped)} worker stopped for {seconds:.0f} s, then continued"
+    return f"{len(stopped)} stopped for {seconds:.0f} s, then continued"
 
 
 def kill_raylet(service: Service, seconds: float) -> str:
     """SIGKILL the node: its raylet, and with it its workers and its object store."""
-    for pid in raylets(service.process.pid):
+    killed = raylets(service.process.pid)
+    for pid in killed:
         os.kill(pid, signal.SIGKILL)
     sleep(seconds)
     status = service.process.poll()
-    return "the service goes on" if status is None else f"the service ended with status {status}"
+    became = "the service goes on" if status is None else f"the service ended with status {status}"
+    return f"{len(killed)} killed; {became}"
 
 
 def fill_arena(service: Service, seconds: float) -> str:
@@ -112,7 +113,7 @@ def _signal_in_turn(service: Service, seconds: float, number: signal.Signals) ->
 
 FAULTS = (
     Fault("SIGKILL of workers", kill_workers, {}, mixed()),
-    Fault("SIGSTOP of a worker", stop_workers, {"deadline_s": 4}, mixed()),
+    Fault("SIGSTOP of workers", stop_workers, {"deadline_s": 4}, mixed()),
     Fault("SIGKILL of the node's raylet", kill_raylet, {}, mixed(), dies=True),
     Fault("full store", fill_arena, {"arena_bytes": 2**27}, (small(),), clients=1),
     Fault("disconnect storm", storm, {}, mixed()),

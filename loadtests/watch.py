@@ -51,8 +51,9 @@ def command(pid: int) -> str:
 
 
 def ray_workers(pid: int) -> list[int]:
-    """Ray's worker processes below a process."""
-    return [each for each in tree(pid) if command(each).startswith("ray::")]
+    """Ray's worker processes below a process, its own agents left out."""
+    named = [(each, command(each)) for each in tree(pid)]
+    return [each for each, name in named if name.startswith("ray::") and not name.endswith("Agent")]
 
 
 def raylets(pid: int) -> list[int]:
