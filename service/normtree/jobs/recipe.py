@@ -160,8 +160,10 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise InvalidRecipe(f"{where}: {error}") from None
     except ValidationError as error:
-        problems = [_describe(text, where, problem) for problem in error.errors(include_url=False)]
-        raise InvalidRecipe("\n".join(problems), pointer=_key(error.errors()[0]["loc"])) from None
+        found = error.errors(include_url=False)
+        inside = [problem for problem in found if problem["loc"] != ("rules",)]  # a rule that is wrong counts for none
+        problems = [_describe(text, where, problem) for problem in inside or found]
+        raise InvalidRecipe("\n".join(problems), pointer=_key((inside or found)[0]["loc"])) from None
 
 
 def _describe(text: str, where: str, problem: Any) -> str:

@@ -1,0 +1,133 @@
+"""Jobs on Ray: the same bytes as on threads, on two nodes, when a worker dies, and as a submitted job."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normtree.engine.environment import prepare_environment
+from normtree.errors import InvalidTensor
+from normtree.jobs import plan as job_plan
+from normtree.jobs.run import Options, run_job
+
+INLINE = Options(workers=2, engine="inline")
+RAY = Options(engine="ray")
+RULES = (
+    "tensors = '.*(up|down)\\.weight'\nsparsity = 0.7\nscope = 'global'",
+    "tensors = '.*(half|conv|wide)\\.weight'\nnorm = 'l1,l2'\nsparsity = 0.3",
+)
+pytestmark = [pytest.mark.nodes, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Start a cluster of two nodes on this machine, connect to it, and return where its dashboard takes jobs."""
+    prepare_environment(embedded=True)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": True, "dashboard_port": 0})
+    try:
+        cluster.add_node(**node)
+        found = ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
+        yield str(found.dashboard_url)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture
+def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut tensors of the tests' size as if they were large."""
+    monkeypatch.setattr(job_plan, "LEAST_TASK_BYTES", 1 << 13)
+
+
+def test_two_nodes_write_what_one_process_writes_and_reach_the_share_over_all_shards(
+    tmp_path: Path, make_checkpoint: Any, make_recipe: Any, files: Any, cluster: Any, small_tasks: None
+) -> None:
+    make_checkpoint(tmp_path / "in", 4)
+    outcome = run_job(make_recipe(tmp_path / "in", tmp_path / "ray", *RULES), RAY)
+    assert (outcome.summary["nodes"], outcome.summary["workers"]) == (2, 2)
+    run_job(make_recipe(tmp_path / "in", tmp_path / "one", *RULES), INLINE)
+    assert files(tmp_path / "ray") == files(tmp_path / "one")
+    together = [facts for facts in outcome.facts if facts.rule == 0]
+    assert len({facts.shard for facts in together}) == 4
+    groups, zero = (sum(getattr(facts, name)[0] for facts in together) for name in ("groups", "zero_groups"))
+    assert (groups, zero) == (2000, 1400)
+
+
+@pytest.mark.kills
+def test_a_worker_that_dies_costs_one_more_attempt(
+    tmp_path: Path, checkpoint: Path, make_recipe: Any, files: Any, cluster: Any, small_tasks: None
+) -> None:
+    killed = []
+
+    def kill_one(_: object) -> None:
+        if len(killed) < 2:
+            workers = subprocess.run(["pgrep", "-f", "ray::_perform"], capture_output=True, text=True, check=False)
+            ours = [int(pid) for pid in workers.stdout.split() if is_ours(int(pid))]
+            for pid in ours[:1]:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    run_job(make_recipe(checkpoint, tmp_path / "ray", *RULES), RAY, kill_one)
+    run_job(make_recipe(checkpoint, tmp_path / "one", *RULES), INLINE)
+    assert killed
+    assert files(tmp_path / "ray") == files(tmp_path / "one")
+
+
+def is_ours(pid: int) -> bool:
+    """Tell whether a process descends from this one."""
+    while pid > 1:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except FileNotFoundError:
+            return False
+        pid = int(stat.rpartition(")")[2].split()[1])
+        if pid == os.getpid():
+            return True
+    return False
+
+
+def test_what_a_task_raises_is_told_in_our_words(
+    tmp_path: Path, checkpoint: Path, make_recipe: Any, cluster: Any
+) -> None:
+    shard = sorted(checkpoint.glob("*.safetensors"))[2]
+    data = bytearray(shard.read_bytes())
+    data[-400:] = b"\xff" * 400
+    shard.write_bytes(bytes(data))
+    with pytest.raises(InvalidTensor, match="every element must be finite"):
+        run_job(make_recipe(checkpoint, tmp_path / "out", "tensors = '.*weight'\nsparsity = 0.1"), RAY)
+
+
+def test_the_job_is_submitted_to_a_cluster_as_the_readme_says(
+    tmp_path: Path, checkpoint: Path, make_recipe: Any, files: Any, cluster: str
+) -> None:
+    rules = "\n".join(f"[[rules]]\n{rule}" for rule in RULES)
+    (tmp_path / "recipe.toml").write_text(f"input = 'in'\noutput = 'out'\n{rules}")
+    command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", f"http://{cluster}", "--"]
+    command += [
+        str(Path(sys.executable).with_name("normtree")),
+        "job",
+        "run",
+        str(tmp_path / "recipe.toml"),
+        "--address",
+        "auto",
+    ]
+    end_s = time.monotonic() + 60
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if "No available agent" not in done.stderr or time.monotonic() > end_s:  # a node's agent starts after the node
+            break
+        time.sleep(1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 workers on ray, 2 nodes" in done.stdout
+    run_job(make_recipe(checkpoint, tmp_path / "one", *RULES), INLINE)
+    assert files(tmp_path / "out") == files(tmp_path / "one")
