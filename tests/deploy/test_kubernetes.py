@@ -12,11 +12,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from normtree.jobs.recipe import read_recipe
+
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT.parent / "shared" / "kuberay-crds"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the definitions are 100,000 lines
 VERSION = "1.33"
-KUBERAY = ["RayCluster", "RayService"]
+KUBERAY = ["RayCluster", "RayService", "RayJob", "RayCronJob"]
 GIB = 2**30
 UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
@@ -187,7 +189,7 @@ def test_shared_memory_is_sized(pods: dict[str, dict[str, Any]]) -> None:
         assert limit >= 1.1 * (arena + 2**28), name
         assert sum(size(container["resources"]["limits"]["memory"]) for container in containers) > limit, name
         checked += 1
-    assert checked >= 5
+    assert checked >= 6
 
 
 def environment_of(container: dict[str, Any]) -> dict[str, int]:
@@ -198,7 +200,7 @@ def environment_of(container: dict[str, Any]) -> dict[str, int]:
 
 def test_clusters_ask_for_a_token(kubernetes: list[dict[str, Any]], inside: Any) -> None:
     clusters = [value for value in inside(kubernetes) if isinstance(value, dict) and "headGroupSpec" in value]
-    assert len(clusters) == 2
+    assert len(clusters) == 3
     assert all(cluster["authOptions"] == {"mode": "token"} for cluster in clusters)
 
 
@@ -270,3 +272,14 @@ def test_claims_and_secrets_are_named(kubernetes: list[dict[str, Any]], pods: di
                 assert volume["configMap"]["name"] in made, name
             if "secret" in volume:  # by hand, as README.md says; readable by its owner alone
                 assert volume["secret"] == {"secretName": "api-keys", "defaultMode": 0o400}, name
+
+
+def test_the_recipe_is_one(kubernetes: list[dict[str, Any]], tmp_path: Path) -> None:
+    (recipe,) = of_kind(kubernetes, "ConfigMap")
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe["data"]["recipe.toml"])
+    read = read_recipe(path)
+    assert read.input.startswith("/checkpoints/")
+    assert read.output.startswith("/checkpoints/")
+    (job,) = of_kind(kubernetes, "RayJob")
+    assert job["spec"]["entrypoint"].split()[3] == f"/etc/normtree/{recipe['metadata']['name']}/recipe.toml"

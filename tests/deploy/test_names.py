@@ -100,7 +100,7 @@ def test_every_command_and_option_exists(texts: dict[Path, str], inside: Any) ->
             known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
             assert set(options) <= known, f"{path.name}: {words} {options}"
             checked.add(command.name)
-    assert checked >= {"serve", "new"}
+    assert checked >= {"serve", "new", "run"}
 
 
 def test_ray_is_told_its_mode_wherever_it_is_started(texts: dict[Path, str], inside: Any) -> None:
