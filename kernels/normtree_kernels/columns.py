@@ -40,7 +40,7 @@ def add_rows(code: int, x: Array, first: int, count: int, step: int, sums: Float
 @device
 def chunk_norms(code: int, x: Array, first: int, count: int, step: int, totals: Float64Array) -> None:
     """Norms (l1, l2) of one chunk of each column, added in the order that lanes.py fixes."""
-    lane, group, scratch = np.empty(totals.size), np.empty(totals.size), np.empty(LANES)
+    lane, group = np.empty(totals.size), np.empty(totals.size)
     totals[:] = 0.0
     for g in range(min(GROUPS, count)):
         group[:] = 0.0
@@ -51,7 +51,7 @@ def chunk_norms(code: int, x: Array, first: int, count: int, step: int, totals: 
         l1.add_row(group, totals)
     if code == L2:
         for j in range(totals.size):
-            totals[j] = l2.length(totals[j], x, first + j, step, count, scratch)
+            totals[j] = l2.length(totals[j], x, first + j, step, count)
 
 
 @device
@@ -173,7 +173,7 @@ def thresholds(x: Array, first: int, length: int, step: int, v: Float64Array, u:
     panel = max(1, min(PANEL, PANEL_ELEMENTS // length))
     room = length + PAD  # so that the same element of neighbouring columns falls into different cache sets
     packed = np.empty(panel * room, x.dtype)
-    lanes, partials = np.empty(LANES), np.empty(length // CHUNK + 1)
+    partials = np.empty(length // CHUNK + 1)
     for j in range(0, v.size, panel):
         width = min(panel, v.size - j)
         for i in range(length):
@@ -187,7 +187,7 @@ def thresholds(x: Array, first: int, length: int, step: int, v: Float64Array, u:
             elif narrow(rho, x[0]) == 0.0:
                 taus[j + k] = np.inf
             else:
-                taus[j + k] = l1.threshold(packed[k * room : k * room + length], norm, rho, lanes, partials)
+                taus[j + k] = l1.threshold(packed[k * room : k * room + length], norm, rho, partials)
     return taus
 
 
@@ -236,7 +236,7 @@ def down(
 ) -> None:
     """Project each column of norm v onto the ball of radius u, row after row of memory.
 
-    Where ``streaming``, clipped rows are written past the caches.
+    Where ``streaming``, rows are written past the caches.
     """
     for k in range(offsets.size):
         norms, radii = v[k * width : (k + 1) * width], u[k * width : (k + 1) * width]
@@ -244,12 +244,12 @@ def down(
             taus, grids = thresholds(x, offsets[k], length, step, norms, radii), powers(radii)
             for i in range(length):
                 at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
-                l1.shrink_row(x[at : at + width], taus, grids, out[to : to + width])
+                l1.shrink_row(x[at : at + width], taus, grids, out[to : to + width], streaming)
         elif code == L2:
             scales = factors(norms, radii, x[0])
             for i in range(length):
                 at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
-                l2.scale_row(x[at : at + width], scales, out[to : to + width])
+                l2.scale_row(x[at : at + width], scales, out[to : to + width], streaming)
         else:
             bounds = limits(norms, radii, x)
             for i in range(length):

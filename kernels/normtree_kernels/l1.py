@@ -10,8 +10,22 @@ import numpy as np
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.elements import narrow, widen
 from normtree_kernels.jit import device
-from normtree_kernels.lanes import CHUNK, LANES, fold
+from normtree_kernels.lanes import CHUNK, LANES
+from normtree_kernels.lines import before_line
+from normtree_kernels.vectors import (
+    Lanes,
+    load,
+    signed_like,
+    sizes,
+    spread,
+    store,
+    take,
+    total,
+    where_above,
+    zeros,
+)
 
+GRID = 2.0**-52  # of a power of two: what adding and subtracting it rounds smaller numbers to
 _MAX_EXPONENT = 1022  # of a power of two to which another value below it can be added in float64
 _SAMPLED = 2 * CHUNK  # fibres at least this long are worth a look at their first elements
 _SAMPLE = CHUNK // 2
@@ -20,17 +34,13 @@ _STEPS = 64  # far more than Newton takes; rounding could keep a sum away from i
 
 
 @device
-def chunk_norm(x: Array, lanes: Float64Array) -> float:
+def chunk_norm(x: Array) -> float:
     """Sum of magnitudes of at most 1024 contiguous elements."""
-    whole = x.size - x.size % LANES
-    for lane in range(LANES):
-        lanes[lane] = 0.0
-    for i in range(0, whole, LANES):
-        for lane in range(LANES):
-            lanes[lane] += abs(widen(x[i + lane]))
-    for i in range(whole, x.size):
-        lanes[i - whole] += abs(widen(x[i]))
-    return fold(lanes)
+    sums = zeros()
+    for i in range(0, x.size, LANES):
+        sums = sums + sizes(take(x, i))
+    result: float = total(sums)
+    return result
 
 
 @device
@@ -70,16 +80,16 @@ def add_four_active_rows(
 
 
 @device
-def fold_chunks(partials: Float64Array, count: int, lanes: Float64Array) -> float:
+def fold_chunks(partials: Float64Array, count: int) -> float:
     """Sum of ``count`` non-negative partial sums in the fixed shape; overwrites them."""
     while count > 1:
         chunks = 0
         for start in range(0, count, CHUNK):
-            partials[chunks] = chunk_norm(partials[start : min(start + CHUNK, count)], lanes)
+            partials[chunks] = chunk_norm(partials[start : min(start + CHUNK, count)])
             chunks += 1
         count = chunks
-    total: float = partials[0]
-    return total
+    result: float = partials[0]
+    return result
 
 
 @device
@@ -94,87 +104,104 @@ def grid(rho: float) -> float:
 
 
 @device
+def on_grid(tau: float, power: float) -> float:
+    """Round a threshold up to the grid of ``power``, or to its own digits where these are coarser.
+
+    What elements of fewer digits leave above it lies on the grid then, and loses nothing more.
+    """
+    rounded = (tau + power) - power
+    return rounded if rounded >= tau else rounded + max(power * GRID, np.spacing(rounded))
+
+
+@device
 def excess(magnitude: float, tau: float, power: float) -> float:
     """max(magnitude - tau, 0), rounded down to the grid of ``power``."""
     over = max(magnitude - tau, 0.0)
     rounded = (over + power) - power
-    return rounded - power * 2.0**-52 if rounded > over else rounded
+    return rounded - power * GRID if rounded > over else rounded
 
 
 @device
-def active_sum(x: Array, tau: float, lanes: Float64Array, partials: Float64Array) -> tuple[float, int]:
+def chunk_active(x: Array, tau: float) -> tuple[float, float]:
+    """Sum and number of the magnitudes above tau, of at most 1024 contiguous elements."""
+    sums, counts, nothing, one, level = zeros(), zeros(), zeros(), spread(1.0), spread(tau)
+    for i in range(0, x.size, LANES):
+        size = sizes(take(x, i))
+        sums = sums + where_above(size, level, size, nothing)
+        counts = counts + where_above(size, level, one, nothing)
+    return total(sums), total(counts)
+
+
+@device
+def active_sum(x: Array, tau: float, partials: Float64Array) -> tuple[float, int]:
     """Sum and number of the magnitudes above tau."""
-    active = 0
+    active = 0.0
     chunks = 0
     for start in range(0, x.size, CHUNK):
-        chunk = x[start : min(start + CHUNK, x.size)]
-        whole = chunk.size - chunk.size % LANES
-        for lane in range(LANES):
-            lanes[lane] = 0.0
-        for i in range(0, whole, LANES):
-            for lane in range(LANES):
-                magnitude = abs(widen(chunk[i + lane]))
-                lanes[lane] += magnitude if magnitude > tau else 0.0
-                active += magnitude > tau
-        for i in range(whole, chunk.size):
-            magnitude = abs(widen(chunk[i]))
-            lanes[i - whole] += magnitude if magnitude > tau else 0.0
-            active += magnitude > tau
-        partials[chunks] = fold(lanes)
+        partials[chunks], count = chunk_active(x[start : min(start + CHUNK, x.size)], tau)
+        active += count
         chunks += 1
-    return fold_chunks(partials, chunks, lanes), active
+    return fold_chunks(partials, chunks), int(active)
 
 
 @device
-def excess_sum(x: Array, tau: float, lanes: Float64Array, partials: Float64Array) -> tuple[float, int]:
+def chunk_excess(x: Array, tau: float) -> tuple[float, float]:
+    """Sum of max(|x| - tau, 0) and the number of magnitudes above tau, of at most 1024 contiguous elements."""
+    sums, counts, nothing, one, level = zeros(), zeros(), zeros(), spread(1.0), spread(tau)
+    for i in range(0, x.size, LANES):
+        over = sizes(take(x, i)) - level
+        sums = sums + where_above(over, nothing, over, nothing)
+        counts = counts + where_above(over, nothing, one, nothing)
+    return total(sums), total(counts)
+
+
+@device
+def excess_sum(x: Array, tau: float, partials: Float64Array) -> tuple[float, float]:
     """Sum of max(|x| - tau, 0), and the number of magnitudes above tau."""
-    active = 0
+    active = 0.0
     chunks = 0
     for start in range(0, x.size, CHUNK):
-        chunk = x[start : min(start + CHUNK, x.size)]
-        whole = chunk.size - chunk.size % LANES
-        for lane in range(LANES):
-            lanes[lane] = 0.0
-        for i in range(0, whole, LANES):
-            for lane in range(LANES):
-                over = abs(widen(chunk[i + lane])) - tau
-                lanes[lane] += over if over > 0.0 else 0.0
-                active += over > 0.0
-        for i in range(whole, chunk.size):
-            over = abs(widen(chunk[i])) - tau
-            lanes[i - whole] += over if over > 0.0 else 0.0
-            active += over > 0.0
-        partials[chunks] = fold(lanes)
+        partials[chunks], count = chunk_excess(x[start : min(start + CHUNK, x.size)], tau)
+        active += count
         chunks += 1
-    return fold_chunks(partials, chunks, lanes), active
+    return fold_chunks(partials, chunks), active
 
 
 @device
-def kept_sum(x: Array, tau: float, power: float, lanes: Float64Array, partials: Float64Array) -> tuple[float, int]:
+def kept(size: Lanes, tau: Lanes, power: Lanes, step: Lanes) -> Lanes:
+    """`excess`, lane by lane; ``step`` is the grid's."""
+    over = size - tau
+    over = where_above(over, zeros(), over, zeros())
+    rounded = (over + power) - power
+    return rounded - where_above(rounded, over, step, zeros())
+
+
+@device
+def chunk_kept(x: Array, tau: float, power: float) -> tuple[float, float]:
+    """Sum and number of elements as soft-thresholding will leave them, of at most 1024 contiguous elements."""
+    sums, counts, nothing, one = zeros(), zeros(), zeros(), spread(1.0)
+    level, powers, steps = spread(tau), spread(power), spread(power * GRID)
+    for i in range(0, x.size, LANES):
+        left = kept(sizes(take(x, i)), level, powers, steps)
+        sums = sums + left
+        counts = counts + where_above(left, nothing, one, nothing)
+    return total(sums), total(counts)
+
+
+@device
+def kept_sum(x: Array, tau: float, power: float, partials: Float64Array) -> tuple[float, float]:
     """Sum and number of the elements as soft-thresholding will leave them: no less than the norm of the result."""
-    active = 0
+    active = 0.0
     chunks = 0
     for start in range(0, x.size, CHUNK):
-        chunk = x[start : min(start + CHUNK, x.size)]
-        whole = chunk.size - chunk.size % LANES
-        for lane in range(LANES):
-            lanes[lane] = 0.0
-        for i in range(0, whole, LANES):
-            for lane in range(LANES):
-                left = excess(abs(widen(chunk[i + lane])), tau, power)
-                lanes[lane] += left
-                active += left > 0.0
-        for i in range(whole, chunk.size):
-            left = excess(abs(widen(chunk[i])), tau, power)
-            lanes[i - whole] += left
-            active += left > 0.0
-        partials[chunks] = fold(lanes)
+        partials[chunks], count = chunk_kept(x[start : min(start + CHUNK, x.size)], tau, power)
+        active += count
         chunks += 1
-    return fold_chunks(partials, chunks, lanes), active
+    return fold_chunks(partials, chunks), active
 
 
 @device
-def search(x: Array, norm: float, tau: float, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
+def search(x: Array, norm: float, tau: float, rho: float, partials: Float64Array) -> float:
     """Take Newton's steps for sum max(|x| - tau, 0) = rho from tau on, until one starts near the root.
 
     The sum is convex, decreasing and piecewise linear in tau: the first step lands left of the root wherever it
@@ -182,7 +209,7 @@ def search(x: Array, norm: float, tau: float, rho: float, lanes: Float64Array, p
     ``_NEAR`` of rho, seldom leaves an element between tau and the root.
     """
     for _ in range(_STEPS):
-        total, active = excess_sum(x, tau, lanes, partials)
+        total, active = excess_sum(x, tau, partials)
         # Where tau is above all, start again from where none is.
         tau = max(tau + (total - rho) / active, 0.0) if active > 0 else (norm - rho) / x.size
         if abs(total - rho) <= _NEAR * rho:
@@ -191,31 +218,32 @@ def search(x: Array, norm: float, tau: float, rho: float, lanes: Float64Array, p
 
 
 @device
-def threshold(x: Array, norm: float, rho: float, lanes: Float64Array, partials: Float64Array) -> float:
+def threshold(x: Array, norm: float, rho: float, partials: Float64Array) -> float:
     """Find tau with sum max(|x| - tau, 0) <= rho, for 0 < rho < norm = sum |x|.
 
     Newton's steps from the left, or for a long fibre from the threshold of its first elements at their share of the
     radius. In the end the result is measured as it will be stored: where an element still lies between tau and the
-    root, or rounding leaves the sum an ulp too large, tau is raised.
+    root, or rounding leaves the sum too large, tau is raised.
     """
     tau = (norm - rho) / x.size
     if x.size >= _SAMPLED:
         sample, share = x[:_SAMPLE], rho * _SAMPLE / x.size
-        total = chunk_norm(sample, lanes)
+        total = chunk_norm(sample)
         start = (total - share) / _SAMPLE
-        tau = search(sample, total, start, share, lanes, partials) if start > 0.0 else 0.0
-    tau = search(x, norm, tau, rho, lanes, partials)
+        tau = search(sample, total, start, share, partials) if start > 0.0 else 0.0
+    tau = search(x, norm, tau, rho, partials)
     power = grid(rho)
-    least = np.spacing(tau)
+    tau = on_grid(tau, power)
+    least = max(power * GRID, np.spacing(tau))
     while True:
-        total, active = kept_sum(x, tau, power, lanes, partials)
+        total, active = kept_sum(x, tau, power, partials)
         if total <= rho:
             return tau
         step = (total - rho) / active
         if step < least:
             step = least
             least *= 2.0
-        tau += step
+        tau = on_grid(tau + step, power)
 
 
 @device
@@ -228,14 +256,33 @@ def shrunk(element: float, tau: float, power: float) -> float:
 
 
 @device
-def shrink(x: Array, tau: float, power: float, out: Array) -> None:
+def shrink(x: Array, tau: float, power: float, out: Array, streaming: bool) -> None:
     """Soft-threshold a fibre."""
-    for i in range(x.size):
+    first = min(before_line(out, 0), x.size) if streaming else 0
+    stop = x.size - (x.size - first) % LANES
+    level, powers, steps = spread(tau), spread(power), spread(power * GRID)
+    for i in range(first):
+        out[i] = shrunk(x[i], tau, power)
+    for i in range(first, stop, LANES):
+        elements = load(x, i)
+        left = kept(sizes(elements), level, powers, steps)
+        store(where_above(left, zeros(), signed_like(left, elements), zeros()), out, i, streaming)
+    for i in range(stop, x.size):
         out[i] = shrunk(x[i], tau, power)
 
 
 @device
-def shrink_row(row: Array, taus: Float64Array, powers: Float64Array, out: Array) -> None:
-    """Soft-threshold each element of a row by its column's threshold."""
-    for j in range(row.size):
-        out[j] = shrunk(row[j], taus[j], powers[j])
+def shrink_row(row: Array, taus: Float64Array, powers: Float64Array, out: Array, streaming: bool) -> None:
+    """Soft-threshold each element of a row by its column's threshold; as it is where that is negative."""
+    first = min(before_line(out, 0), row.size) if streaming else 0
+    stop = row.size - (row.size - first) % LANES
+    nothing, grid_step = zeros(), spread(GRID)
+    for i in range(first):
+        out[i] = shrunk(row[i], taus[i], powers[i])
+    for i in range(first, stop, LANES):
+        elements, tau, power = load(row, i), load(taus, i), load(powers, i)
+        left = kept(sizes(elements), tau, power, power * grid_step)
+        shrunken = where_above(left, nothing, signed_like(left, elements), nothing)
+        store(where_above(nothing, tau, elements, shrunken), out, i, streaming)
+    for i in range(stop, row.size):
+        out[i] = shrunk(row[i], taus[i], powers[i])

@@ -10,7 +10,9 @@ import numpy as np
 from normtree_kernels.dtypes import Array, Float64Array
 from normtree_kernels.elements import narrow, widen
 from normtree_kernels.jit import device
-from normtree_kernels.lanes import LANES, fold
+from normtree_kernels.lanes import LANES
+from normtree_kernels.lines import before_line
+from normtree_kernels.vectors import load, spread, store, take, total, where_above, zeros
 
 # Sums of squares outside these bounds may have lost digits to underflow or overflow, and are scaled and taken again.
 _SMALL, _LARGE = 1e-200, 1e300
@@ -23,18 +25,18 @@ _LEAST = 2.0**-960
 
 
 @device
-def square_sum_scaled(x: Array, first: int, step: int, count: int, half: int, other: int, lanes: Float64Array) -> float:
-    """Sum of squares of elements times 2**half times 2**other."""
-    for lane in range(LANES):
-        lanes[lane] = 0.0
-    for i in range(count):
-        element = math.ldexp(math.ldexp(widen(x[first + i * step]), half), other)
-        lanes[i % LANES] += element * element
-    return fold(lanes)
+def square_sum(x: Array) -> float:
+    """Sum of squares of at most 1024 contiguous elements."""
+    sums = zeros()
+    for i in range(0, x.size, LANES):
+        elements = take(x, i)
+        sums = sums + elements * elements
+    result: float = total(sums)
+    return result
 
 
 @device
-def length(square: float, x: Array, first: int, step: int, count: int, lanes: Float64Array) -> float:
+def length(square: float, x: Array, first: int, step: int, count: int) -> float:
     """Square root of a chunk's sum of squares; taken anew in scale where that could have left float64's range."""
     if (square >= _SMALL and square <= _LARGE) or math.isnan(square):
         return math.sqrt(square)
@@ -45,24 +47,16 @@ def length(square: float, x: Array, first: int, step: int, count: int, lanes: Fl
         return largest
     exponent = math.frexp(largest)[1]
     half = -exponent // 2  # in two halves: 2**-exponent itself may be out of range
-    scaled = square_sum_scaled(x, first, step, count, half, -exponent - half, lanes)
-    return math.ldexp(math.sqrt(scaled), exponent)
+    scaled = np.empty(count)
+    for i in range(count):
+        scaled[i] = math.ldexp(math.ldexp(widen(x[first + i * step]), half), -exponent - half)
+    return math.ldexp(math.sqrt(square_sum(scaled)), exponent)
 
 
 @device
-def chunk_norm(x: Array, lanes: Float64Array) -> float:
+def chunk_norm(x: Array) -> float:
     """Euclidean length of at most 1024 contiguous elements."""
-    whole = x.size - x.size % LANES
-    for lane in range(LANES):
-        lanes[lane] = 0.0
-    for i in range(0, whole, LANES):
-        for lane in range(LANES):
-            element = widen(x[i + lane])
-            lanes[lane] += element * element
-    for i in range(whole, x.size):
-        element = widen(x[i])
-        lanes[i - whole] += element * element
-    return length(fold(lanes), x, 0, 1, x.size, lanes)
+    return length(square_sum(x), x, 0, 1, x.size)
 
 
 @device
@@ -89,14 +83,29 @@ def factor(norm: float, rho: float) -> float:
 
 
 @device
-def scale(x: Array, s: float, out: Array) -> None:
+def scale(x: Array, s: float, out: Array, streaming: bool) -> None:
     """Scale a fibre by s > 0."""
-    for i in range(x.size):
+    first = min(before_line(out, 0), x.size) if streaming else 0
+    stop = x.size - (x.size - first) % LANES
+    factors = spread(s)
+    for i in range(first):
+        out[i] = narrow(widen(x[i]) * s, x[i])
+    for i in range(first, stop, LANES):
+        store(load(x, i) * factors, out, i, streaming)
+    for i in range(stop, x.size):
         out[i] = narrow(widen(x[i]) * s, x[i])
 
 
 @device
-def scale_row(row: Array, s: Float64Array, out: Array) -> None:
+def scale_row(row: Array, s: Float64Array, out: Array, streaming: bool) -> None:
     """Scale each element of a row by its column's factor; +0.0 where that is 0."""
-    for j in range(row.size):
-        out[j] = narrow(widen(row[j]) * s[j], row[j]) if s[j] > 0.0 else narrow(0.0, row[j])
+    first = min(before_line(out, 0), row.size) if streaming else 0
+    stop = row.size - (row.size - first) % LANES
+    nothing = zeros()
+    for i in range(first):
+        out[i] = narrow(widen(row[i]) * s[i] if s[i] > 0.0 else 0.0, row[i])
+    for i in range(first, stop, LANES):
+        factors = load(s, i)
+        store(where_above(factors, nothing, load(row, i) * factors, nothing), out, i, streaming)
+    for i in range(stop, row.size):
+        out[i] = narrow(widen(row[i]) * s[i] if s[i] > 0.0 else 0.0, row[i])

@@ -75,6 +75,13 @@ def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
 
 
 @device
+def before_line(out: Array, at: int) -> int:
+    """Number of elements from ``out[at]`` to the next line's first."""
+    missing: int = (-(_address(out) + at * out.itemsize) % LINE_BYTES) // out.itemsize
+    return missing
+
+
+@device
 def clip_lines(x: Array, start: int, limits: Array, stride: int, out: Array, at: int, count: int) -> None:
     """Clip ``count`` elements from ``x[start:]`` to ``out[at:]``, by lines as far as these are aligned.
 
@@ -87,7 +94,7 @@ def clip_lines(x: Array, start: int, limits: Array, stride: int, out: Array, at:
         at: index of the first result.
         count: number of elements.
     """
-    head = min(count, (-(_address(out) + at * out.itemsize) % LINE_BYTES) // out.itemsize)
+    head = min(count, before_line(out, at))
     for i in range(head):
         out[at + i] = clipped(x[start + i], limits[i * stride])
     elements = LINE_BYTES // out.itemsize

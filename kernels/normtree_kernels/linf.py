@@ -4,13 +4,13 @@ Projection of v on {x : max |x| <= rho}: x = sign(v) min(|v|, rho). All of it is
 width: as integers magnitudes order like the values, their maximum vectorises and keeps a NaN.
 """
 
-from normtree_kernels.dtypes import Array, Float64Array
+from normtree_kernels.dtypes import Array
 from normtree_kernels.elements import as_element, clipped, larger, magnitude, narrow, no_bound, widen
 from normtree_kernels.jit import device
 
 
 @device
-def chunk_norm(x: Array, lanes: Float64Array) -> float:
+def chunk_norm(x: Array) -> float:
     """Largest magnitude of contiguous elements, NaN where there is one."""
     largest = magnitude(x[0])
     for i in range(x.size):

@@ -7,33 +7,33 @@ from normtree_kernels.codes import L1, L2
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.elements import narrow, zero_magnitudes
 from normtree_kernels.jit import device, kernel
-from normtree_kernels.lanes import CHUNK, LANES
+from normtree_kernels.lanes import CHUNK
 from normtree_kernels.lines import LINE_BYTES, clip_lines, drain
 
 
 @device
-def chunk_norm(code: int, x: Array, lanes: Float64Array) -> float:
+def chunk_norm(code: int, x: Array) -> float:
     """Norm of one chunk."""
     if code == L1:
-        return l1.chunk_norm(x, lanes)
+        return l1.chunk_norm(x)
     if code == L2:
-        return l2.chunk_norm(x, lanes)
-    return linf.chunk_norm(x, lanes)
+        return l2.chunk_norm(x)
+    return linf.chunk_norm(x)
 
 
 @device
-def fibre_norm(code: int, x: Array, lanes: Float64Array, partials: Float64Array) -> float:
+def fibre_norm(code: int, x: Array, partials: Float64Array) -> float:
     """Norm of a fibre: norms of its chunks, then the norm of those, in the fixed shape."""
     if x.size <= CHUNK:
-        return chunk_norm(code, x, lanes)
+        return chunk_norm(code, x)
     count = 0
     for start in range(0, x.size, CHUNK):
-        partials[count] = chunk_norm(code, x[start : min(start + CHUNK, x.size)], lanes)
+        partials[count] = chunk_norm(code, x[start : min(start + CHUNK, x.size)])
         count += 1
     while count > 1:
         chunks = 0
         for start in range(0, count, CHUNK):
-            partials[chunks] = chunk_norm(code, partials[start : min(start + CHUNK, count)], lanes)
+            partials[chunks] = chunk_norm(code, partials[start : min(start + CHUNK, count)])
             chunks += 1
         count = chunks
     total: float = partials[0]
@@ -43,10 +43,9 @@ def fibre_norm(code: int, x: Array, lanes: Float64Array, partials: Float64Array)
 @kernel
 def up(code: int, x: Array, offsets: Int64Array, length: int, v: Float64Array) -> None:
     """Write to v the norm of each fibre, ``length`` elements from its offset in x."""
-    lanes = np.empty(LANES)
     partials = np.empty(length // CHUNK + 1)
     for j in range(offsets.size):
-        v[j] = fibre_norm(code, x[offsets[j] : offsets[j] + length], lanes, partials)
+        v[j] = fibre_norm(code, x[offsets[j] : offsets[j] + length], partials)
 
 
 @kernel
@@ -54,10 +53,9 @@ def active(
     x: Array, offsets: Int64Array, length: int, mu: Float64Array, sums: Float64Array, counts: Int64Array
 ) -> None:
     """Write the sum and the number of each fibre's magnitudes above its level mu."""
-    lanes = np.empty(LANES)
     partials = np.empty(length // CHUNK + 1)
     for j in range(offsets.size):
-        sums[j], counts[j] = l1.active_sum(x[offsets[j] : offsets[j] + length], mu[j], lanes, partials)
+        sums[j], counts[j] = l1.active_sum(x[offsets[j] : offsets[j] + length], mu[j], partials)
 
 
 @kernel
@@ -74,10 +72,9 @@ def down(
 ) -> None:
     """Project each fibre of norm v onto the ball of radius u: copy, drop or map it.
 
-    Where ``streaming``, clipped fibres are written past the caches.
+    Where ``streaming``, projected fibres are written past the caches.
     """
     limits = zero_magnitudes(x, LINE_BYTES)
-    lanes = np.empty(LANES)
     partials = np.empty(length // CHUNK + 1)
     nothing = narrow(0.0, x[0])
     for j in range(offsets.size):
@@ -88,12 +85,12 @@ def down(
         elif narrow(u[j], x[0]) == nothing:
             result[:] = nothing
         elif code == L1:
-            tau = l1.threshold(fibre, v[j], u[j], lanes, partials)
-            l1.shrink(fibre, tau, l1.grid(u[j]), result)
+            tau = l1.threshold(fibre, v[j], u[j], partials)
+            l1.shrink(fibre, tau, l1.grid(u[j]), result, streaming)
         elif code == L2:
             s = l2.factor(v[j], u[j])
             if s > 0.0:
-                l2.scale(fibre, s, result)
+                l2.scale(fibre, s, result, streaming)
             else:
                 result[:] = nothing
         elif streaming:
