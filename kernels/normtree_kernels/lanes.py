@@ -6,9 +6,24 @@ by the same rule again. The shape depends on a fibre's length only: not on strid
 A missing element counts as zero, and adding zero changes no bit, so short chunks need no rule of their own.
 """
 
+from normtree_kernels.dtypes import Float64Array
+from normtree_kernels.jit import device
+
 CHUNK = 1024
 LANES = 64
 GROUPS = 8
+
+
+@device
+def fold(lanes: Float64Array) -> float:
+    """Add the 64 lanes in their fixed order; overwrites them."""
+    for base in range(GROUPS, LANES, GROUPS):
+        for group in range(GROUPS):
+            lanes[group] += lanes[base + group]
+    total = 0.0
+    for group in range(GROUPS):
+        total += lanes[group]
+    return total
 
 
 def chunk_count(length: int) -> int:
