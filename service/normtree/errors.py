@@ -2,8 +2,10 @@
 
     NormtreeError
     ├── MalformedBody          400  header, framing or length of the body
+    ├── RegionRefused          400  shared memory that cannot be used
     ├── KeyMissing             401  the service asks for a key
     ├── KeyRefused             403  the key is nobody's
+    ├── NotLocal               403  only for clients on this machine
     ├── NotAcceptable          406  no format the client takes is one we write
     ├── BodyTimeout            408  the body did not arrive in time
     ├── LengthRequired         411  the body's length was not declared
@@ -87,6 +89,14 @@ class MalformedBody(NormtreeError):
     title = "The body is malformed"
 
 
+class RegionRefused(NormtreeError):
+    """A region of shared memory is not there, not permitted or too short."""
+
+    status = 400
+    code = "region-refused"
+    title = "The shared memory cannot be used"
+
+
 class KeyMissing(NormtreeError):
     """The service asks for a key, and none was shown."""
 
@@ -101,6 +111,14 @@ class KeyRefused(NormtreeError):
     status = 403
     code = "key-refused"
     title = "The key is not accepted"
+
+
+class NotLocal(NormtreeError):
+    """What was asked for is only for clients on this machine."""
+
+    status = 403
+    code = "not-local"
+    title = "Only for clients on this machine"
 
 
 class NotAcceptable(NormtreeError):

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from normtree.keys import read_keys
 
 SHARED_MEMORY = Path("/dev/shm")
+OWN_MEMORY = "/normtree-"
 GIB = 2**30
 
 
@@ -71,6 +72,12 @@ class Settings(BaseSettings):
     arena_touched_bytes: int = Field(
         default=0, ge=0, description="Of that, the bytes whose pages are made at the start, before any request."
     )
+    shared_memory: bool = Field(
+        default=False, description="Let clients on this machine register shared memory of their own."
+    )
+    shared_memory_prefix: str = Field(
+        default="/tensor-", pattern=r"^/[A-Za-z0-9_.-]+$", description="What the names of such memory begin with."
+    )
     queue_limit: int = Field(default=64, ge=0, description="Requests that may wait for shared memory.")
     key_rate_per_s: float | None = Field(
         default=None, gt=0, description="Tensors a second that one key may send, on average; default: no bound."
@@ -105,6 +112,14 @@ class Settings(BaseSettings):
             except OSError as error:
                 raise ValueError(str(error)) from error
         return file
+
+    @field_validator("shared_memory_prefix")
+    @classmethod
+    def _keep_own_memory(cls, prefix: str) -> str:
+        """Refuse a prefix under which a client could name the tensors of others."""
+        if OWN_MEMORY.startswith(prefix) or prefix.startswith(OWN_MEMORY):
+            raise ValueError(f"names that begin with {OWN_MEMORY} are the service's own, got {prefix!r}")
+        return prefix
 
     @model_validator(mode="after")
     def _refuse_exposure(self) -> Self:

@@ -30,12 +30,13 @@ CASES = [
     ((500,), "l1", None),
     ((1, 1), "l2,linf", None),
     ((0, 5), "l1,linf", None),
+    ((), "l1", None),
 ]
 ENGINES = [("inline", 1), ("inline", 2), ("ray", 1), ("ray", 2)]
 
 
 def noise(shape: tuple[int, ...], dtype: str = "float32") -> NDArray[np.float64]:
-    return np.random.default_rng(7).standard_t(3, shape).astype(dtype)
+    return np.asarray(np.random.default_rng(7).standard_t(3, shape), dtype)
 
 
 def project(

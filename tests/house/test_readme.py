@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_PLACE = "127.0.0.1:8000"
+DEFAULT_URL = f"http://{DEFAULT_PLACE}"
 
 
 def blocks(language: str) -> list[str]:
@@ -26,7 +28,7 @@ def test_python_examples_run(code: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", blocks("python test=service"))
 def test_client_examples_run(code: str, service: str, tmp_path: Path) -> None:
-    script = code.replace(DEFAULT_URL, service)
+    script = code.replace(DEFAULT_PLACE, urlsplit(service).netloc)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

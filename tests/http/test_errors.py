@@ -11,6 +11,8 @@ STATUSES = {
     "MalformedBody": 400,
     "KeyMissing": 401,
     "KeyRefused": 403,
+    "RegionRefused": 400,
+    "NotLocal": 403,
     "NotAcceptable": 406,
     "BodyTimeout": 408,
     "LengthRequired": 411,

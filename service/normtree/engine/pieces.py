@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from types import EllipsisType
 
 import numpy as np
 
@@ -22,8 +23,8 @@ class Piece:
         kept: cuts its fibres out of an array of the kept axes in that order.
     """
 
-    part: tuple[slice, ...]
-    kept: tuple[slice, ...]
+    part: tuple[slice | EllipsisType, ...]
+    kept: tuple[slice | EllipsisType, ...]
 
 
 def cut_pieces(shape: tuple[int, ...], dtype: str, norm: MixedNorm, block: Block) -> Iterator[Piece]:
@@ -43,7 +44,8 @@ def cut_pieces(shape: tuple[int, ...], dtype: str, norm: MixedNorm, block: Block
     limit = _PIECE_BYTES[norm.inner.norm] // np.dtype(dtype).itemsize
     for piece in _cut(ranges, sorted(norm.kept_axes), limit):
         index = tuple(slice(*piece[axis]) for axis in norm.order)
-        yield Piece(index, index[: len(norm.kept_axes)])
+        # The ellipsis makes a view of an array without axes too, where there would be a copy, and nobody to see it.
+        yield Piece((*index, ...), (*index[: len(norm.kept_axes)], ...))
 
 
 def _cut(ranges: list[tuple[int, int]], kept: list[int], limit: int) -> Iterator[list[tuple[int, int]]]:

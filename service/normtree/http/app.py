@@ -18,9 +18,12 @@ from normtree.http.openapi import URL, install_openapi
 from normtree.http.problems import Problems, install_problems
 from normtree.http.request_id import RequestId
 from normtree.http.routes.health import health_router
+from normtree.http.routes.infer import infer_router
 from normtree.http.routes.info import info_router
 from normtree.http.routes.metrics import metrics_router
+from normtree.http.routes.models import models_router
 from normtree.http.routes.project import project_router
+from normtree.http.routes.shared_memory import shared_memory_router
 from normtree.http.service import Service
 from normtree.http.telemetry import trace_requests
 from normtree.keys import KeyRing
@@ -62,8 +65,10 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
     )
     app.state.admission = service.admission  # for the server, which drains it
     install_problems(app)
-    for router in (project_router, health_router, info_router):
+    for router in (project_router, infer_router, health_router, models_router, info_router):
         app.include_router(router(service))
+    if service.regions:
+        app.include_router(shared_memory_router(service.regions))
     app.include_router(metrics_router(metrics))
     app.include_router(docs_router(app.title, URL))
     install_openapi(app, keys_required=keys.required)

@@ -9,7 +9,7 @@ from normtree.errors import UnsupportedMediaType
 from normtree.http import media
 from normtree.http.bodies import npy, safetensors
 from normtree.http.bodies.contents import Contents, Prefix
-from normtree.http.receive import Body, wrong_length
+from normtree.http.receive import Body, fill, wrong_length
 from normtree.settings import Settings
 
 
@@ -31,7 +31,7 @@ class Arrival:
 
     async def read_into(self, places: Sequence[memoryview]) -> None:
         """Read the data into buffers, one a tensor, as long as they are; raises what `Body.chunk` raises."""
-        await self.rest.read_into(places, self.first)
+        await fill(places, self.first, self.rest)
 
 
 async def open_arrival(request: Request, settings: Settings) -> Arrival:

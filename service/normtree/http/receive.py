@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import Receive
@@ -65,39 +66,41 @@ class Body:
             if not message.get("more_body", False):  # the end, or a disconnect
                 raise wrong_length("the declared Content-Length", self.length, self.received)
 
-    async def read_all(self) -> bytes:
-        """Return the whole body; bounding its length is the caller's. Raises what ``chunk`` raises."""
-        parts = []
-        while self.received < self.length:
-            parts.append(await self.chunk())
-        return b"".join(parts)
-
-    async def read_into(self, places: Sequence[memoryview], first: bytes) -> None:
-        """Fill buffers, one after the other, with the rest of the body.
-
-        Args:
-            places: writable, together as long as what is left of the body.
-            first: bytes of it that arrived already.
-
-        Raises:
-            BodyTimeout: as ``chunk``.
-            MalformedBody: as ``chunk``.
-        """
-        part = memoryview(first)
-        for place in places:
-            position = 0
-            while position < len(place):
-                if not part:
-                    part = memoryview(await self.chunk())
-                taken = part[: len(place) - position]
-                place[position : position + len(taken)] = taken
-                position += len(taken)
-                part = part[len(taken) :]
-
     def _late(self) -> BodyTimeout:
         """Return the error for a body that is not here in time."""
         detail = f"body: {self.received} of {self.length} bytes arrived in {self._timeout_s:g} s"
         return BodyTimeout(detail, pointer="body", limit=self._timeout_s, got=self.received)
+
+
+class Chunks(Protocol):
+    """Where bytes come from."""
+
+    async def chunk(self) -> bytes:
+        """Return the next bytes, at least one."""
+        ...
+
+
+async def fill(places: Sequence[memoryview], first: bytes, rest: Chunks) -> memoryview:
+    """Fill buffers, one after the other, with bytes as they arrive; raises what ``rest`` raises.
+
+    Args:
+        places: writable.
+        first: bytes that arrived already.
+        rest: where the others come from; no more is taken from it than is needed.
+
+    Returns:
+        What was left of the last bytes taken.
+    """
+    part = memoryview(first)
+    for place in places:
+        position = 0
+        while position < len(place):
+            part = part or memoryview(await rest.chunk())
+            taken = part[: len(place) - position]
+            place[position : position + len(taken)] = taken
+            position += len(taken)
+            part = part[len(taken) :]
+    return part
 
 
 def wrong_length(by: str, wanted: int, got: int) -> MalformedBody:

@@ -7,7 +7,7 @@ from math import prod
 
 from normtree.engine.arena import Arena, Segment
 from normtree.engine.tensor import Tensor
-from normtree.http.bodies.contents import Contents, Entry
+from normtree.http.bodies.contents import Entry
 
 # A line of the caches, at which large tensors begin, for kernels write past the caches only from there; small ones
 # follow each other closely, so that together they take no more than the body that they came in.
@@ -50,29 +50,25 @@ class Room:
     _arena: Arena
 
     @classmethod
-    def lease(cls, arena: Arena, contents: Contents, chosen: Sequence[Entry], held: ExitStack) -> "Room":
+    def lease(cls, arena: Arena, arriving: Sequence[Entry], leaving: Sequence[Entry], held: ExitStack) -> "Room":
         """Lease all at once, so that no request receives a tensor and then finds no room for the answer.
 
         Args:
             arena: where.
-            contents: what will come.
-            chosen: the tensors that will be projected.
+            arriving: the tensors that will come; where there are none, no segment is leased for them.
+            leaving: those of which there will be projections; likewise.
             held: what releases the segments.
 
         Raises:
             BodyTooLarge: the arena could never hold both segments.
             ArenaFull: there is no room for both; ``held`` may hold one of them.
         """
-        sources, source_bytes = _place(contents.entries)
-        targets, target_bytes = _place(chosen)
-        arena.check_fits(source_bytes, target_bytes)
-        source = held.enter_context(arena.lease(source_bytes))
-        target = held.enter_context(arena.lease(target_bytes))
-        return cls(
-            {name: Place(source, *where) for name, where in sources.items()},
-            {name: Place(target, *where) for name, where in targets.items()},
-            arena,
-        )
+        parts = [_place(entries) for entries in (arriving, leaving) if entries]
+        arena.check_fits(*(nbytes for _, nbytes in parts))
+        leased = [_lease(arena, places, nbytes, held) for places, nbytes in parts]
+        sources = leased.pop(0) if arriving else {}
+        targets = leased.pop(0) if leaving else {}
+        return cls(sources, targets, arena)
 
     def source(self, entry: Entry) -> Tensor:
         """Return a tensor as it came, once its bytes are in native order."""
@@ -103,6 +99,11 @@ class Room:
         for places in (self.targets, self.sources if sources else {}):
             for place in places.values():
                 self._arena.retire(place.segment.name)
+
+
+def _lease(arena: Arena, places: dict[str, tuple[int, int]], nbytes: int, held: ExitStack) -> dict[str, Place]:
+    segment = held.enter_context(arena.lease(nbytes))
+    return {name: Place(segment, *where) for name, where in places.items()}
 
 
 def _place(entries: Sequence[Entry]) -> tuple[dict[str, tuple[int, int]], int]:

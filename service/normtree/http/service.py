@@ -1,5 +1,6 @@
 """What every route needs: the projector, the settings, and the threads that block in their place."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -8,7 +9,10 @@ from starlette.types import Receive
 from normtree.engine.projector import Projector
 from normtree.errors import NotReady
 from normtree.http.admission import Admission
+from normtree.http.model_statistics import ModelStatistics
+from normtree.http.models import MODELS
 from normtree.http.presence import while_present
+from normtree.http.regions import Regions
 from normtree.http.threads import Threads
 from normtree.http.work import Outcome, Work
 from normtree.settings import Settings
@@ -26,6 +30,8 @@ class Service:
         admission: which requests with a tensor may begin; it knows whether the service is draining.
         leasing: a thread for leases, which wait for fresh pages but for no other request.
         working: threads for projections.
+        statistics: of the models, by name.
+        regions: of clients' shared memory; None where none is taken.
     """
 
     projector: Projector
@@ -33,6 +39,8 @@ class Service:
     admission: Admission
     leasing: Threads
     working: Threads
+    statistics: Mapping[str, ModelStatistics]
+    regions: Regions | None
 
     @classmethod
     def of(cls, projector: Projector, settings: Settings) -> "Service":
@@ -45,6 +53,8 @@ class Service:
             Admission(settings),
             leasing=Threads(1, settings.deadline_s),
             working=Threads(max(2, projector.workers), settings.deadline_s),
+            statistics={name: ModelStatistics(name) for name in MODELS},
+            regions=Regions(settings.shared_memory_prefix) if settings.shared_memory else None,
         )
 
     @property
@@ -86,3 +96,5 @@ class Service:
         """Wait for the work that has begun, and end the threads."""
         self.working.close()
         self.leasing.close()
+        if self.regions:
+            self.regions.close()

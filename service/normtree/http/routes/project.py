@@ -21,6 +21,7 @@ from normtree.http.report import timing_headers
 from normtree.http.room import Room
 from normtree.http.selection import select
 from normtree.http.service import Service
+from normtree.http.tensor_problems import TENSOR_PROBLEMS
 from normtree.http.work import Item, Outcome, Work, ms
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -29,22 +30,8 @@ _ANSWERS = {
         "description": "The projections: the tensors' shapes and dtypes, C order, little-endian.",
         "content": dict.fromkeys(media.WRITABLE, _BINARY),
     },
-    **problem_responses(
-        errors.MalformedBody,
-        errors.NotAcceptable,
-        errors.BodyTimeout,
-        errors.LengthRequired,
-        errors.BodyTooLarge,
-        errors.UnsupportedMediaType,
-        errors.InvalidParameter,
-        errors.InvalidTensor,
-        errors.ArenaFull,
-        errors.NotReady,
-        errors.EngineUnavailable,
-        errors.WorkersLost,
-        errors.OutOfMemory,
-        errors.DeadlineExceeded,
-    ),
+    **TENSOR_PROBLEMS,
+    **problem_responses(errors.NotAcceptable),
 }
 _REQUEST = {
     "parameters": query_parameters(),
@@ -81,7 +68,7 @@ async def _project(request: Request, service: Service) -> Response:
     with ExitStack() as held:
         asked = perf_counter()
         arena = service.projector.arena
-        room = await service.leasing.run(lambda: Room.lease(arena, arrival.contents, chosen, held), held)
+        room = await service.leasing.run(lambda: Room.lease(arena, arrival.contents.entries, chosen, held), held)
         leased = perf_counter()
         await arrival.read_into([room.sources[entry.name].view for entry in arrival.contents.entries])
         received = perf_counter()

@@ -1,0 +1,128 @@
+"""An inference request whose JSON has been read: what is asked for is known, the tensor is still on its way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from normtree.errors import BodyTooLarge, InvalidParameter, MalformedBody
+from normtree.http.bodies.oip import IN_JSON, JSON_LIMIT_BYTES, InferRequest, read_request
+from normtree.http.inflate import Inflated
+from normtree.http.models import Model
+from normtree.http.query import WorkQuery, read_parameters
+from normtree.http.receive import Body, fill, wrong_length
+from normtree.settings import Settings
+
+LENGTH_HEADER = "Inference-Header-Content-Length"
+_US_PER_MS = 1e3
+_LENGTH_DIGITS = 19
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A request whose JSON has been read.
+
+    Attributes:
+        request: what its JSON says, in accord with the body's length.
+        first: bytes of the tensor that came with the JSON.
+        rest: where the others will come from.
+    """
+
+    request: InferRequest
+    first: bytes
+    rest: Body | Inflated
+
+    async def read_into(self, places: Sequence[memoryview]) -> None:
+        """Read the tensor into its place, if it is in the body; raises what `Body.chunk` raises."""
+        left = await fill(places, self.first, self.rest)
+        if isinstance(self.rest, Inflated):
+            if left:
+                raise MalformedBody("body: too long: more bytes than the request announces", pointer="body")
+            await self.rest.end()
+
+
+async def open_inference(request: Request, settings: Settings) -> Inference:
+    """Check a request's headers, then read its JSON and no more than what came with it.
+
+    Raises:
+        LengthRequired, BodyTooLarge, MalformedBody, BodyTimeout, UnsupportedMediaType: the body is at fault.
+        InvalidParameter, InvalidTensor: what its JSON says cannot be done.
+    """
+    headers = request.headers
+    body = Body.open(headers, request.receive, settings)
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    rest = body if coding == "identity" else Inflated(body, coding)
+    text, first = await _read_json(rest, _json_length(headers))
+    parsed = read_request(text, rank_limit=settings.rank_limit, elements_limit=settings.elements_limit)
+    if parsed.binary_bytes > settings.body_limit_bytes:
+        limit = settings.body_limit_bytes
+        detail = f"inputs[0]: at most {limit} bytes are accepted, got {parsed.binary_bytes}"
+        raise BodyTooLarge(detail, pointer="inputs[0]", limit=limit, got=parsed.binary_bytes)
+    if rest is body and body.length != len(text) + parsed.binary_bytes:
+        raise wrong_length("what its JSON announces", len(text) + parsed.binary_bytes, body.length)
+    return Inference(parsed, first, rest)
+
+
+def read_work(request: InferRequest, model: Model) -> WorkQuery:
+    """Return how a request wants its tensor to be projected by a model.
+
+    Raises:
+        InvalidParameter: a parameter that is unknown or not permitted, or that the model contradicts; or an output
+            that JSON cannot hold.
+    """
+    given = dict(request.parameters)
+    if "exact" in given and given["exact"] is not model.exact:
+        detail = f"exact is the model's, and {model.name}'s is {model.exact}".lower()
+        raise InvalidParameter(detail, pointer="exact", limit=model.exact)
+    query = read_parameters(WorkQuery, {**given, "exact": model.exact})
+    _check_output(request)
+    if request.timeout_us is None:
+        return query
+    timeout_ms = request.timeout_us / _US_PER_MS
+    return query.model_copy(update={"deadline_ms": min(timeout_ms, query.deadline_ms or timeout_ms)})
+
+
+def _check_output(request: InferRequest) -> None:
+    """Refuse output as JSON where that cannot hold it, or would be too long."""
+    if request.binary_output or request.target:
+        return
+    entry, pointer = request.entry, "outputs[0].parameters.binary_data"
+    if entry.dtype not in IN_JSON:
+        detail = f"outputs[0]: {entry.dtype} is written in binary only: ask for binary_data"
+        raise InvalidParameter(detail, pointer=pointer, limit=", ".join(IN_JSON), got=entry.dtype)
+    if entry.nbytes > JSON_LIMIT_BYTES:
+        detail = f"outputs[0]: a tensor over {JSON_LIMIT_BYTES} bytes is written in binary only: ask for binary_data"
+        raise InvalidParameter(detail, pointer=pointer, limit=JSON_LIMIT_BYTES, got=entry.nbytes)
+
+
+def _json_length(headers: Headers) -> int | None:
+    """Return how many bytes of the body are JSON; None for all of them."""
+    given = headers.get(LENGTH_HEADER)
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit() and len(given) <= _LENGTH_DIGITS):
+        raise MalformedBody(f"{LENGTH_HEADER}: wanted a number of bytes", pointer=LENGTH_HEADER)
+    return _bounded(int(given))
+
+
+async def _read_json(body: Body | Inflated, length: int | None) -> tuple[bytes, bytes]:
+    """Read the JSON, and return it with what has come after it."""
+    if length is None and isinstance(body, Inflated):
+        return await body.read_all(JSON_LIMIT_BYTES), b""
+    if isinstance(body, Body):
+        length = _bounded(body.length) if length is None else length
+        if length > body.length:
+            raise wrong_length(f"its {LENGTH_HEADER}", length, body.length)
+    found = bytearray()
+    while len(found) < (length or 0):
+        found += await body.chunk()
+    return bytes(found[:length]), bytes(found[length:])
+
+
+def _bounded(length: int) -> int:
+    """Return a length of JSON that is not too long to be read."""
+    if length > JSON_LIMIT_BYTES:
+        detail = f"JSON: at most {JSON_LIMIT_BYTES} bytes are read, got {length}"
+        raise BodyTooLarge(detail, pointer=LENGTH_HEADER, limit=JSON_LIMIT_BYTES, got=length)
+    return length

@@ -1,0 +1,65 @@
+"""The models that the Open Inference Protocol sees: their names, and what they say of themselves."""
+
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+
+from normtree.http.bodies.elements import ELEMENTS
+from normtree.http.bodies.oip import INPUT, OUTPUT
+
+VERSION = "1"
+PLATFORM = "normtree"
+_NAME_SHOWN = 80
+_DATATYPE = "FP32"  # the protocol has room for one; the others are taken too
+_ANY = -1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A projection by the name that clients of the protocol have for it.
+
+    Args:
+        name: the name.
+        exact: whether it finds the nearest point of the ball, or the multi-level projection.
+    """
+
+    name: str
+    exact: bool
+
+    def metadata(self) -> dict[str, object]:
+        """The protocol's description of the model."""
+        return {
+            "name": self.name,
+            "versions": [VERSION],
+            "platform": PLATFORM,
+            "inputs": [{"name": INPUT, "datatype": _DATATYPE, "shape": [_ANY]}],
+            "outputs": [{"name": OUTPUT, "datatype": _DATATYPE, "shape": [_ANY]}],
+        }
+
+    def config(self) -> dict[str, object]:
+        """Triton's configuration of the model."""
+        return {
+            "name": self.name,
+            "platform": PLATFORM,
+            "backend": PLATFORM,
+            "max_batch_size": 0,
+            "input": [{"name": INPUT, "data_type": f"TYPE_{_DATATYPE}", "dims": [_ANY]}],
+            "output": [{"name": OUTPUT, "data_type": f"TYPE_{_DATATYPE}", "dims": [_ANY]}],
+            "parameters": {"datatypes": {"string_value": ",".join(element.oip for element in ELEMENTS)}},
+        }
+
+
+MODELS = {model.name: model for model in (Model("multilevel", exact=False), Model("euclidean", exact=True))}
+
+
+def find_model(name: str, version: str = VERSION) -> Model:
+    """Return a model.
+
+    Raises:
+        HTTPException: 404, there is none of that name and version.
+    """
+    if name not in MODELS:
+        raise HTTPException(404, f"no model {name[:_NAME_SHOWN]!r}, there are {' and '.join(MODELS)}")
+    if version != VERSION:
+        raise HTTPException(404, f"no version {version[:_NAME_SHOWN]!r} of {name}, there is {VERSION}")
+    return MODELS[name]

@@ -1,0 +1,144 @@
+"""``POST /v2/models/{name}/infer``: a tensor in, its projection out, by the Open Inference Protocol."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from normtree import errors
+from normtree.engine.tensor import Tensor
+from normtree.http.answer import TensorAnswer
+from normtree.http.bodies.oip import InferRequest
+from normtree.http.exchange import report
+from normtree.http.inference import LENGTH_HEADER, Inference, open_inference, read_work
+from normtree.http.inference_answer import write_inference
+from normtree.http.models import VERSION, Model, find_model
+from normtree.http.planning import plan_each
+from normtree.http.problems import problem_responses
+from normtree.http.report import server_timing
+from normtree.http.room import Room
+from normtree.http.routes.shared_memory import check_local
+from normtree.http.service import Service
+from normtree.http.tensor_problems import TENSOR_PROBLEMS
+from normtree.http.work import Item, Outcome, Work, ms
+
+_JSON, _BINARY = "application/json", "application/octet-stream"
+_ANSWERS = {
+    200: {
+        "description": "The projection `x`: in the JSON, after it, or in shared memory.",
+        "content": {_JSON: {"schema": {"type": "object"}}, _BINARY: {"schema": {"type": "string", "format": "binary"}}},
+    },
+    **TENSOR_PROBLEMS,
+    **problem_responses(errors.RegionRefused, errors.NotLocal),
+}
+_REQUEST = {
+    "requestBody": {
+        "required": True,
+        "description": f"A request's JSON, then its tensor; {LENGTH_HEADER} is the length of the JSON.",
+        "content": {_JSON: {"schema": {"type": "object"}}, _BINARY: {"schema": {"type": "string", "format": "binary"}}},
+    },
+}
+
+
+def infer_router(service: Service) -> APIRouter:
+    """Make the router of inferences."""
+    router = APIRouter(prefix="/v2/models", tags=["inference"])
+    described: dict[str, Any] = {"response_class": Response, "responses": _ANSWERS, "openapi_extra": _REQUEST}
+
+    @router.post("/{name}/infer", **described)
+    @router.post("/{name}/versions/{version}/infer", **described)
+    async def infer(request: Request, name: str, version: str = VERSION) -> Response:
+        """Project the tensor `y` onto the mixed-norm ball that the parameters describe."""
+        model, started = find_model(name, version), perf_counter()
+        try:
+            return await _infer(request, service, model, started)
+        except BaseException:
+            service.statistics[model.name].failed(ms(started, perf_counter()))
+            raise
+
+    return router
+
+
+async def _infer(request: Request, service: Service, model: Model, started: float) -> Response:
+    """Check what can be checked before the tensor is read; then read, work and answer."""
+    service.check_ready()
+    inference = await open_inference(request, service.settings)
+    asked = inference.request
+    query = read_work(asked, model)
+    shared = _shared(request, service, asked)
+    (plan,) = plan_each(service.projector, (asked.entry,), query)
+    with ExitStack() as held:
+        leasing = perf_counter()
+        arriving, leaving = (() if place in shared else (asked.entry,) for place in ("source", "target"))
+        arena = service.projector.arena
+        room = await service.leasing.run(lambda: Room.lease(arena, arriving, leaving, held), held)
+        leased = perf_counter()
+        await _receive(inference, room)
+        received = perf_counter()
+        source = shared.get("source") or room.source(asked.entry)
+        target = shared.get("target") or room.target(asked.entry)
+        items = (Item(asked.entry, source, target, plan),)
+        work = Work(items, query, received, service.deadline_s(query.deadline_ms))
+        outcome = await service.run(work, held, request.receive)
+        stages = {"receive": ms(started, leasing) + ms(leased, received), "place": ms(leasing, leased)}
+        outcome = replace(outcome, timing=report(request.scope, outcome.timing.with_stages(**stages)))
+        return _answer(asked, model, room, outcome, started, held, service)
+
+
+def _shared(request: Request, service: Service, asked: InferRequest) -> dict[str, Tensor]:
+    """Return which of source and target are in clients' shared memory, and where."""
+    parts = {"source": asked.source, "target": asked.target}
+    named = {place: part for place, part in parts.items() if part}
+    if not named:
+        return {}
+    if service.regions is None:
+        raise errors.RegionRefused("shared_memory_region: this service takes no shared memory", pointer="name")
+    check_local(request)
+    if asked.source and asked.target:
+        service.regions.check_apart(asked.source, asked.target)
+    return {place: service.regions.tensor(part, asked.entry) for place, part in named.items()}
+
+
+async def _receive(inference: Inference, room: Room) -> None:
+    """Put the tensor into its place, unless it is in shared memory."""
+    asked = inference.request
+    places = [place.view for place in room.sources.values()]
+    if asked.data is None:
+        await inference.read_into(places)
+        return
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        np.frombuffer(places[0], asked.entry.dtype)[:] = np.array(asked.data)
+
+
+def _answer(
+    asked: InferRequest,
+    model: Model,
+    room: Room,
+    outcome: Outcome,
+    started: float,
+    held: ExitStack,
+    service: Service,
+) -> Response:
+    """Build the answer, which takes over what is held."""
+    projected = perf_counter()
+    room.release_sources()
+    (done,) = outcome.done.values()
+    data = memoryview(b"") if asked.target else room.targets[asked.entry.name].view
+    timing = outcome.timing.with_stages(encode=0.0, total=ms(started, projected))
+    payload, json_bytes = write_inference(asked, model, done, timing, data)
+    now = perf_counter()
+    timing = outcome.timing.with_stages(encode=ms(projected, now), total=ms(started, now))
+    service.statistics[model.name].answered(timing)
+    headers = {"Server-Timing": server_timing(timing)}
+    if json_bytes is not None:
+        headers[LENGTH_HEADER] = str(json_bytes)
+    return TensorAnswer(
+        payload,
+        held.pop_all(),
+        lambda: room.retire(sources=False),
+        media_type=_JSON if json_bytes is None else _BINARY,
+        headers=headers,
+    )

@@ -1,0 +1,109 @@
+"""``/v2/systemsharedmemory``: Triton's extension by which a client on this machine sends no tensors at all."""
+
+import ipaddress
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field, ValidationError
+
+from normtree import errors
+from normtree.http.bodies import strict_json
+from normtree.http.problems import problem_responses
+from normtree.http.regions import Regions
+
+_WHOLE = 2**63 - 1
+_JSON_LIMIT_BYTES = 2**16
+
+
+class Registration(BaseModel):
+    """What is to be registered."""
+
+    key: Annotated[str, Field(max_length=256, description="Name of the segment, as shm_open has it.")]
+    offset: Annotated[int, Field(ge=0, le=_WHOLE, description="Bytes of the segment before the region.")] = 0
+    byte_size: Annotated[int, Field(ge=1, le=_WHOLE, description="Bytes of the region.")]
+
+
+_REQUEST = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": Registration.model_json_schema()}},
+    }
+}
+
+
+def check_local(request: Request) -> None:
+    """Refuse clients on other machines: their names for shared memory mean other memory.
+
+    Raises:
+        NotLocal: the client is not on this machine.
+    """
+    host = request.client.host if request.client else ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a socket of this machine's file system has no address
+        local = request.client is None
+    if not local:
+        raise errors.NotLocal("shared memory is for clients on this machine, over a loopback address")
+
+
+async def _read_registration(request: Request) -> Registration:
+    """Read a request's JSON, whatever it is declared as: Triton's own client declares nothing.
+
+    Raises:
+        BodyTooLarge, MalformedBody, InvalidParameter: it cannot be read.
+    """
+    found = bytearray()
+    async for part in request.stream():
+        found += part
+        if len(found) > _JSON_LIMIT_BYTES:
+            detail = f"body: at most {_JSON_LIMIT_BYTES} bytes are read"
+            raise errors.BodyTooLarge(detail, pointer="body", limit=_JSON_LIMIT_BYTES)
+    try:
+        return Registration.model_validate(strict_json.parse(found, "request"))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "request"
+        raise errors.InvalidParameter(f"{where}: {first['msg']}", pointer=where) from None
+
+
+def shared_memory_router(regions: Regions) -> APIRouter:
+    """Make the router of the extension."""
+    router = APIRouter(
+        prefix="/v2/systemsharedmemory",
+        tags=["shared memory"],
+        dependencies=[Depends(check_local)],
+        responses=problem_responses(
+            errors.NotLocal, errors.RegionRefused, errors.InvalidParameter, errors.MalformedBody, errors.BodyTooLarge
+        ),
+    )
+
+    @router.get("/status")
+    async def all_regions() -> list[dict[str, str | int]]:
+        """List the regions."""
+        return regions.status()
+
+    @router.get("/region/{name}/status")
+    async def one_region(name: str) -> list[dict[str, str | int]]:
+        """Tell of one region."""
+        return regions.status(name)
+
+    @router.post("/region/{name}/register", openapi_extra=_REQUEST)
+    async def register(request: Request, name: str) -> dict[str, object]:
+        """Make a region of a part of a segment that the client has made."""
+        wanted = await _read_registration(request)
+        regions.register(name, wanted.key, wanted.offset, wanted.byte_size)
+        return {}
+
+    @router.post("/region/{name}/unregister")
+    async def unregister(name: str) -> dict[str, object]:
+        """Forget one region."""
+        regions.unregister(name)
+        return {}
+
+    @router.post("/unregister")
+    async def unregister_all() -> dict[str, object]:
+        """Forget all regions."""
+        regions.unregister()
+        return {}
+
+    return router

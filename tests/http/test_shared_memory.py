@@ -1,0 +1,308 @@
+"""Clients' shared memory: tensors that are never sent, and what a client may not do with it."""
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import ml_dtypes
+import numpy as np
+import pytest
+import tritonclient.http as triton
+import tritonclient.utils.shared_memory as shm
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+import normtree_kernels as nk
+from normtree.engine.arena import Arena
+from normtree.errors import NormtreeError
+from normtree.http.bodies.contents import Entry
+from normtree.http.bodies.oip import Region
+from normtree.http.regions import Regions
+
+Array = NDArray[Any]
+INFER = "/v2/models/multilevel/infer"
+KEY = f"/tensor-{os.getpid()}"
+
+
+def noise(*shape: int, dtype: Any = np.float32) -> Array:
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+@pytest.fixture(scope="module")
+def running(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    log = tmp_path_factory.mktemp("shared") / "log.txt"
+    with serve(log, workers=2, arena_bytes=2**28, shared_memory=True) as (base, process):
+        yield base, process.pid
+
+
+@pytest.fixture
+def base(running: tuple[str, int]) -> str:
+    return running[0]
+
+
+@pytest.fixture
+def server(base: str) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(urlsplit(base).netloc) as found:
+        yield found
+        found.unregister_system_shared_memory()
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """Make segments as Triton's users do, and remove them in the end."""
+    made = []
+
+    def make(name: str, nbytes: int) -> Any:
+        made.append(shm.create_shared_memory_region(name, f"{KEY}-{name}", nbytes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        shm.destroy_shared_memory_region(one)
+
+
+def inference(region: str, shape: tuple[int, ...], datatype: str, nbytes: int, offset: int = 0) -> triton.InferInput:
+    found = triton.InferInput("y", list(shape), datatype)
+    found.set_shared_memory(region, nbytes, offset)
+    return found
+
+
+def output(region: str, nbytes: int, offset: int = 0) -> triton.InferRequestedOutput:
+    found = triton.InferRequestedOutput("x")
+    found.set_shared_memory(region, nbytes, offset)
+    return found
+
+
+def links(pid: int) -> set[str]:
+    """Names of a process's own in shared memory: of segments of its arena, and of regions."""
+    return {path.name for path in Path("/dev/shm").glob(f"normtree-{pid}-*")}
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+@pytest.mark.parametrize(("datatype", "dtype"), [("FP32", np.float32), ("BF16", ml_dtypes.bfloat16)])
+def test_input_and_output_never_travel(
+    server: triton.InferenceServerClient, memory: Any, engine: str, datatype: str, dtype: Any
+) -> None:
+    y = noise(300, 200, dtype=dtype)
+    segment = memory("both", 2 * y.nbytes)
+    shm.set_shared_memory_region(segment, [y])
+    server.register_system_shared_memory("both", f"{KEY}-both", 2 * y.nbytes)
+    assert "system_shared_memory" in server.get_server_metadata()["extensions"]
+    for radius in (2.0, 5.0):
+        answer = server.infer(
+            "multilevel",
+            [inference("both", y.shape, datatype, y.nbytes)],
+            outputs=[output("both", y.nbytes, y.nbytes)],
+            parameters={"radius": radius, "engine": engine},
+        )
+        (told,) = answer.get_response()["outputs"]
+        assert told["parameters"]["shared_memory_region"] == "both"
+        x = shm.get_contents_as_numpy(segment, y.dtype, y.shape, y.nbytes)
+        np.testing.assert_array_equal(x, nk.project(y, "l1,linf", radius))
+    np.testing.assert_array_equal(shm.get_contents_as_numpy(segment, y.dtype, y.shape), y)
+
+
+def test_only_one_of_them(server: triton.InferenceServerClient, memory: Any) -> None:
+    y = noise(30, 20)
+    x = nk.project(y, "l1,linf", 2.0)
+    segment = memory("one", y.nbytes)
+    shm.set_shared_memory_region(segment, [y])
+    server.register_system_shared_memory("one", f"{KEY}-one", y.nbytes)
+    there = inference("one", y.shape, "FP32", y.nbytes)
+    answer = server.infer("multilevel", [there], parameters={"radius": 2.0})
+    np.testing.assert_array_equal(answer.as_numpy("x"), x)
+    sent = triton.InferInput("y", list(y.shape), "FP32")
+    sent.set_data_from_numpy(y)
+    server.infer("multilevel", [sent], outputs=[output("one", y.nbytes)], parameters={"radius": 2.0})
+    np.testing.assert_array_equal(shm.get_contents_as_numpy(segment, y.dtype, y.shape), x)
+
+
+def test_register_list_and_forget(running: tuple[str, int], server: triton.InferenceServerClient, memory: Any) -> None:
+    memory("a", 4096)
+    before = links(running[1])
+    server.register_system_shared_memory("a", f"{KEY}-a", 4000, 64)
+    server.register_system_shared_memory("b", f"{KEY}-a", 4096)
+    assert len(links(running[1]) - before) == 2
+    assert server.get_system_shared_memory_status("a") == [
+        {"name": "a", "key": f"{KEY}-a", "offset": 64, "byte_size": 4000}
+    ]
+    assert {one["name"] for one in server.get_system_shared_memory_status()} == {"a", "b"}
+    with pytest.raises(InferenceServerException, match="'a' is registered already"):
+        server.register_system_shared_memory("a", f"{KEY}-a", 4096)
+    server.unregister_system_shared_memory("a")
+    server.unregister_system_shared_memory("a")
+    with pytest.raises(InferenceServerException, match="'a' is not registered"):
+        server.get_system_shared_memory_status("a")
+    server.unregister_system_shared_memory()
+    assert links(running[1]) <= before
+
+
+@pytest.mark.parametrize(
+    ("key", "offset", "nbytes", "message"),
+    [
+        ("/other", 0, 8, "begins with /tensor-"),
+        ("/normtree-1", 0, 8, "begins with /tensor-"),
+        ("/tensor-/../../etc/passwd", 0, 8, "wanted a name of letters"),
+        ("tensor-a", 0, 8, "begins with /tensor-"),
+        (f"{KEY}-none", 0, 8, "cannot be opened: ENOENT"),
+        (f"{KEY}-short", 0, 4097, "4097 bytes are wanted, its segment has 4096"),
+        (f"{KEY}-short", 4000, 100, "4100 bytes are wanted, its segment has 4096"),
+        (f"{KEY}-short", -1, 8, "offset"),
+        (f"{KEY}-short", 0, 0, "byte_size"),
+        (f"{KEY}-short", 2**63 - 1, 2**63 - 1, "are wanted, its segment has 4096"),
+    ],
+)
+def test_registrations_that_are_refused(
+    running: tuple[str, int],
+    server: triton.InferenceServerClient,
+    memory: Any,
+    key: str,
+    offset: int,
+    nbytes: int,
+    message: str,
+) -> None:
+    memory("short", 4096)
+    before = links(running[1])
+    with pytest.raises(InferenceServerException, match=message):
+        server.register_system_shared_memory("r", key, nbytes, offset)
+    assert server.get_system_shared_memory_status() == []
+    assert links(running[1]) <= before
+
+
+def test_links_and_pipes_are_no_segments(base: str) -> None:
+    for name, make in (("link", lambda path: path.symlink_to("/etc/passwd")), ("pipe", os.mkfifo)):
+        path = Path(f"/dev/shm{KEY}-{name}")
+        make(path)
+        try:
+            with httpx.Client(base_url=base) as client:
+                answer = client.post(
+                    "/v2/systemsharedmemory/region/r/register", json={"key": f"{KEY}-{name}", "byte_size": 8}
+                )
+            assert answer.status_code == 400, answer.text
+        finally:
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((0, 24, "none"), "'none' is not registered"),
+        ((4096 - 16, 24, "r"), "the region has 4096 bytes, got 4104"),
+        ((2, 24, "r"), "float32 begins at multiples of 4 in a segment, got 2"),
+        ((0, 20, "r"), "24 bytes are wanted by shape and datatype, got 20"),
+    ],
+)
+def test_parts_that_are_refused(
+    server: triton.InferenceServerClient, memory: Any, given: tuple[int, int, str], message: str
+) -> None:
+    memory("parts", 4096)
+    server.register_system_shared_memory("r", f"{KEY}-parts", 4096)
+    offset, nbytes, name = given
+    for ask in (
+        {"inputs": [inference(name, (2, 3), "FP32", nbytes, offset)]},
+        {
+            "inputs": [inference("r", (2, 3), "FP32", 24, 1024)],
+            "outputs": [output(name, nbytes, offset)],
+        },
+    ):
+        with pytest.raises(InferenceServerException, match=message):
+            server.infer("multilevel", **ask, parameters={"radius": 1.0})
+
+
+def test_output_over_its_input_is_refused(server: triton.InferenceServerClient, memory: Any) -> None:
+    memory("over", 4096)
+    server.register_system_shared_memory("r", f"{KEY}-over", 4096)
+    server.register_system_shared_memory("s", f"{KEY}-over", 4000, 8)
+    for region, offset in (("r", 0), ("r", 20), ("s", 0)):
+        with pytest.raises(InferenceServerException, match="must not overlap"):
+            server.infer(
+                "multilevel",
+                [inference("r", (2, 3), "FP32", 24)],
+                outputs=[output(region, 24, offset)],
+                parameters={"radius": 1.0},
+            )
+
+
+def test_segment_that_was_cut_short_since(server: triton.InferenceServerClient, memory: Any) -> None:
+    memory("cut", 2**16)
+    server.register_system_shared_memory("r", f"{KEY}-cut", 2**16)
+    os.truncate(f"/dev/shm{KEY}-cut", 4096)
+    with pytest.raises(InferenceServerException, match="65536 bytes are wanted, its segment has 4096"):
+        server.infer("multilevel", [inference("r", (2, 3), "FP32", 24)], parameters={"radius": 1.0})
+
+
+def test_name_that_means_another_segment_by_now(server: triton.InferenceServerClient) -> None:
+    """A region is the memory that was registered, whatever its client's name comes to mean."""
+    y = noise(2, 3)
+    path = Path(f"/dev/shm{KEY}-renamed")
+    path.write_bytes(y.tobytes())
+    try:
+        server.register_system_shared_memory("r", f"{KEY}-renamed", 24)
+        path.unlink()
+        path.write_bytes(bytes(24))
+        answer = server.infer("multilevel", [inference("r", (2, 3), "FP32", 24)], parameters={"radius": 1.0})
+        np.testing.assert_array_equal(answer.as_numpy("x"), nk.project(y, "l1,linf", 1.0))
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'{"key": 7, "byte_size": 8}', b'{"key": "/tensor-a"}', b" " * 70_000]
+)
+def test_registrations_that_are_no_json(base: str, body: bytes) -> None:
+    with httpx.Client(base_url=base) as client:
+        answer = client.post("/v2/systemsharedmemory/region/r/register", content=body)
+    assert answer.status_code in (400, 413, 422), answer.text
+    assert answer.json()["error"]
+
+
+def test_other_machines_are_refused(serve: Any, tmp_path: Path) -> None:
+    """This machine's own address that is not a loopback one stands for another machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but the loopback one")
+        address = probe.getsockname()[0]
+    if address.startswith("127."):
+        pytest.skip("this machine has no address but the loopback one")
+    with serve(
+        tmp_path / "log.txt", inline_only=True, arena_bytes=2**24, host="0.0.0.0", insecure=True, shared_memory=True
+    ) as (base, _):
+        port = urlsplit(base).port
+        tensor = {"name": "y", "shape": [2], "datatype": "FP32"}
+        asked = {"inputs": [{**tensor, "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8}}]}
+        for method, path, body in (
+            ("GET", "/v2/systemsharedmemory/status", None),
+            ("POST", "/v2/systemsharedmemory/region/r/register", {"key": "/tensor-a", "byte_size": 8}),
+            ("POST", INFER, {**asked, "parameters": {"radius": 1, "norm": "l1"}}),
+        ):
+            line = http.client.HTTPConnection(address, port, timeout=20)
+            line.request(method, path, json.dumps(body) if body else None)
+            answer = line.getresponse()
+            assert (answer.status, json.load(answer)["code"]) == (403, "not-local")
+            line.close()
+
+
+def test_regions_alone(tmp_path: Path) -> None:
+    path = Path(f"/dev/shm{KEY}-alone")
+    path.write_bytes(noise(4, 4).tobytes())
+    before = links(os.getpid())
+    regions = Regions("/tensor-")
+    try:
+        regions.register("r", f"{KEY}-alone", 0, 64)
+        Arena(2**20).close()  # an arena that starts removes segments without an owner: this one has one
+        tensor = regions.tensor(Region("r", 16, 16), Entry("y", "float32", (2, 2), 16))
+        np.testing.assert_array_equal(tensor.array(), noise(4, 4)[1].reshape(2, 2))
+        with pytest.raises(NormtreeError, match="is not registered"):
+            regions.check_apart(Region("r", 0, 8), Region("s", 0, 8))
+    finally:
+        regions.close()
+        path.unlink()
+    assert links(os.getpid()) == before
