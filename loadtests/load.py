@@ -19,11 +19,13 @@ import curves
 import latency
 import nodes
 import page
+import simulation
 import soak
+import storage
 import user_flows
 import wire
 from machine import describe
-from results import CSV_FIELDS, FOLDER, csv_text, write, write_json
+from results import CSV_FIELDS, FOLDER, csv_text, read_json, write, write_json
 from rich.console import Console
 from service import running
 
@@ -100,6 +102,18 @@ def run_nodes(run: Run) -> None:
     write_json(run.out / "nodes.json", {"machine": about, **found})
 
 
+def run_simulation(run: Run) -> None:
+    """The cost model beyond this machine, from the figures of the curves and the nodes."""
+    measured = read_json(run.out / "curves.json")
+    if not measured:
+        print("simulation: skipped, it needs the curves first")
+        return
+    rates = storage.measure(run.out, nbytes=(128 if run.quick else 1024) * MIB)
+    found = simulation.of_results(measured, read_json(run.out / "nodes.json"), rates)
+    write_json(run.out / "simulation.json", {"machine": measured["machine"], **found})
+    write(run.out / "simulation.csv", csv_text(found["scales"], list(found["scales"][0])))
+
+
 def run_chaos(run: Run) -> None:
     """Faults while a mixed load runs."""
     about = describe("a second of mixed load")
@@ -119,6 +133,7 @@ PARTS: Mapping[str, Callable[[Run], None]] = {
     "latency": run_latency,
     "users": run_users,
     "nodes": run_nodes,
+    "simulation": run_simulation,
     "chaos": run_chaos,
     "soak": run_soak,
 }

@@ -23,7 +23,7 @@ from normtree_kernels.tree import crown
 
 NORM = "l1,linf"
 HOSTS = ("a", "b")
-WAIT_S = 60
+WAIT_S, TASKS = 60, 200
 
 
 def wire_bytes() -> int:
@@ -45,6 +45,11 @@ def make_block(shape: tuple[int, int], part: int) -> np.ndarray:
 def receive(block: np.ndarray) -> int:
     """Take a block to this node."""
     return block.nbytes
+
+
+@ray.remote(num_cpus=1)
+def nothing() -> None:
+    """What a task costs that has nothing to do."""
 
 
 @ray.remote(num_cpus=1)
@@ -113,6 +118,9 @@ def main(address: str, nbytes: int, rounds: int) -> None:
             found = timed(run, here, radius)
             if round_:
                 taken[way].append(found)
+    start = perf_counter()
+    ray.get([nothing.options(resources={HOSTS[n % 2]: 0.01}).remote() for n in range(TASKS)])
+    task_ms = 1e3 * (perf_counter() - start) / TASKS
     before = wire_bytes()
     sleep(1)
     idle = wire_bytes() - before
@@ -121,7 +129,8 @@ def main(address: str, nbytes: int, rounds: int) -> None:
         lower, wall, upper = quartiles([wall for wall, _ in found])
         crossed = int(np.median([crossed for _, crossed in found]))
         plain.append({"way": way, "nbytes": y.nbytes, "norm": NORM, "wall_ms": wall, "lower_ms": lower,
-                      "upper_ms": upper, "wire_bytes": crossed, "idle_bytes_per_s": idle})  # fmt: skip
+                      "upper_ms": upper, "wire_bytes": crossed, "idle_bytes_per_s": idle,
+                      "task_ms": task_ms})  # fmt: skip
     ray.shutdown()
     print(json.dumps(plain))
 

@@ -297,3 +297,62 @@ def nodes(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     right.set_xlabel("rate and round trip of the wire")
     left.legend(loc="upper right")
     save(figure, path)
+
+
+def simulation(plain: Mapping[str, Any], path: Path) -> None:
+    """Speed-up over one node with its band, and what bounds each scale, for each norm."""
+    norms = list(dict.fromkeys(each["norm"] for each in plain["scales"]))
+    figure, panels = plt.subplots(2, len(norms), figsize=(12, 8), constrained_layout=True, squeeze=False)
+    for column, norm in enumerate(norms):
+        here = [each for each in plain["scales"] if each["norm"] == norm]
+        _simulated_speedup(panels[0, column], here)
+        _bounds(panels[1, column], here)
+        panels[0, column].set_title(f"{norm}: speed-up over one node")
+        panels[1, column].set_title(f"{norm}: seconds, and what bounds them")
+    save(figure, path)
+
+
+def _simulated_speedup(panel: Axes, here: Sequence[Mapping[str, Any]]) -> None:
+    sizes = sorted({each["nbytes"] for each in here})
+    for nbytes, colour in zip(sizes, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(sizes))), strict=True):
+        line = sorted((each for each in here if each["nbytes"] == nbytes), key=lambda each: each["nodes"])
+        x = [each["nodes"] for each in line]
+        panel.plot(x, [each["speedup"] for each in line], color=colour, label=bytes_text(nbytes))
+        lower, upper = ([each[name] for each in line] for name in ("speedup_lower", "speedup_upper"))
+        panel.fill_between(x, lower, upper, color=colour, alpha=0.2, lw=0)
+    nodes = sorted({each["nodes"] for each in here})
+    panel.plot(nodes, nodes, "--", color=INK, lw=0.8, label="ideal")
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log", base=2)
+    panel.set_xticks(nodes, nodes)
+    ticks = [2.0**n for n in range(-3, 15) if 2.0**n <= 2 * max(each["speedup_upper"] for each in here)]
+    panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    panel.set_ylim(0.7 * min(each["speedup_lower"] for each in here), 1.5 * max(each["speedup_upper"] for each in here))
+    panel.set_xlabel("nodes")
+    panel.legend(loc="upper left", ncols=2)
+
+
+def _bounds(panel: Axes, here: Sequence[Mapping[str, Any]]) -> None:
+    colours = {"bandwidth": "#cfe3f2", "storage": "#f4d9c2", "root": "#f3c4c0", "latency": "#e2e2e2"}
+    sizes, nodes = (sorted({each[name] for each in here}) for name in ("nbytes", "nodes"))
+    for each in here:
+        x, y = nodes.index(each["nodes"]), sizes.index(each["nbytes"])
+        panel.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, color=colours[each["bound"]], lw=0))
+        panel.text(x, y, _seconds(each["wall_s"]), ha="center", va="center", fontsize=7)
+    panel.set_xlim(-0.5, len(nodes) - 0.5)
+    panel.set_ylim(-0.5, len(sizes) - 0.5)
+    panel.set_xticks(range(len(nodes)), nodes)
+    panel.set_yticks(range(len(sizes)), [bytes_text(nbytes) for nbytes in sizes])
+    panel.set_xlabel("nodes")
+    panel.grid(False)
+    seen = [bound for bound in colours if any(each["bound"] == bound for each in here)]
+    names = {"bandwidth": "memory bandwidth", "root": "root and its link", "latency": "latency and hand-out"}
+    marks = [plt.Rectangle((0, 0), 1, 1, color=colours[bound]) for bound in seen]
+    panel.legend(marks, [names.get(bound, bound) for bound in seen], loc="upper center", ncols=4,
+                 bbox_to_anchor=(0.5, -0.16))  # fmt: skip
+
+
+def _seconds(value: float) -> str:
+    if value < 0.1:
+        return f"{1e3 * value:.0f} ms"
+    return f"{value:.1f}" if value < 10 else f"{value:,.0f}"

@@ -1,0 +1,103 @@
+"""The simulation is the plan's own model on one node, and names what bounds it where that is known beforehand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from results import Point
+from simulation import BOUNDS, Factors, Hardware, draws, errors, on_wires, scale, simulate, validate
+
+from normtree.engine.cost import Workload
+from normtree.engine.machine import Machine
+from normtree.engine.profile import MIB, Curve, EngineCost, MachineProfile, SweepCost
+from normtree_kernels.blocks import split
+from normtree_kernels.norms import MixedNorm
+
+COST = SweepCost(serial=Curve((MIB,), (2e5,)), shared=Curve((MIB,), (1e5,)), short=Curve((1, 64), (1e5, 0.0)))
+LAYOUTS, NORMS = ("rows", "columns", "packed"), ("l1", "l2", "linf")
+PROFILE = MachineProfile(
+    machine=Machine("a processor", 4, "6.1", {"python": "3.11"}, "0"),
+    measured="2026-01-01T00:00:00+00:00",
+    workers=4,
+    bandwidth_gb_s={"read": {1: 10.0, 4: 20.0}},
+    leaves={f"{norm} {layout}": {"up": COST, "down": COST} for norm in NORMS for layout in LAYOUTS},
+    dtypes={f"{norm} {layout} float64": {"up": 1.0, "down": 1.0} for norm in NORMS for layout in LAYOUTS},
+    engines={"ray": EngineCost(request_ms=1.0, block_ms=0.1, moved_ms_per_mib=1.0, slowdown=1.1)},
+)
+HARDWARE = Hardware(
+    memory_bytes=1e12, link_gb_s=1.0, round_trip_ms=0.5, read_gb_s=2.0, write_gb_s=1.0, request_ms=5.0, task_ms=0.2
+)
+
+
+@pytest.mark.parametrize("inner", NORMS)
+def test_one_node_is_the_plans_model(inner: str) -> None:
+    shape, norm = (32768, 8192), MixedNorm.parse(f"l1,{inner}", ndim=2)
+    blocks = split(shape, norm, PROFILE.workers)
+    told = Workload.of(shape, "float32", norm).predict(PROFILE, "ray", blocks, PROFILE.workers)
+    parts = simulate(PROFILE, HARDWARE, 2**30, 1, inner)
+    assert parts.wall_ms == pytest.approx(told.wall_ms)
+    assert parts.bandwidth == pytest.approx(told.leaves_ms)
+    assert parts.bound == "bandwidth"
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "nodes", "change", "bound"),
+    [
+        (1e9, 1, {}, "bandwidth"),
+        (1e13, 1, {}, "storage"),
+        (1e12, 512, {"link_gb_s": 1e-3}, "root"),
+        (1e9, 512, {"task_ms": 1.0}, "latency"),
+        (1e9, 2, {"round_trip_ms": 1e4}, "latency"),
+    ],
+)
+def test_bounds(nbytes: float, nodes: int, change: dict[str, float], bound: str) -> None:
+    assert simulate(PROFILE, replace(HARDWARE, **change), nbytes, nodes, "linf").bound == bound
+
+
+def test_what_fits_in_memory_is_not_read_from_storage() -> None:
+    assert simulate(PROFILE, HARDWARE, 1e12, 2, "linf").storage > 0
+    assert simulate(PROFILE, HARDWARE, 1e12, 4, "linf").storage == 0
+
+
+def test_bands_hold_what_was_drawn() -> None:
+    calm = scale(PROFILE, HARDWARE, "linf", [Factors()])
+    assert all(each["lower_s"] == each["wall_s"] == each["upper_s"] for each in calm)
+    spread = {"large": np.array([0.5, 2.0]), "small": np.array([0.5, 2.0])}
+    wide = scale(PROFILE, HARDWARE, "linf", draws(spread, np.array([1.0, 3.0])))
+    assert all(each["lower_s"] < each["wall_s"] < each["upper_s"] for each in wide)
+    assert all(each["bound"] in BOUNDS for each in wide)
+    assert {(each["nbytes"], each["nodes"]) for each in wide} >= {(1e9, 1), (1e14, 1024)}
+    assert all(each["speedup"] == 1 for each in wide if each["nodes"] == 1)
+
+
+def point(wall_ms: float, predicted_ms: float, nbytes: int) -> Point:
+    timing = {"engine": "ray", "workers": 2, "norm": "l1,linf"}
+    return Point("strong", nbytes, (wall_ms,) * 3, (9.0,) * 3, 1.0, predicted_ms, timing)
+
+
+def test_errors_are_told() -> None:
+    points = [point(2.0, 1.0, 2**16), point(10.0, 8.0, 2**28)]
+    spread = errors(points)
+    assert (list(spread["small"]), list(spread["large"])) == ([2.0], [1.25])
+    rows = {row["against"]: row for row in validate(points)}
+    assert rows["curves, ray, all sizes"]["worst"] == pytest.approx(0.5)
+    assert rows["curves, ray, 64 MiB and more"]["median"] == pytest.approx(0.2)
+
+
+def test_other_wires_are_predicted_from_the_shortest() -> None:
+    """Walls that follow the model itself are predicted without error, whatever the request adds."""
+    profile = replace(PROFILE, workers=1)
+    true = replace(HARDWARE, request_ms=7.0, task_ms=0.3)
+    wires, runs = [], []
+    for gbit_s, trip_ms in ((1.0, 0.1), (10.0, 0.1), (1.0, 10.0), (10.0, 10.0)):
+        there = replace(true, link_gb_s=gbit_s / 8, round_trip_ms=trip_ms)
+        both, alone = (simulate(profile, there, 2**26, count, "linf") for count in (2, 1))
+        wires.append({"gbit_s": gbit_s, "round_trip_ms": trip_ms, "is": {"gbit_s": gbit_s, "round_trip_ms": trip_ms}})
+        wall_ms = both.wall_ms - both.bandwidth + alone.bandwidth
+        runs.append({"way": "tree", "gbit_s": gbit_s, "delay_ms": trip_ms, "nbytes": 2**26, "wall_ms": wall_ms,
+                     "task_ms": 0.3})  # fmt: skip
+    found, (row,) = on_wires(profile, HARDWARE, {"wires": wires, "runs": runs})
+    assert found.request_ms == pytest.approx(7.0)
+    assert found.task_ms == 0.3
+    assert row["runs"] == 3
+    assert row["worst"] < 1e-9
