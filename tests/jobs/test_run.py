@@ -14,7 +14,8 @@ import normtree_kernels as nk
 from normtree.errors import InvalidCheckpoint, InvalidRecipe, InvalidTensor, JobConflict, StorageFailed, StorageFull
 from normtree.jobs import plan as job_plan
 from normtree.jobs.header import parse_header
-from normtree.jobs.run import Options, Outcome, plan_job, run_job
+from normtree.jobs.outcome import Outcome
+from normtree.jobs.run import Options, plan_job, run_job
 
 Array = NDArray[Any]
 MIB = 1 << 20

@@ -8,9 +8,10 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from normtree.jobs.outcome import Outcome
 from normtree.jobs.progress import Progress, Watch
 from normtree.jobs.recipe import read_recipe
-from normtree.jobs.run import Options, Outcome, plan_job, run_job
+from normtree.jobs.run import Options, plan_job, run_job
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SHOWN_TENSORS = 40

@@ -13,7 +13,7 @@ from normtree_kernels.dtypes import Float64Array
 from normtree_kernels.tree import climb
 
 BINS = 48
-_OCTAVES = 6.0  # the histogram spans so many doublings to either side of the threshold
+OCTAVES = 6.0  # the histogram spans so many doublings to either side of the threshold
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def histogram(outer: Float64Array, threshold: float | None) -> tuple[int, ...]:
     if not unit > 0.0:
         return (outer.size, *[0] * (BINS - 1))
     with np.errstate(divide="ignore"):
-        octaves = np.clip(np.log2(outer / unit), -_OCTAVES, _OCTAVES)
-    counts, _ = np.histogram(octaves, BINS, (-_OCTAVES, _OCTAVES))
+        octaves = np.clip(np.log2(outer / unit), -OCTAVES, OCTAVES)
+    counts, _ = np.histogram(octaves, BINS, (-OCTAVES, OCTAVES))
     return tuple(int(count) for count in counts)
 
 

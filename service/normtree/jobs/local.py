@@ -157,6 +157,11 @@ class LocalSink:
             self.write(start, part)
             start += len(part)
 
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk."""
+        with told(self.where):
+            os.fsync(self.descriptor)
+
     def _copy_range(self, source: int, start: int, stop: int) -> int:
         while start < stop:
             count = os.copy_file_range(source, self.descriptor, min(_RANGE_BYTES, stop - start), start, start)

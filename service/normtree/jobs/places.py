@@ -50,6 +50,9 @@ class Sink(Protocol):
     def copy(self, reader: Reader, start: int, stop: int) -> None:
         """Copy a range of the input to the same place."""
 
+    def sync(self) -> None:
+        """Wait until all that was written is safe."""
+
 
 class Folder(Protocol):
     """A folder of files, named relative to it. Plain data: it travels to workers."""

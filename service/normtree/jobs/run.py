@@ -6,21 +6,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from threading import RLock
-from time import perf_counter
+from time import perf_counter, time_ns
 from typing import Any, Literal
 
 from normtree.engine.environment import prepare_environment
 from normtree.errors import JobConflict, StorageFailed, StorageFull
 from normtree.jobs.checkpoint import Checkpoint, read_checkpoint
-from normtree.jobs.facts import Facts
+from normtree.jobs.floor import measure_floor
 from normtree.jobs.inline import InlineRunner
 from normtree.jobs.journal import NAME, Journal
 from normtree.jobs.open_places import check_empty, open_source, open_state, open_target
+from normtree.jobs.outcome import Outcome
 from normtree.jobs.pieces import Done, Work
 from normtree.jobs.places import Folder, Target
 from normtree.jobs.plan import MIB, JobPlan, make_plan
 from normtree.jobs.progress import Progress, Watch, unwatched
 from normtree.jobs.recipe import Recipe
+from normtree.jobs.report import HTML_NAME, write_report
 from normtree.jobs.runner import Runner
 from normtree.jobs.schedule import Aggregated, Schedule, Written
 from normtree.jobs.state import State
@@ -58,29 +60,6 @@ class Options:
         return "ray" if self.address or checkpoint.nbytes >= _RAY_FROM_BYTES else "inline"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a job.
-
-    Args:
-        plan: what was planned.
-        facts: what is known of each projected tensor, in the order of their bytes.
-        stints: when workers did what, in all attempts.
-        summary: engine, workers, nodes, walls and bytes, for the report.
-        state_url: the folder with the journal and the report.
-        resumed: whether an earlier run had begun it.
-        was_completed: whether an earlier run had done all of it.
-    """
-
-    plan: JobPlan
-    facts: tuple[Facts, ...]
-    stints: tuple[dict[str, Any], ...]
-    summary: dict[str, Any]
-    state_url: str
-    resumed: bool
-    was_completed: bool
-
-
 def plan_job(recipe: Recipe, options: Options) -> JobPlan:
     """Read an input's headers and plan a job, without doing anything.
 
@@ -107,7 +86,7 @@ def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched) -> Outco
         StorageFailed, StorageFull: a file cannot be read or written; run again, it resumes.
         EngineUnavailable, WorkersLost: Ray.
     """
-    started = perf_counter()
+    started, began_ns = perf_counter(), time_ns()
     plan = plan_job(recipe, options)
     source, only = open_source(recipe.input)
     target, state = open_target(recipe.output, only), open_state(recipe.output)
@@ -118,7 +97,10 @@ def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched) -> Outco
         resumed = journal.begun
         journal.begin(recipe.digest, plan.checkpoint.versions())
         if journal.completed:
-            return _outcome(plan, journal, state, resumed=True, was_completed=True)
+            outcome = _outcome(plan, journal, state, resumed=True, was_completed=True)
+            if state.read(HTML_NAME) is None:  # the last run was killed just before it
+                write_report(state, outcome, None)
+            return outcome
         job = _Job(plan, source, target, journal, watch)
         job.check_room()
         asked = perf_counter()
@@ -130,9 +112,12 @@ def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched) -> Outco
             wall_s = perf_counter() - started - start_s
             summary = {"engine": runner.engine, "workers": runner.workers, "nodes": runner.nodes}
             summary |= {"retries": runner.retries, "wall_s": wall_s, "start_s": start_s, "resumed": resumed}
+            summary["began_ns"] = began_ns
         journal.note_completed({**summary, "stints": job.take_stints()})
         journal.drop_aggregates(range(len(plan.works)))
-        return _outcome(plan, journal, state, resumed=resumed, was_completed=False)
+        outcome = _outcome(plan, journal, state, resumed=resumed, was_completed=False)
+        write_report(state, outcome, measure_floor(plan, source, target))
+        return outcome
 
 
 @dataclass

@@ -1,0 +1,78 @@
+"""The removal plan: which rows, columns or filters of a checkpoint are zero, and how large layers are without them."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from normtree.jobs.facts import Facts
+
+_MATRIX = 2
+_ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What can be removed of one tensor.
+
+    Args:
+        tensor: its name.
+        shard: the file it is in.
+        kind: ``rows``, ``columns``, ``filters``, or ``groups`` of another kind.
+        axis: the axis along which they lie; None where several axes tell groups apart, and no size shrinks.
+        zero: how many are zero.
+        of: how many there are.
+        indices: which, as ranges.
+        shape: the tensor's shape.
+        shape_without: its shape without them.
+        bytes_saved: bytes of elements that go with them.
+    """
+
+    tensor: str
+    shard: str
+    kind: str
+    axis: int | None
+    zero: int
+    of: int
+    indices: str
+    shape: tuple[int, ...]
+    shape_without: tuple[int, ...]
+    bytes_saved: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The removal as plain values, for JSON."""
+        return asdict(self)
+
+
+def removals_of(facts: Iterable[Facts]) -> list[Removal]:
+    """Plan what can be removed of tensors of which outermost groups are zero."""
+    return [_removal(each) for each in facts if len(each.groups) > 1 and each.zero_groups[0]]
+
+
+def _removal(facts: Facts) -> Removal:
+    outer = [int(axis) for axis in facts.axes.split(",")[0].split(".") if axis]
+    axis = outer[0] if len(outer) == 1 else None
+    shape = list(facts.shape)
+    if axis is not None:
+        shape[axis] -= facts.zero_groups[0]
+    gone = math.prod(facts.shape) - math.prod(shape)
+    return Removal(
+        tensor=facts.name,
+        shard=facts.shard,
+        kind=_kind(axis, len(facts.shape)),
+        axis=axis,
+        zero=facts.zero_groups[0],
+        of=facts.groups[0],
+        indices=facts.zeros,
+        shape=facts.shape,
+        shape_without=tuple(shape),
+        bytes_saved=gone * _ITEM_BYTES[facts.dtype],
+    )
+
+
+def _kind(axis: int | None, ndim: int) -> str:
+    if axis is None:
+        return "groups"
+    if ndim == _MATRIX:
+        return ("rows", "columns")[axis]
+    return "filters" if axis == 0 and ndim > _MATRIX else f"slices of axis {axis}"

@@ -1,0 +1,185 @@
+"""The report of a job: all its numbers as ``report.json``, and one page of pictures, ``report.html``."""
+
+import json
+import uuid
+from importlib.resources import files
+from string import Template
+from typing import Any, Literal
+
+from normtree.engine.timing import LevelTiming, Span, Timing
+from normtree.jobs import pictures
+from normtree.jobs.floor import Floor
+from normtree.jobs.outcome import Outcome
+from normtree.jobs.removal import Removal, removals_of
+from normtree.jobs.state import State
+
+JSON_NAME, HTML_NAME = "report.json", "report.html"
+_SWEEPS = ("whole", "up", "down")
+_SHOWN_INDICES = 60
+
+
+def write_report(state: State, outcome: Outcome, floor: Floor | None) -> dict[str, Any]:
+    """Write both files beside the output, and return what is in the first."""
+    report = make_report(outcome, floor)
+    state.write(JSON_NAME, json.dumps(report, indent=1).encode())
+    state.write(HTML_NAME, make_page(report, outcome).encode())
+    return report
+
+
+def make_report(outcome: Outcome, floor: Floor | None) -> dict[str, Any]:
+    """Put the numbers of a job together, as plain values.
+
+    Args:
+        outcome: of the job.
+        floor: what a mere copy took; None where none could be made.
+    """
+    plan, summary = outcome.plan, outcome.summary
+    removals = removals_of(outcome.facts)
+    return {
+        "input": plan.recipe.input,
+        "output": plan.recipe.output,
+        "recipe": plan.recipe.model_dump(mode="json", exclude_none=True),
+        **summary,
+        "bytes": plan.checkpoint.nbytes,
+        "projected_bytes": plan.projected_bytes,
+        "bytes_per_s": plan.checkpoint.nbytes / summary["wall_s"] if summary["wall_s"] else 0.0,
+        "copy_floor": {"bytes": floor.nbytes, "seconds": floor.seconds, "bytes_per_s": floor.bytes_per_s}
+        if floor
+        else None,
+        "timing": _timing(outcome),
+        "rules": [_rule(outcome, index) for index in range(len(plan.recipe.rules))],
+        "tensors": [{**facts.as_dict(), "certificate": _certificate(facts)} for facts in outcome.facts],
+        "removal_plan": {
+            "bytes_saved": sum(removal.bytes_saved for removal in removals),
+            "tensors": [removal.as_dict() for removal in removals],
+        },
+        "notes": [f"copied as it is, though it seems to hold weights too: {n}" for n in plan.checkpoint.unprojected],
+    }
+
+
+def make_page(report: dict[str, Any], outcome: Outcome) -> str:
+    """Draw the report as one page that needs nothing else."""
+    stints = [stint for stint in outcome.stints if stint["start_ns"] >= outcome.summary["began_ns"]]
+    floor = report["copy_floor"]["bytes_per_s"] if report["copy_floor"] else None
+    page = Template((files("normtree.jobs") / HTML_NAME).read_text("utf-8"))
+    return page.substitute(
+        title=pictures.text(f"{report['input']} → {report['output']}"),
+        summary=_summary(report),
+        sparsity=pictures.sparsity(outcome.facts, len(report["rules"])),
+        histograms="".join(
+            pictures.histogram(f"rules[{i}] {rule['tensors']}", rule["histogram"], i, threshold=rule["vanishing"])
+            for i, rule in enumerate(report["rules"])
+        ),
+        timeline=pictures.timeline(stints),
+        rate=pictures.rate(stints, floor),
+        removal=_removal_rows(removals_of(outcome.facts)),
+        tensors=_tensor_rows(report["tensors"]),
+    )
+
+
+def _timing(outcome: Outcome) -> dict[str, object]:
+    """Fill the timing schema of all projections; ``radius`` is null where there are several."""
+    rules, summary = outcome.plan.recipe.rules, outcome.summary
+    spans = [_span(stint) for stint in outcome.stints]
+    sweeps = [span for span, stint in zip(spans, outcome.stints, strict=True) if stint["kind"] in _SWEEPS]
+    stages = {"place": 1e3 * summary["start_s"], "total": 1e3 * (summary["wall_s"] + summary["start_s"])}
+    longest = {stage: max((span.ms for span in spans if span.stage == stage), default=0.0) for stage in ("up", "down")}
+    radii = {facts.radius for facts in outcome.facts}
+    norm = "; ".join(dict.fromkeys(rule.norm for rule in rules))
+    work_ms = sum(span.ms for span in spans)
+    timing = Timing(
+        engine=summary["engine"],
+        reason="all tasks of the job; the serial time is the sum of their times",
+        norm=norm,
+        axes="; ".join(dict.fromkeys(facts.axes for facts in outcome.facts)),
+        radius=max(radii, default=0.0),
+        shape=(),
+        dtype=", ".join(dict.fromkeys(facts.dtype for facts in outcome.facts)),
+        blocks=len(spans),
+        workers=summary["workers"],
+        nodes=summary["nodes"],
+        stages_ms=stages,
+        levels=(LevelTiming.of(norm, sweeps),),
+        work_ms=work_ms,
+        span_ms=sum(longest.values()),
+        wall_ms=1e3 * summary["wall_s"],
+        serial_ms=work_ms,
+        serial_is="modelled",
+        retries=summary["retries"] or 0,
+        bytes_moved=sum(span.nbytes for span in spans),
+        trace_id=uuid.uuid4().hex,
+    )
+    return timing.as_dict() | ({} if len(radii) == 1 else {"radius": None})
+
+
+def _span(stint: dict[str, Any]) -> Span:
+    stage: Literal["up", "down"] = "up" if stint["kind"] == "up" else "down"
+    nbytes = stint["read"] + stint["written"]
+    return Span(stage, 0, stint["start_ns"], stint["stop_ns"], nbytes, 0)
+
+
+def _rule(outcome: Outcome, index: int) -> dict[str, Any]:
+    """Sum up the tensors of one rule."""
+    rule = outcome.plan.recipe.rules[index]
+    facts = [each for each in outcome.facts if each.rule == index]
+    groups, zero = (sum(getattr(each, name)[0] for each in facts) for name in ("groups", "zero_groups"))
+    return {
+        "tensors": rule.tensors,
+        "norm": rule.norm,
+        "goal": rule.goal,
+        "scope": rule.scope,
+        "count": len(facts),
+        "groups": groups,
+        "zero_groups": zero,
+        "zero_share": zero / groups if groups else 0.0,
+        "vanishing": any(each.threshold is not None for each in facts),
+        "histogram": [sum(counts) for counts in zip(*(each.histogram for each in facts), strict=True)],
+    }
+
+
+def _certificate(facts: Any) -> dict[str, object]:
+    """What was measured of the output that a certificate tells; the duality gap is `normtree_kernels.certify`'s."""
+    return {"feasible": facts.norm_after <= facts.radius, "norm_after": facts.norm_after, "distance": facts.distance}
+
+
+def _summary(report: dict[str, Any]) -> str:
+    floor = report["copy_floor"]
+    cards = {
+        "bytes": f"{report['bytes']:,}",
+        "seconds": f"{report['wall_s']:.2f}",
+        "rate": f"{report['bytes_per_s'] / 1e9:.2f} GB/s",
+        "copy floor": f"{floor['bytes_per_s'] / 1e9:.2f} GB/s" if floor else "not measured",
+        "tensors projected": f"{len(report['tensors'])}",
+        "groups that are zero": f"{sum(rule['zero_groups'] for rule in report['rules']):,}",
+        "bytes that could go": f"{report['removal_plan']['bytes_saved']:,}",
+        "ran on": f"{report['workers']} workers, {report['engine']}, {report['nodes']} node(s)",
+    }
+    return "".join(f"<div><dt>{name}</dt><dd>{pictures.text(value)}</dd></div>" for name, value in cards.items())
+
+
+def _removal_rows(removals: list[Removal]) -> str:
+    return "".join(
+        pictures.row(
+            removal.tensor,
+            f"{removal.zero} of {removal.of} {removal.kind}",
+            "×".join(map(str, removal.shape)),
+            "×".join(map(str, removal.shape_without)) if removal.axis is not None else "as it is",
+            f"{removal.bytes_saved:,}",
+            removal.indices if len(removal.indices) <= _SHOWN_INDICES else f"{removal.indices[:_SHOWN_INDICES]} …",
+        )
+        for removal in removals
+    )
+
+
+def _tensor_rows(tensors: list[dict[str, Any]]) -> str:
+    return "".join(
+        pictures.row(
+            tensor["name"],
+            "×".join(map(str, tensor["shape"])),
+            tensor["dtype"],
+            f"{tensor['norm']} over {tensor['axes']}",
+            *(f"{tensor[name]:.6g}" for name in ("norm_before", "norm_after", "radius", "distance")),
+            " · ".join(f"{zero}/{of}" for zero, of in zip(tensor["zero_groups"], tensor["groups"], strict=True)),
+        )
+        for tensor in tensors
+    )

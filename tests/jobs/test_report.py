@@ -1,0 +1,130 @@
+"""The report: numbers as JSON, and one page that needs nothing else."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from normtree.engine.timing import STAGES
+from normtree.jobs import pictures
+from normtree.jobs.removal import removals_of
+from normtree.jobs.run import Options, run_job
+
+RULES = (
+    "tensors = '.*up\\.weight'\nsparsity = 0.5",
+    "tensors = '.*half\\.weight'\nnorm = 'l1,l2'\naxes = '1,0'\nsparsity = 0.3",
+    "tensors = '.*conv\\.weight'\nnorm = 'l1,l2'\naxes = '0,1.2.3'\nsparsity = 0.25\nscope = 'global'",
+    "tensors = '.*bias'\nnorm = 'l1'\nsparsity = 0.25",
+)
+
+
+class Page(HTMLParser):
+    """What of a page matters here: its elements, what they point at, and whether they are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag != "meta":  # HTML closes it itself
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def state(checkpoint: Path, tmp_path: Path, make_recipe: Any) -> Path:
+    run_job(make_recipe(checkpoint, tmp_path / "out", *RULES), Options(workers=2, engine="inline"))
+    return tmp_path / "out.normtree"
+
+
+def test_the_numbers_are_those_of_the_files(state: Path, checkpoint: Path, loaded: Any) -> None:
+    report = json.loads((state / "report.json").read_text())
+    ys, xs = loaded(checkpoint), loaded(state.with_name("out"))
+    assert len(report["tensors"]) == 12
+    for tensor in report["tensors"]:
+        y, x = ys[tensor["name"]].astype(np.float64), xs[tensor["name"]].astype(np.float64)
+        assert tensor["distance"] == pytest.approx(float(np.linalg.norm(y - x)), rel=1e-12)
+        assert tensor["zero_groups"][-1] == int((x == 0).sum())
+        assert tensor["certificate"]["feasible"]
+    assert [rule["zero_share"] for rule in report["rules"]] == [0.5, 0.3, 0.25, 0.25]
+    assert report["bytes"] == sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    assert report["wall_s"] > 0
+    assert report["copy_floor"]["bytes_per_s"] > 0
+    assert not list(state.with_name("out").glob(".*"))
+
+
+def test_the_timing_has_the_fields_that_all_timings_have(state: Path) -> None:
+    timing = json.loads((state / "report.json").read_text())["timing"]
+    assert set(timing["stages_ms"]) <= set(STAGES)
+    assert {
+        "engine",
+        "reason",
+        "work_ms",
+        "span_ms",
+        "wall_ms",
+        "serial_ms",
+        "serial_is",
+        "speedup",
+        "efficiency",
+    } <= set(timing)
+    assert timing["work_ms"] == timing["serial_ms"] > 0
+    assert timing["serial_is"] == "modelled"
+    assert timing["levels"][0]["tasks"] > 0
+    assert timing["radius"] is None
+
+
+def test_the_removal_plan_is_right(state: Path, loaded: Any) -> None:
+    plan = json.loads((state / "report.json").read_text())["removal_plan"]
+    xs = loaded(state.with_name("out"))
+    kinds = {removal["tensor"].split(".")[2]: removal for removal in plan["tensors"]}
+    assert {name: removal["kind"] for name, removal in kinds.items()} == {
+        "up": "rows", "half": "columns", "conv": "filters",
+    }  # fmt: skip
+    for removal in plan["tensors"]:
+        x = xs[removal["tensor"]]
+        moved = np.moveaxis(x, removal["axis"], 0)
+        left = moved[(moved != 0).reshape(len(moved), -1).any(axis=1)]
+        assert list(np.moveaxis(left, 0, removal["axis"]).shape) == removal["shape_without"]
+        assert removal["bytes_saved"] == x.nbytes - left.nbytes
+    assert plan["bytes_saved"] == sum(removal["bytes_saved"] for removal in plan["tensors"])
+
+
+def test_the_page_stands_alone_and_shows_four_kinds_of_picture(state: Path) -> None:
+    text = (state / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.links == []
+    assert "script" not in page.counts
+    assert page.counts["svg"] == 3 + len(RULES)
+    assert page.counts["rect"] > 100
+    for heading in ("Sparsity by layer", "Group norms and the threshold", "Bytes a second", "Tasks", "Removal plan"):
+        assert f"<h2>{heading}</h2>" in text
+    assert "a mere copy, synced" in text
+    assert "layers.2.conv.weight" in text
+
+
+def test_names_of_strangers_are_escaped() -> None:
+    assert pictures.row("<b>&") == "<tr><td>&lt;b&gt;&amp;</td></tr>"
+    assert "<b>" not in pictures.histogram("<b>", [1] * pictures.BINS, 0, threshold=True)
+
+
+def test_a_large_model_is_drawn_without_names(state: Path, checkpoint: Path, tmp_path: Path, make_recipe: Any) -> None:
+    outcome = run_job(make_recipe(checkpoint, tmp_path / "out", *RULES), Options(workers=2, engine="inline"))
+    drawn = pictures.sparsity(outcome.facts * 30, 4)
+    assert drawn.count("<rect") == 360
+    assert "360 tensors, 4 rules" in drawn
+    vectors = [facts for facts in outcome.facts if facts.name.endswith("bias")]
+    assert removals_of(vectors) == []
