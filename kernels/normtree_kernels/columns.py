@@ -9,6 +9,7 @@ from normtree_kernels.elements import as_element, narrow, widen, zero_magnitudes
 from normtree_kernels.jit import device, kernel
 from normtree_kernels.lanes import CHUNK, GROUPS, LANES
 from normtree_kernels.lines import clip_lines, drain
+from normtree_kernels.transpose import pack_columns
 
 TILE = 16384  # columns swept together: whole rows stream best, while their running sums stay in the second-level cache
 PANEL = 32  # columns packed together for their thresholds
@@ -176,10 +177,7 @@ def thresholds(x: Array, first: int, length: int, step: int, v: Float64Array, u:
     partials = np.empty(length // CHUNK + 1)
     for j in range(0, v.size, panel):
         width = min(panel, v.size - j)
-        for i in range(length):
-            row = x[first + i * step + j : first + i * step + j + width]
-            for k in range(width):
-                packed[k * room + i] = row[k]
+        pack_columns(x, first + j, length, step, width, packed, room)
         for k in range(width):
             norm, rho = v[j + k], u[j + k]
             if norm <= rho:

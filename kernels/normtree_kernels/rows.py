@@ -58,6 +58,20 @@ def active(
         sums[j], counts[j] = l1.active_sum(x[offsets[j] : offsets[j] + length], mu[j], partials)
 
 
+@device
+def copy(x: Array, out: Array) -> None:
+    """Copy a fibre; by a plain loop, for a slice's assignment first copies what might overlap."""
+    for i in range(x.size):
+        out[i] = x[i]
+
+
+@device
+def clear(out: Array, nothing: float) -> None:
+    """Zero a fibre."""
+    for i in range(out.size):
+        out[i] = nothing
+
+
 @kernel
 def down(
     code: int,
@@ -81,9 +95,9 @@ def down(
         fibre = x[offsets[j] : offsets[j] + length]
         result = out[out_offsets[j] : out_offsets[j] + length]
         if v[j] <= u[j]:
-            result[:] = fibre
+            copy(fibre, result)
         elif narrow(u[j], x[0]) == nothing:
-            result[:] = nothing
+            clear(result, nothing)
         elif code == L1:
             tau = l1.threshold(fibre, v[j], u[j], partials)
             l1.shrink(fibre, tau, l1.grid(u[j]), result, streaming)
@@ -92,7 +106,7 @@ def down(
             if s > 0.0:
                 l2.scale(fibre, s, result, streaming)
             else:
-                result[:] = nothing
+                clear(result, nothing)
         elif streaming:
             limits[:] = linf.bound(v[j], u[j], x[0])
             clip_lines(x, offsets[j], limits, 0, out, out_offsets[j], length)
