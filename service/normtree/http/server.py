@@ -17,6 +17,8 @@ _LEAST_STOP_S = 1
 # Beside one descriptor a connection: segments, Ray's sockets, files.
 _OTHER_DESCRIPTORS = 1024
 _LOOK_S = 0.1
+# A client whose connection idles just now may be about to send; so long it still gets an answer to that.
+_NOTICE_S = 0.5
 
 
 class DrainingServer(uvicorn.Server):
@@ -33,7 +35,8 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then stop. A second interrupt stops at once."""
-        end_s = monotonic() + self._drain_s
+        began_s = monotonic()
+        end_s = began_s + self._drain_s
         for connection in self.server_state.connections:
             if isinstance(connection, BoundedProtocol):
                 connection.last_answer()
@@ -41,6 +44,8 @@ class DrainingServer(uvicorn.Server):
         while not (draining.done() or self.force_exit):
             await asyncio.wait({draining}, timeout=_LOOK_S)
         draining.cancel()
+        while self.server_state.connections and monotonic() < began_s + _NOTICE_S and not self.force_exit:
+            await asyncio.sleep(_LOOK_S)
         # For what is not a tensor, and for answers whose last bytes their clients have yet to take.
         self.config.timeout_graceful_shutdown = max(_LEAST_STOP_S, round(end_s - monotonic()))
         await super().shutdown(sockets)
