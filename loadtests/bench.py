@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -120,6 +121,16 @@ def bench_norms(bench: Bench, shape: tuple[int, int]) -> None:
             bench.at_least(f"{case}: 1 / 2 threads", 1.7, ratio(times["normtree"], times["normtree, 2 threads"]))
             if norm == "l1,linf":
                 bench.at_least(f"{case}: NumPy / ours", 3.0, ratio(times["NumPy"], times["normtree"]))
+
+
+def bench_memory(bench: Bench, shape: tuple[int, int]) -> None:
+    """The floor itself on one and two threads: no kernel that moves as many bytes gains more from a second one."""
+    y, out = noise(shape), np.empty(shape, np.float32)
+    case = f"floor {'×'.join(map(str, shape))} by threads"
+    with ThreadPoolExecutor(2) as pool:
+        runs = {f"{n} threads": contenders.memory(y, out, pool, n) for n in (1, 2)}
+        times = bench.race(case, runs)
+    bench.at_least(f"{case}: 1 / 2 threads", 1.7, ratio(times["1 threads"], times["2 threads"]))
 
 
 def bench_exact(bench: Bench) -> None:
@@ -241,9 +252,10 @@ def main() -> None:
     arguments = parser.parse_args()
     console, about = Console(width=120), machine()
     bench = Bench(QUICK_ROUNDS if arguments.quick else ROUNDS)
-    parts: list[tuple[str, Callable[[], None]]] = [
+    parts: list[tuple[str, Callable[[], object]]] = [
         ("norms, 4096×8192", lambda: bench_norms(bench, (4096, 8192))),
         ("norms, 1000×10000", lambda: bench_norms(bench, (1000, 10000))),
+        ("memory", lambda: [bench_memory(bench, shape) for shape in ((4096, 8192), (1000, 10000))]),
         ("exact", lambda: bench_exact(bench)),
         ("half precision", lambda: bench_halves(bench)),
         ("sizes", lambda: bench_sizes(bench, (256 if arguments.quick else 2048) * MIB)),

@@ -1,6 +1,7 @@
 """The others in the race: the floor, the NumPy one-liner, and libraries that happen to be installed."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +38,22 @@ def floor(y: np.ndarray, out: np.ndarray) -> None:
     flat = y.reshape(-1).view(np.int32)
     _read(flat)
     _copy(flat, out.reshape(-1).view(np.int32))
+
+
+def memory(y: np.ndarray, out: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> Run:
+    """The floor's loops, shared out to threads: what the memory gives them, whatever they compute."""
+    parts = zip(
+        np.array_split(y.reshape(-1).view(np.int32), threads),
+        np.array_split(out.reshape(-1).view(np.int32), threads),
+        strict=True,
+    )
+    shares = list(parts)
+
+    def share(part: tuple[np.ndarray, np.ndarray]) -> None:
+        _read(part[0])
+        _copy(*part)
+
+    return lambda: list(pool.map(share, shares))
 
 
 def versions() -> dict[str, str]:
