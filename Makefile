@@ -39,8 +39,13 @@ load: $(READY) ## measure speed-up, latency under load, faults and a soak on thi
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[load]'
 	@$(BIN)/python loadtests/load.py $(ARGS)
 
-fuzz: $(READY) ## run the property tests far longer than `make test` does
+fuzz: $(READY) ## run the property tests far longer than `make test` does, and fuzz each parser (FUZZ_S=120)
 	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(ARGS)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[fuzz]'
+	@for target in npy safetensors oip; do \
+		echo "fuzzing $$target for $(or $(FUZZ_S),120) s"; \
+		$(BIN)/python tests/fuzz/test_parsers.py $$target -max_total_time=$(or $(FUZZ_S),120) -max_len=4096 || exit 1; \
+	done
 
 clean: ## remove .venv, caches and builds
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks build dist

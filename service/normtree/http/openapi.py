@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from normtree.errors import InvalidParameter, KeyMissing, KeyRefused, NormtreeError, QueueFull, RateExceeded
 from normtree.http.admission import takes_tensor
 from normtree.http.auth import is_open
-from normtree.http.problems import MEDIA_TYPE, Problem, problem_responses
+from normtree.http.problems import MEDIA_TYPE, PROBLEM, Problem, problem_responses
 
 URL = "/openapi.json"
 _SCHEME = "key"
@@ -82,6 +82,8 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str, keys_
         errors.append(InvalidParameter)
     for status, response in problem_responses(*errors).items():
         responses.setdefault(str(status), response)
+    if "{" in path:
+        responses.setdefault("404", {"description": "Nothing of that name", "content": PROBLEM})
     for status, response in responses.items():
         headers = response.setdefault("headers", {})
         headers |= {"X-Request-Id": _REQUEST_ID, "traceparent": _TRACE}

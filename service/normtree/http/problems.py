@@ -20,6 +20,7 @@ from normtree.http import media
 from normtree.http.request_id import request_id
 
 MEDIA_TYPE = "application/problem+json"
+PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}  # of an error, in OpenAPI
 Scalar = bool | int | float | str | None
 
 # After these the rest of the body is not wanted, or nobody can tell where it ends.
@@ -109,11 +110,10 @@ def make_problem(
 
 def problem_responses(*errors: type[NormtreeError]) -> dict[int | str, dict[str, Any]]:
     """Return the answers of a route that raises these errors, as OpenAPI describes them."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     titles: dict[int, list[str]] = {}
     for error in errors:
         titles.setdefault(error.status, []).append(error.title)
-    return {status: {"description": "; ".join(titles[status]), "content": content} for status in sorted(titles)}
+    return {status: {"description": "; ".join(titles[status]), "content": PROBLEM} for status in sorted(titles)}
 
 
 async def _on_normtree_error(request: Request, error: Exception) -> Response:
