@@ -1,26 +1,30 @@
-"""Cutting a tensor into blocks along an axis that the innermost level keeps."""
+"""Cutting a tensor into blocks: along an axis that the innermost level keeps, or across its fibres."""
 
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from types import EllipsisType
 
+from normtree_kernels.lanes import CHUNK
 from normtree_kernels.norms import MixedNorm
 
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a tensor: indices ``start`` to ``stop`` of one axis, all of the others.
+    """A part of a tensor: indices ``start`` to ``stop`` of one axis, all of the others; or a part of all fibres.
 
     Args:
         axis: axis of the tensor; None for the whole tensor, when no axis can be cut.
         start: first index, >= 0.
         stop: index after the last, > start.
+        part: first element and the one after the last of the fibres, whose axes are taken as one in C order; None for
+            whole fibres.
     """
 
     axis: int | None
     start: int
     stop: int
+    part: tuple[int, int] | None = None
 
     def index(self, axes: tuple[int, ...]) -> tuple[slice | EllipsisType, ...]:
         """Index that cuts this block out of an array whose axes are those axes of the tensor, in that order.
@@ -54,3 +58,24 @@ def split(shape: tuple[int, ...], norm: MixedNorm, count: int) -> tuple[Block, .
     count = min(count, shape[axis])
     edges = [shape[axis] * i // count for i in range(count + 1)]
     return tuple(Block(axis, start, stop) for start, stop in pairwise(edges))
+
+
+def split_fibres(shape: tuple[int, ...], norm: MixedNorm, count: int) -> tuple[Block, ...]:
+    """Cut the fibres of a tensor into at most ``count`` parts of nearly equal size.
+
+    Parts end where the chunks of `normtree_kernels.lanes` do, so that sums keep their shape, and hold a whole chunk at
+    least. Fibres that are scattered over memory, with axes of others between theirs, are left whole.
+
+    Args:
+        shape: shape of the tensor.
+        norm: mixed norm bound to its axes.
+        count: wanted number of blocks, >= 1.
+    """
+    axes = [axis for axis in norm.inner.axes if shape[axis] > 1]
+    length = prod(shape[axis] for axis in axes)
+    scattered = any(shape[axis] > 1 for axis in norm.kept_axes if axes and axes[0] < axis < axes[-1])
+    parts = min(count, length // CHUNK)
+    if prod(shape) == 0 or scattered or parts <= 1:
+        return (Block(None, 0, 1),)
+    edges = [length // CHUNK * i // parts * CHUNK for i in range(parts)]
+    return tuple(Block(None, 0, 1, part) for part in pairwise([*edges, length]))

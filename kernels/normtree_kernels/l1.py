@@ -27,10 +27,10 @@ from normtree_kernels.vectors import (
 
 GRID = 2.0**-52  # of a power of two: what adding and subtracting it rounds smaller numbers to
 _MAX_EXPONENT = 1022  # of a power of two to which another value below it can be added in float64
-_SAMPLED = 2 * CHUNK  # fibres at least this long are worth a look at their first elements
-_SAMPLE = CHUNK // 2
+SAMPLED = 2 * CHUNK  # fibres at least this long are worth a look at their first elements
+SAMPLE = CHUNK // 2
 _NEAR = 2.0**-6  # relative distance of a sum from the radius from which one step more is the last
-_STEPS = 64  # far more than Newton takes; rounding could keep a sum away from its radius for ever
+STEPS = 64  # far more than Newton takes; rounding could keep a sum away from its radius for ever
 
 
 @device
@@ -208,13 +208,34 @@ def search(x: Array, norm: float, tau: float, rho: float, partials: Float64Array
     starts from, the others rise to it, and each squares the distance. So the last one, from where the sum is within
     ``_NEAR`` of rho, seldom leaves an element between tau and the root.
     """
-    for _ in range(_STEPS):
+    for _ in range(STEPS):
         total, active = excess_sum(x, tau, partials)
-        # Where tau is above all, start again from where none is.
-        tau = max(tau + (total - rho) / active, 0.0) if active > 0 else (norm - rho) / x.size
-        if abs(total - rho) <= _NEAR * rho:
+        tau = stepped(tau, total, active, norm, rho, x.size)
+        if is_near(total, rho):
             break
     return tau
+
+
+@device
+def stepped(tau: float, total: float, active: float, norm: float, rho: float, size: int) -> float:
+    """Newton's step from tau, above which ``active`` of ``size`` magnitudes lie, by ``total`` together."""
+    # Where tau is above all, start again from where none is.
+    return max(tau + (total - rho) / active, 0.0) if active > 0 else (norm - rho) / size
+
+
+@device
+def is_near(total: float, rho: float) -> bool:
+    """Whether a step from where the sum is ``total`` is the last."""
+    return abs(total - rho) <= _NEAR * rho
+
+
+@device
+def sampled(sample: Array, rho: float, size: int, partials: Float64Array) -> float:
+    """Threshold of a long fibre's first elements, at their share of the radius."""
+    share = rho * SAMPLE / size
+    total = chunk_norm(sample)
+    start = (total - share) / SAMPLE
+    return search(sample, total, start, share, partials) if start > 0.0 else 0.0
 
 
 @device
@@ -225,12 +246,7 @@ def threshold(x: Array, norm: float, rho: float, partials: Float64Array) -> floa
     radius. In the end the result is measured as it will be stored: where an element still lies between tau and the
     root, or rounding leaves the sum too large, tau is raised.
     """
-    tau = (norm - rho) / x.size
-    if x.size >= _SAMPLED:
-        sample, share = x[:_SAMPLE], rho * _SAMPLE / x.size
-        total = chunk_norm(sample)
-        start = (total - share) / _SAMPLE
-        tau = search(sample, total, start, share, partials) if start > 0.0 else 0.0
+    tau = sampled(x[:SAMPLE], rho, x.size, partials) if x.size >= SAMPLED else (norm - rho) / x.size
     tau = search(x, norm, tau, rho, partials)
     power = grid(rho)
     tau = on_grid(tau, power)

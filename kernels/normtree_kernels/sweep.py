@@ -75,8 +75,7 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
             _down_packed(norm, block[panel], kept, v[panel], u[panel], out[panel])
         return
     norms, radii = _line(v), _line(u)
-    run_bytes = out.itemsize * (fibres.length if fibres.kind == "rows" else fibres.width)
-    streaming = out.nbytes >= STREAM_BYTES and run_bytes >= STREAM_RUN_BYTES
+    streaming = streams(out, fibres.length if fibres.kind == "rows" else fibres.width)
     for part, (offsets, out_offsets) in fibres.panels():
         balls = norms[part], radii[part]
         if fibres.kind == "rows":
@@ -87,6 +86,11 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
                 flat_out(out), out_offsets, fibres.steps[1], streaming,
 
             )  # fmt: skip
+
+
+def streams(out: Array, run: int) -> bool:
+    """Tell whether a result of runs of so many neighbours is better written past the caches."""
+    return bool(out.nbytes >= STREAM_BYTES and out.itemsize * run >= STREAM_RUN_BYTES)
 
 
 def active(block: Array, kept: int, mu: Float64Array) -> tuple[Float64Array, Int64Array]:

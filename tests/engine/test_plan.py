@@ -74,7 +74,8 @@ def test_it_prints_itself_as_a_table() -> None:
         ((65536, 65536), "l1,l1", "inline", 2, PROFILE, ("inline", 2), "^asked$"),
         ((64, 64), "l1,l1", "ray", None, PROFILE, ("ray", 1), "asked; small: 1 worker suffices"),
         ((2, 2**30), "l1,linf", "inline", None, PROFILE, ("inline", 1), "asked; memory-bound: 1 worker suffices"),
-        ((2, 2**30), "l1,l1", "inline", None, PROFILE, ("inline", 2), "asked; 2 blocks: 2 workers suffice"),
+        ((2, 2**30), "l1,l1", "inline", None, PROFILE, ("inline", 4), "^asked$"),
+        ((2, 1000), "l1,l1", "inline", None, PROFILE, ("inline", 1), "small"),
         ((65536, 65536), "l1,l1", "auto", None, WITHOUT_RAY, ("inline", 4), "^Ray is off$"),
     ],
 )
@@ -89,7 +90,8 @@ def test_it_chooses_engine_and_workers_and_says_why(
 ) -> None:
     made = plan(shape, norm, engine=engine, workers=workers, profile=profile)
     assert (made.engine, made.workers) == chosen
-    assert made.blocks[-1].stop == shape[0]
+    assert made.in_parts == (shape == (2, 2**30) and made.workers > 2)
+    assert made.in_parts or made.blocks[-1].stop in (1, shape[0])
     assert len(made.blocks) <= made.workers
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(made.reason)
@@ -133,6 +135,16 @@ def test_the_prediction_counts_bytes_blocks_and_what_is_moved() -> None:
     assert made.predicted_ms == pytest.approx(
         {"inline": 1.0 + root_ms + 0.2, "ray": 1.0 + root_ms + 10.1 + moved_ms}, rel=1e-3
     )
+
+
+def test_fibres_are_cut_where_there_are_fewer_than_workers_and_rounds_are_paid_for() -> None:
+    whole, cut = plan((2, 10**7), "l1,l1", workers=2), plan((2, 10**7), "l1,l1", workers=4)
+    assert not whole.in_parts
+    assert [block.part for block in cut.blocks] == [
+        (0, 2_499_584), (2_499_584, 4_999_168), (4_999_168, 7_498_752), (7_498_752, 10**7)
+    ]  # fmt: skip
+    assert cut.predicted["inline"].leaves_ms == pytest.approx(whole.predicted["inline"].leaves_ms / 2, rel=1e-3)
+    assert cut.predicted["inline"].overhead_ms == pytest.approx(3 * (0.1 + 3 * 0.1))
 
 
 def test_blocks_of_unequal_size_take_as_long_as_the_largest() -> None:

@@ -13,6 +13,7 @@ from normtree_kernels.norms import MixedNorm
 
 MOVED_BYTES = 24  # a fibre's norm on its way up, its norm and its radius on their way down
 _FLOAT64_BYTES = 8
+_ROUNDS = 4  # in which the l1 thresholds of fibres in parts are found, as a rule
 _NS_PER_MS = 1e6
 
 
@@ -107,6 +108,8 @@ class Workload:
         fibres = self.root[-1].nbytes // _FLOAT64_BYTES if self.root else 1
         moved_ms = adds.moved_ms_per_mib * MOVED_BYTES * fibres / MIB
         overhead_ms = adds.request_ms + adds.block_ms * (len(blocks) - 1) + moved_ms
+        if blocks[0].part and self.leaf.norm == "l1":  # each round of the search is a phase like up and down
+            overhead_ms *= 1 + _ROUNDS / 2
         return Prediction(workers, tuple(ns / _NS_PER_MS for ns in levels_ns), overhead_ms)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from normtree.engine.cost import Prediction, Workload
 from normtree.engine.profile import Engine, MachineProfile
-from normtree_kernels.blocks import Block, split
+from normtree_kernels.blocks import Block, split, split_fibres
 from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
@@ -64,6 +64,11 @@ class Plan:
     def kept_shape(self) -> tuple[int, ...]:
         """Lengths of the axes that the innermost level keeps, in the norm's order."""
         return tuple(self.shape[axis] for axis in self.norm.kept_axes)
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether fibres are cut: every block is a part of all of them."""
+        return self.blocks[0].part is not None
 
     @property
     def predicted_ms(self) -> dict[Engine, float]:
@@ -158,13 +163,21 @@ def _best(
     work: Workload, shape: tuple[int, ...], norm: MixedNorm, profile: MachineProfile, engine: Engine, counts: list[int]
 ) -> _Option:
     """Find the fewest workers with which an engine is about as fast as it can be."""
-    cuts = [split(shape, norm, count) for count in counts]
+    cuts = [_cut(shape, norm, count) for count in counts]
     predictions = [work.predict(profile, engine, blocks, count) for count, blocks in zip(counts, cuts, strict=True)]
     fastest = min(prediction.wall_ms for prediction in predictions)
     index = next(i for i, each in enumerate(predictions) if each.wall_ms <= _WORKER_TOLERANCE * fastest)
     return _Option(
         engine, cuts[index], predictions[index], _why_not_more(predictions[index], predictions[-1], cuts[-1])
     )
+
+
+def _cut(shape: tuple[int, ...], norm: MixedNorm, count: int) -> tuple[Block, ...]:
+    """Cut between fibres where there are enough of them, else across them."""
+    whole = split(shape, norm, count)
+    if len(whole) == count:
+        return whole
+    return max(whole, split_fibres(shape, norm, count), key=len)
 
 
 def _why_not_more(chosen: Prediction, most: Prediction, blocks: tuple[Block, ...]) -> str:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain, islice
+from math import prod
 from time import monotonic, perf_counter_ns
 from typing import Any
 
@@ -11,6 +13,7 @@ from normtree.engine.arena import Arena
 from normtree.engine.cancel import Cancel
 from normtree.engine.chunks import cut_chunks, extent
 from normtree.engine.executor import Executor, Leaf
+from normtree.engine.long_fibres import LongFibres, part_excesses
 from normtree.engine.plan import Plan
 from normtree.engine.slate import Slate
 from normtree.engine.stop import Stop
@@ -133,11 +136,17 @@ def run_tree(executor: Executor, slates: Arena, works: Sequence[Work], goal: Goa
     start_ns = perf_counter_ns()
     shapes = [work.plan.kept_shape for work in works]
     with ExitStack() as held:
-        slate = held.enter_context(Slate(slates, [*shapes, *shapes], terms.end_ns))
+        longs = [LongFibres.shapes(work.plan.shape, work.plan.norm) if work.plan.in_parts else [] for work in works]
+        slate = held.enter_context(Slate(slates, [*shapes, *shapes, *chain(*longs)], terms.end_ns))
         if terms.cancel:
             held.enter_context(terms.cancel.watched_by(slate.stop.now))
-        pairs = zip(works, slate.tensors[: len(works)], slate.tensors[len(works) :], strict=True)
-        branches = [Branch(work.plan.norm, work.source, work.target, *pair) for work, *pair in pairs]
+        tensors = iter(slate.tensors)
+        norms, radii = list(islice(tensors, len(works))), list(islice(tensors, len(works)))
+        rest = [LongFibres(*islice(tensors, len(long))) if long else None for long in longs]
+        branches = [
+            Branch(work.plan.norm, work.source, work.target, v, u, long)
+            for work, v, u, long in zip(works, norms, radii, rest, strict=True)
+        ]
         return _Runner(executor, works, branches, slate.stop, terms).run(goal, start_ns)
 
 
@@ -167,10 +176,23 @@ class _Runner:
                 branch.radii.array(writable=True)[...] = radii
         self._phases.append(("root", [[top.span] for top in roots], perf_counter_ns()))
         if all(math.isfinite(top.norm) for top in roots):
+            self._find_thresholds()
             downs = self._blocks([work.target for work in self._works] if self._terms.done else None)
             calls = ((self._stop, self._branches[owner], block) for owner, block in downs)
             self._phase("down", leaf_down, downs, calls, self._tell_done(downs))
         return [self._result(owner, top, start_ns) for owner, top in enumerate(roots)]
+
+    def _find_thresholds(self) -> None:
+        """Run rounds over the parts of l1 fibres, tensor after tensor, until their thresholds are found."""
+        for owner, (work, branch) in enumerate(zip(self._works, self._branches, strict=True)):
+            long, norm = branch.long, branch.norm
+            if not long or norm.inner.norm != "l1":
+                continue
+            size = prod(work.plan.shape[axis] for axis in norm.inner.axes)
+            blocks = [(owner, block) for block in work.plan.blocks]
+            for _ in long.search(branch.norms, branch.radii, size, work.source.dtype):
+                calls = ((self._stop, work.source, norm, block, long) for block in work.plan.blocks)
+                self._phase("down", part_excesses, blocks, calls)
 
     def _phase(
         self,
@@ -235,4 +257,7 @@ class _Runner:
         phases = tuple(Phase(sweep, tuple(spans[owner]), stop_ns) for sweep, spans, stop_ns in self._phases)
         branch = self._branches[owner]
         moved = 0 if self._executor.in_process else 2 * branch.norms.nbytes + branch.radii.nbytes
+        if branch.long and not self._executor.in_process:
+            rounds = sum(bool(phase.spans) for phase in phases if phase.sweep == "down") - 1
+            moved += branch.long.sums.nbytes + rounds * (branch.long.sums.nbytes + branch.long.counts.nbytes)
         return Run(top.norm, top.radius, phases, top.steps, start_ns, moved, self._retries)

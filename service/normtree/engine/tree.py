@@ -11,6 +11,7 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from normtree.engine.long_fibres import LongFibres, part_down, part_up
 from normtree.engine.pieces import cut_pieces
 from normtree.engine.stop import Stop
 from normtree.engine.tensor import Tensor
@@ -34,6 +35,7 @@ class Branch:
         target: its projection, to be; shares no memory with the source.
         norms: float64, shape of the kept axes in the norm's order: the fibres' norms.
         radii: the same shape: the fibres' radii.
+        long: what its fibres need where they are cut into parts.
     """
 
     norm: MixedNorm
@@ -41,6 +43,7 @@ class Branch:
     target: Tensor
     norms: Tensor
     radii: Tensor
+    long: LongFibres | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ def leaf_up(stop: Stop, branch: Branch, block: Block) -> Span:
     Raises:
         Stopped: nobody wants it any more.
     """
+    if branch.long:
+        return part_up(stop, branch.source, branch.norm, block, branch.long)
     start_ns = perf_counter_ns()
     norm, nbytes = branch.norm, 0
     y = branch.source.array().transpose(norm.order)
@@ -84,6 +89,9 @@ def leaf_down(stop: Stop, branch: Branch, block: Block) -> Span:
     Raises:
         Stopped: nobody wants it any more.
     """
+    if branch.long:
+        tensors, balls = (branch.source, branch.target), (branch.norms, branch.radii)
+        return part_down(stop, tensors, branch.norm, block, balls, branch.long)
     start_ns = perf_counter_ns()
     norm, nbytes = branch.norm, 0
     y = branch.source.array().transpose(norm.order)
@@ -105,6 +113,9 @@ def root(branches: Sequence[Branch], goal: Goal) -> list[Root]:
         goal: what to reach, with all tensors together.
     """
     start_ns = perf_counter_ns()
+    for branch in branches:
+        if branch.long:
+            branch.long.fold(branch.norm.inner.norm, branch.norms)
     tops = _tops(branches, goal)
     for branch, top in zip(branches, tops, strict=True):
         branch.radii.array(writable=True)[...] = top.radii

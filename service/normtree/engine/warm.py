@@ -3,7 +3,7 @@
 import ml_dtypes  # noqa: F401 - makes "bfloat16" a name that NumPy knows
 import numpy as np
 
-from normtree_kernels import sweep
+from normtree_kernels import parts, sweep
 from normtree_kernels.dtypes import ACCEPTED
 from normtree_kernels.norms import NORMS
 
@@ -20,3 +20,7 @@ def warm_kernels() -> None:
                 v = sweep.up(norm, block, 1)
                 sweep.down(norm, block, 1, v, v / 2, result)
             sweep.active(block, 1, np.ones(_SIDE))
+        taus, powers = np.zeros(_SIDE), np.ones(_SIDE)
+        parts.excesses(y, taus, powers)
+        parts.shrink(y, taus, powers, out)
+    parts.Thresholds(np.ones(1), np.ones(1) / 2, np.ones((1, parts.SAMPLE)), 2 * parts.SAMPLE, np.dtype(np.float64))

@@ -1,0 +1,139 @@
+"""Leaves for tensors whose fibres are cut into parts, and what parts and root write for each other.
+
+A part cannot tell a fibre's norm, nor its l1 threshold. It writes what its chunks sum to; the root folds that, and asks
+in rounds until the thresholds are found.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from time import perf_counter_ns
+from typing import Self
+
+import numpy as np
+
+from normtree.engine.stop import Stop
+from normtree.engine.tensor import Tensor
+from normtree.engine.timing import Span, Sweep
+from normtree_kernels import parts
+from normtree_kernels.blocks import Block
+from normtree_kernels.dtypes import Array
+from normtree_kernels.lanes import CHUNK, chunk_count
+from normtree_kernels.norms import MixedNorm
+from normtree_kernels.sweep import down
+
+_PIECE_ELEMENTS = 1 << 22  # of all fibres together: a few tens of milliseconds at most
+
+
+@dataclass(frozen=True)
+class LongFibres:
+    """Where parts and root of one tensor write for each other; all of it float64.
+
+    Args:
+        sums: chunks by fibres: the chunks' norms, and then in each round what lies above thresholds.
+        counts: chunks by fibres: of how many elements that is.
+        taus: the fibres' thresholds: those asked for in a round, and in the end those found.
+        powers: of the grids on which sums are asked for, and on which results lie.
+        samples: fibres by elements: the first ones of each.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    taus: Tensor
+    powers: Tensor
+    samples: Tensor
+
+    @staticmethod
+    def shapes(shape: tuple[int, ...], norm: MixedNorm) -> list[tuple[int, ...]]:
+        """Shapes of the five, for a tensor of that shape."""
+        fibres = prod(shape[axis] for axis in norm.kept_axes)
+        chunks = chunk_count(prod(shape[axis] for axis in norm.inner.axes))
+        return [(chunks, fibres), (chunks, fibres), (fibres,), (fibres,), (fibres, parts.SAMPLE)]
+
+    def fold(self, norm: str, norms: Tensor) -> None:
+        """Write the fibres' norms, from those of all chunks."""
+        norms.array(writable=True)[...] = parts.fold(norm, self.sums.array()).reshape(norms.shape)
+
+    def search(self, norms: Tensor, radii: Tensor, size: int, dtype: str) -> Iterator[Self]:
+        """Search the fibres' thresholds: yield whenever all parts are to sum what lies above those asked for."""
+        v, u = (each.array().reshape(-1) for each in (norms, radii))
+        kind = np.dtype(dtype).newbyteorder("=")
+        search = parts.Thresholds(v, u, self.samples.array(), size, kind)
+        while search.asked:
+            self._tell(*search.asked)
+            yield self
+            search.answer(parts.fold("l1", self.sums.array()), self.counts.array().sum(axis=0))
+        self._tell(search.taus, search.powers)
+
+    def _tell(self, taus: Array, powers: Array) -> None:
+        self.taus.array(writable=True)[...] = taus
+        self.powers.array(writable=True)[...] = powers
+
+
+def part_up(stop: Stop, source: Tensor, norm: MixedNorm, block: Block, long: LongFibres) -> Span:
+    """Aggregate a part of all fibres: write the norms of its chunks, and the first elements where it has them."""
+    start_ns = perf_counter_ns()
+    fibres = parts.merge(source.array().transpose(norm.order), len(norm.kept_axes))
+    sums, samples = long.sums.array(writable=True), long.samples.array(writable=True)
+    for piece, rows in _pieces(fibres, block):
+        stop.check()
+        sums[rows] = parts.chunk_norms(norm.inner.norm, fibres[..., piece]).reshape(-1, sums.shape[1])
+        if piece.start == 0:
+            samples[...] = fibres[..., : parts.SAMPLE].reshape(samples.shape)
+    return _span("up", norm, start_ns, block, fibres, 1)
+
+
+def part_excesses(stop: Stop, source: Tensor, norm: MixedNorm, block: Block, long: LongFibres) -> Span:
+    """Sum what lies above the thresholds asked for, in a part of all fibres."""
+    start_ns = perf_counter_ns()
+    fibres = parts.merge(source.array().transpose(norm.order), len(norm.kept_axes))
+    kept = fibres.shape[:-1]
+    taus, powers = long.taus.array().reshape(kept), long.powers.array().reshape(kept)
+    sums, counts = long.sums.array(writable=True), long.counts.array(writable=True)
+    for piece, rows in _pieces(fibres, block):
+        stop.check()
+        found = parts.excesses(fibres[..., piece], taus, powers)
+        sums[rows], counts[rows] = (each.reshape(-1, sums.shape[1]) for each in found)
+    return _span("down", norm, start_ns, block, fibres, 1)
+
+
+def part_down(
+    stop: Stop,
+    tensors: tuple[Tensor, Tensor],
+    norm: MixedNorm,
+    block: Block,
+    balls: tuple[Tensor, Tensor],
+    long: LongFibres,
+) -> Span:
+    """Project a part of all fibres, each by its threshold, or by its norm and its radius."""
+    start_ns = perf_counter_ns()
+    kept = len(norm.kept_axes)
+    source, target = tensors[0].array(), tensors[1].array(writable=True)
+    fibres = parts.merge(source.transpose(norm.order), kept)
+    results = parts.merge(target.transpose(norm.order), kept, copy=False)
+    taus, powers = (each.array().reshape(fibres.shape[:-1]) for each in (long.taus, long.powers))
+    v, u = (each.array() for each in balls)
+    for piece, _ in _pieces(fibres, block):
+        stop.check()
+        if norm.inner.norm == "l1":
+            parts.shrink(fibres[..., piece], taus, powers, results[..., piece])
+        else:
+            down(norm.inner.norm, fibres[..., piece], kept, v, u, results[..., piece])
+    return _span("down", norm, start_ns, block, fibres, 2)
+
+
+def _pieces(fibres: Array, block: Block) -> Iterator[tuple[slice, slice]]:
+    """Cut a part into pieces of a bounded size: its elements, and its chunks."""
+    start, stop = block.part or (0, fibres.shape[-1])
+    step = max(1, _PIECE_ELEMENTS * fibres.shape[-1] // fibres.size // CHUNK) * CHUNK
+    edges = [*range(start, max(stop - CHUNK, start + 1), step), stop]  # the last piece is no shorter than a chunk
+    for first, last in pairwise(edges):
+        yield slice(first, last), slice(first // CHUNK, chunk_count(last))
+
+
+def _span(sweep: Sweep, norm: MixedNorm, start_ns: int, block: Block, fibres: Array, passes: int) -> Span:
+    start, stop = block.part or (0, fibres.shape[-1])
+    nbytes = passes * fibres.nbytes * (stop - start) // fibres.shape[-1]
+    return Span(sweep, len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, os.getpid())
