@@ -1,4 +1,4 @@
-"""The command line: ``normtree serve``, ``project``, ``plan``, ``key`` and ``demo``."""
+"""The command line: ``normtree serve``, ``project``, ``plan``, ``bench``, ``key``, ``job`` and ``demo``."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from normtree.errors import NormtreeError
 from normtree.keys import new_key as make_key
 from normtree.settings import Settings
 
+_BENCH_SHAPES = ((128, 128), (500, 500), (2000, 2000), (4000, 4000))
 _TABLE_COLUMNS = 110  # tables are wider than a narrow terminal, and than a pipe's default
 
 app = typer.Typer(
@@ -148,11 +149,16 @@ def plan(
     radius: Annotated[float, typer.Option(help="Radius of the ball; it changes no plan.")] = 1.0,
     norm: Norm = "l1,linf",
     axes: Axes = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Plan the Euclidean projection, where one is known.")] = False,
     dtype: Annotated[str, typer.Option(help="Element type.")] = "float32",
     engine: Annotated[str, typer.Option(help="auto, inline or ray; ray is started to be measured.")] = "inline",
     workers: Workers = None,
 ) -> None:
-    """Print how a tensor of that shape would be projected, and the predicted time, without any data."""
+    """Print how a tensor of that shape would be projected, and the predicted time, without any data.
+
+    Blocks, workers and engine follow from the shape and from this machine's profile, which is measured the first time
+    and then kept; `normtree bench --profile` measures it anew. The engine line says why.
+    """
     from normtree.engine.projector import Projector
 
     with _told():
@@ -160,8 +166,33 @@ def plan(
             raise ValueError(f"shape: wanted lengths such as 30522x384, got {shape!r}")
         lengths = tuple(int(length) for length in shape.split("x"))
         with Projector.start(_settings(workers=workers, inline_only=engine == "inline")) as projector:
-            text = str(projector.plan(lengths, dtype, norm=norm, axes=axes, radius=radius, engine=engine))
-        console.print(text, highlight=False, markup=False)
+            text = str(projector.plan(lengths, dtype, norm=norm, axes=axes, radius=radius, exact=exact, engine=engine))
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def bench(
+    profile: Annotated[bool, typer.Option("--profile", help="Measure the machine anew, and keep the profile.")] = False,
+    engine: Annotated[str, typer.Option(help="inline, or ray to measure both engines.")] = "inline",
+    workers: Workers = None,
+) -> None:
+    """Show how fast this machine is, and how well plans foretell their times.
+
+    The memory bounds what any number of threads can do: where `64 MiB` on all threads is no faster than on one, a plan
+    says `memory-bound`. What an engine adds is why small tensors stay `below break-even`.
+    """
+    from normtree.bench import Trial, foretold_table, profile_tables
+    from normtree.engine.projector import Projector
+
+    with _told(), Projector.start(_settings(workers=workers, inline_only=engine == "inline")) as projector:
+        for table in profile_tables(projector.measure() if profile else projector.profile):
+            console.print(table)
+        rows = []
+        for shape in _BENCH_SHAPES:
+            for norm in ("l1,linf", "l1,l1"):
+                with Trial.of(projector, shape, norm) as trial:
+                    rows += trial.run([trial.plan(each) for each in projector.profile.engines])
+        console.print(foretold_table(rows))
 
 
 @keys.command("new")

@@ -125,6 +125,13 @@ def test_plan_prints_the_plan() -> None:
     assert "73,728 bytes" in done.stdout
 
 
+def test_bench_shows_the_machine_and_how_well_plans_foretell_it() -> None:
+    done = run("bench", "--profile", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    for part in ("read", "l1 packed", "what an engine adds", "2 threads", "4000×4000", "ratio"):
+        assert part in done.stdout
+
+
 def test_plan_refuses_a_shape_that_is_none() -> None:
     done = run("plan", "64*32")
     assert done.returncode == 2
@@ -137,7 +144,7 @@ def test_an_address_that_would_expose_the_service_is_refused() -> None:
     assert "can be reached from other machines" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "project", "plan", "demo"])
+@pytest.mark.parametrize("command", ["serve", "project", "plan", "bench", "demo"])
 def test_every_command_explains_itself(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
