@@ -22,6 +22,7 @@ from normtree.http.routes.infer import infer_router
 from normtree.http.routes.info import info_router
 from normtree.http.routes.metrics import metrics_router
 from normtree.http.routes.models import models_router
+from normtree.http.routes.plan import plan_router
 from normtree.http.routes.project import project_router
 from normtree.http.routes.shared_memory import shared_memory_router
 from normtree.http.service import Service
@@ -65,7 +66,7 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
     )
     app.state.admission = service.admission  # for the server, which drains it
     install_problems(app)
-    for router in (project_router, infer_router, health_router, models_router, info_router):
+    for router in (project_router, plan_router, infer_router, health_router, models_router, info_router):
         app.include_router(router(service))
     if service.regions:
         app.include_router(shared_memory_router(service.regions))

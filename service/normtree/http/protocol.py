@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from normtree.http.problems import MEDIA_TYPE, make_problem
@@ -101,6 +102,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a part of a body on as it is where no other waits; uvicorn would copy it twice on its way."""
+        if self.cycle.body or self.cycle.response_complete or self.parser.should_upgrade():
+            super().on_body(body)
+            return
+        self.cycle.body = body  # type: ignore[assignment]  # uvicorn makes bytes of it, which it is already
+        if len(body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """End a request; what comes next is the head of another."""

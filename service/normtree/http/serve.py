@@ -7,6 +7,7 @@ from typing import NoReturn
 from normtree.engine.projector import Projector
 from normtree.http.app import create_app
 from normtree.http.log import log_to_stderr
+from normtree.http.malloc import keep_freed_memory
 from normtree.http.server import DrainingServer, permit_descriptors, server_config
 from normtree.settings import Settings
 
@@ -28,6 +29,7 @@ def serve(settings: Settings) -> None:
     with Projector.start(settings) as projector:
         _leave_on_signals()  # again: Ray has put its own handler there
         permit_descriptors(settings.connections_limit)
+        keep_freed_memory()
         app = create_app(projector, settings)
         DrainingServer(server_config(app, settings), app.state.admission, settings.drain_s).run()
 

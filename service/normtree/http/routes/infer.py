@@ -73,8 +73,10 @@ async def _infer(request: Request, service: Service, model: Model, started: floa
     with ExitStack() as held:
         leasing = perf_counter()
         arriving, leaving = (() if place in shared else (asked.entry,) for place in ("source", "target"))
-        arena = service.projector.arena
-        room = await service.leasing.run(lambda: Room.lease(arena, arriving, leaving, held), held)
+        room = Room({}, {}, service.projector.arena)
+        if arriving or leaving:
+            arena = service.projector.arena
+            room = await service.leasing.run(lambda: Room.lease(arena, arriving, leaving, held), held)
         leased = perf_counter()
         await _receive(inference, room)
         received = perf_counter()

@@ -7,12 +7,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, ValidationError
 
 from normtree import errors
-from normtree.http.bodies import strict_json
 from normtree.http.problems import problem_responses
 from normtree.http.regions import Regions
+from normtree.http.small_json import read_small_json
 
 _WHOLE = 2**63 - 1
-_JSON_LIMIT_BYTES = 2**16
 
 
 class Registration(BaseModel):
@@ -52,14 +51,8 @@ async def _read_registration(request: Request) -> Registration:
     Raises:
         BodyTooLarge, MalformedBody, InvalidParameter: it cannot be read.
     """
-    found = bytearray()
-    async for part in request.stream():
-        found += part
-        if len(found) > _JSON_LIMIT_BYTES:
-            detail = f"body: at most {_JSON_LIMIT_BYTES} bytes are read"
-            raise errors.BodyTooLarge(detail, pointer="body", limit=_JSON_LIMIT_BYTES)
     try:
-        return Registration.model_validate(strict_json.parse(found, "request"))
+        return Registration.model_validate(await read_small_json(request))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "request"
