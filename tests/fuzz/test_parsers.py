@@ -14,6 +14,8 @@ import sys
 import warnings
 from collections.abc import Callable
 from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -167,10 +169,12 @@ def main() -> None:
     with atheris.instrument_imports(include=[BODIES]):
         for name in TARGETS:
             parser(name)
-    for seed in seeds:
-        check(seed)
-    atheris.Setup(sys.argv, check)
-    atheris.Fuzz()
+    with TemporaryDirectory() as corpus:
+        for number, seed in enumerate(seeds):
+            check(seed)
+            Path(corpus, str(number)).write_bytes(seed)
+        atheris.Setup([*sys.argv, corpus], check)
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic_ns, perf_counter
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 Baseline = Literal["none", "measure"]
 BASELINES: tuple[Baseline, ...] = ("none", "measure")
 _PROBES = 8
+_PLANS_KEPT = 256
 _LEAST_SLATES_BYTES = 1 << 24
 
 
@@ -68,7 +70,9 @@ class Projector:
         self.arena = arena
         self.slates = Arena(max(_LEAST_SLATES_BYTES, settings.arena_bytes // 2))
         self.inline = InlineExecutor(settings.workers)
+        self._plan = lru_cache(_PLANS_KEPT, typed=True)(self._make_plan)
         self.profile = load_profile(self._profile_path) or self.measure()
+        self._planned_by = self.profile
         self.ready = True
 
     @classmethod
@@ -148,6 +152,27 @@ class Projector:
             InvalidTensor: an element type that cannot be projected.
             InvalidParameter: any other of them is not permitted; the error's pointer names it.
         """
+        if self._planned_by is not self.profile:
+            self._plan.cache_clear()
+            self._planned_by = self.profile
+        try:
+            goal = Goal(radius, sparsity, groups)
+        except (TypeError, ValueError) as error:
+            raise InvalidParameter(str(error), pointer=str(error).partition(":")[0]) from error
+        return self._plan(shape, dtype, norm, axes, goal, exact, engine, workers)
+
+    def _make_plan(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        norm: str,
+        axes: str | None,
+        goal: Goal,
+        exact: bool,
+        engine: str,
+        workers: int | None,
+    ) -> Plan:
+        """Make a plan; small requests are alike, and planning one takes longer than projecting it."""
         try:
             check_dtype(np.dtype(dtype), "tensor")
         except TypeError as error:
@@ -155,7 +180,7 @@ class Projector:
         try:
             mixed = MixedNorm.parse(norm, axes, ndim=len(shape))
             return make_plan(
-                shape, np.dtype(dtype).name, mixed, Goal(radius, sparsity, groups), exact=exact,
+                shape, np.dtype(dtype).name, mixed, goal, exact=exact,
                 profile=self.profile, max_workers=self.workers, engine=engine, workers=workers,
             )  # fmt: skip
         except (TypeError, ValueError) as error:

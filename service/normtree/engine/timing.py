@@ -1,7 +1,7 @@
 """The timing of an answer: one schema for HTTP, command line, jobs and benchmarks, filled from real clocks."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 Sweep = Literal["up", "root", "down"]
@@ -144,6 +144,6 @@ class Timing:
         return {
             **{name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("levels", "spans")},
             "stages_ms": dict(self.stages_ms),
-            "levels": [asdict(level) for level in self.levels],
+            "levels": [dict(vars(level)) for level in self.levels],
             **{name: getattr(self, name) for name in derived},
         }

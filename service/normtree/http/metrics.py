@@ -34,6 +34,7 @@ class Metrics:
         """Begin at zero; gauges are read from the parts given."""
         registry = self.registry = CollectorRegistry()
         self._leaf_count, self._leaf_s = 0, 0.0
+        self._stages: dict[tuple[str, str], Histogram] = {}
         self._requests = Counter("normtree_requests", "Requests answered.", ["route", "code"], registry=registry)
         self._seconds = Histogram(
             "normtree_request_seconds", "Time of a request, by stage.", ["route", "stage"],
@@ -72,7 +73,7 @@ class Metrics:
     def count(self, done: Exchange) -> None:
         """Count a request that has ended."""
         self._requests.labels(done.route, str(done.status)).inc()
-        self._seconds.labels(done.route, "total").observe(done.seconds)
+        self._observe(done.route, "total", done.seconds)
         cause = "disconnect" if done.gone else _CANCELLED.get(done.problem or "")
         if cause:
             self._cancelled.labels(cause).inc()
@@ -84,13 +85,20 @@ class Metrics:
     def _count_timing(self, route: str, timing: Timing) -> None:
         for stage, took_ms in timing.stages_ms.items():
             if stage != "total":
-                self._seconds.labels(route, stage).observe(took_ms / _MS_PER_S)
+                self._observe(route, stage, took_ms / _MS_PER_S)
         self._plans.labels(timing.engine, timing.reason.partition(":")[0]).inc()
         self._efficiency.observe(timing.efficiency)
         self._leaf_count += sum(level.tasks for level in timing.levels)
         self._leaf_s += timing.work_ms / _MS_PER_S
         if timing.retries:
             self._retries.labels("worker-lost").inc(timing.retries)
+
+    def _observe(self, route: str, stage: str, seconds: float) -> None:
+        """Observe a stage; its histogram is looked up by its labels once, since that costs more than to observe."""
+        child = self._stages.get((route, stage))
+        if child is None:
+            child = self._stages[route, stage] = self._seconds.labels(route, stage)
+        child.observe(seconds)
 
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         Gauge(name, text, registry=self.registry).set_function(read)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -11,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from normtree.errors import InvalidParameter
 
 _TEXT_SHOWN = 80
+_QUERIES_KEPT = 256
 _PATTERN_LIMIT = 1000
 _GOALS = ("radius", "sparsity", "groups")
 _NUMBERS = ("radius", "sparsity", "deadline_ms")
@@ -115,6 +117,12 @@ def read_query(pairs: Sequence[tuple[str, str]]) -> ProjectQuery:
     Raises:
         InvalidParameter: one is unknown, repeated, missing or has a value that is not permitted.
     """
+    return _read_pairs(tuple(pairs))
+
+
+@lru_cache(_QUERIES_KEPT)
+def _read_pairs(pairs: tuple[tuple[str, str], ...]) -> "ProjectQuery":
+    """Check the parameters; clients ask the same again and again, and what is made of it is fixed."""
     for name, count in Counter(name for name, _ in pairs).items():
         if count > 1:
             shown = name[:_TEXT_SHOWN]

@@ -27,8 +27,8 @@ def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple
     if len(entries) > 1 and query.tensors is None:
         chosen = tuple(entry for entry in entries if _fits(entry, query))
     else:
-        pattern = _compile(query.tensors or ".*")
-        chosen = tuple(entry for entry in entries if pattern.fullmatch(entry.name))
+        pattern = _compile(query.tensors) if query.tensors is not None else None
+        chosen = tuple(entry for entry in entries if pattern is None or pattern.fullmatch(entry.name))
     if not chosen:
         how = "fits the norm" if query.tensors is None else "has a name that the pattern matches"
         raise InvalidParameter(f"tensors: of the body's {len(entries)} tensors none {how}", pointer="tensors")

@@ -1,6 +1,6 @@
 """What every route needs: the projector, the settings, and the threads that block in their place."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -13,11 +13,13 @@ from normtree.http.model_statistics import ModelStatistics
 from normtree.http.models import MODELS
 from normtree.http.presence import while_present
 from normtree.http.regions import Regions
+from normtree.http.room import Room
 from normtree.http.threads import Threads
 from normtree.http.work import Outcome, Work
 from normtree.settings import Settings
 
 _RETRY_AFTER_S = 1
+_FEW_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,21 @@ class Service:
         if not self.ready:
             raise NotReady("the service is starting or draining", retry_after_s=_RETRY_AFTER_S)
 
+    async def lease(self, take: Callable[[], Room], nbytes: int, held: ExitStack) -> Room:
+        """Lease room for a request: on a thread, since fresh pages take their time, unless there are only a few.
+
+        Args:
+            take: leases it, into ``held``.
+            nbytes: of the tensors.
+            held: what releases the segments.
+
+        Raises:
+            NormtreeError: what `Room.lease` raises.
+        """
+        return take() if nbytes <= _FEW_BYTES else await self.leasing.run(take, held)
+
     async def run(self, work: Work, held: ExitStack, receive: Receive) -> Outcome:
-        """Do the work of a request on a thread, for as long as its client is there.
+        """Do the work of a request on a thread, for as long as its client is there; at once if that is quicker.
 
         Args:
             work: what to do.
@@ -84,6 +99,8 @@ class Service:
             DeadlineExceeded: the work took too long.
             NormtreeError: what the work raises.
         """
+        if work.is_brief:
+            return work.run(self.projector)
         doing = self.working.run(lambda: work.run(self.projector), held, work.deadline_s, work.cancel)
         return await while_present(doing, receive)
 

@@ -21,6 +21,8 @@ from normtree.http.query import WorkQuery
 from normtree.http.report import add_up
 from normtree_kernels.certificate import certify
 
+_BRIEF_BYTES = 2**18
+_BRIEF_MS = 0.5
 _LEAST_DEADLINE_S = 1e-3
 
 
@@ -88,6 +90,17 @@ class Work:
     submitted: float
     deadline_s: float
     cancel: Cancel = field(default_factory=Cancel)
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether it is over sooner than a thread would have begun it, so that nobody waits for it noticeably."""
+        plans = [item.plan for item in self.items]
+        return (
+            not (self.query.certificate or self.query.baseline == "measure")
+            and all(plan.engine == "inline" and plan.workers == 1 for plan in plans)
+            and sum(plan.nbytes for plan in plans) <= _BRIEF_BYTES
+            and sum(plan.serial_ms for plan in plans) <= _BRIEF_MS
+        )
 
     def run(self, projector: Projector) -> Outcome:
         """Project every tensor into its target; blocks.

@@ -68,7 +68,9 @@ async def _project(request: Request, service: Service) -> Response:
     with ExitStack() as held:
         asked = perf_counter()
         arena = service.projector.arena
-        room = await service.leasing.run(lambda: Room.lease(arena, arrival.contents.entries, chosen, held), held)
+        room = await service.lease(
+            lambda: Room.lease(arena, arrival.contents.entries, chosen, held), arrival.contents.data_bytes, held
+        )
         leased = perf_counter()
         await arrival.read_into([room.sources[entry.name].view for entry in arrival.contents.entries])
         received = perf_counter()
