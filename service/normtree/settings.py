@@ -94,7 +94,26 @@ class Settings(BaseSettings):
     deadline_s: float = Field(default=55.0, gt=0, description="Seconds that the work on one request may take.")
     keep_alive_s: int = Field(default=75, ge=0, description="Seconds an idle connection is kept open.")
     drain_s: int = Field(default=30, ge=0, description="Seconds that requests in flight get to finish at shutdown.")
+    jobs_roots: str = Field(
+        default="", description="Folders whose files batch jobs may read and write, separated by `:`; none: no jobs."
+    )
+    jobs_memory_bytes: int = Field(
+        default=2**29, ge=1, description="Memory for the buffers and aggregates of a batch job, in bytes."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+
+    @property
+    def jobs_folders(self) -> tuple[Path, ...]:
+        """The folders of `jobs_roots`."""
+        return tuple(Path(root) for root in self.jobs_roots.split(os.pathsep) if root)
+
+    @field_validator("jobs_roots")
+    @classmethod
+    def _check_jobs_roots(cls, roots: str) -> str:
+        for root in filter(None, roots.split(os.pathsep)):
+            if not (Path(root).is_absolute() and Path(root).is_dir()):
+                raise ValueError(f"wanted absolute paths of folders, separated by {os.pathsep!r}, got {root!r}")
+        return roots
 
     @field_validator("keys")
     @classmethod

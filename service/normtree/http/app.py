@@ -20,6 +20,7 @@ from normtree.http.request_id import RequestId
 from normtree.http.routes.health import health_router
 from normtree.http.routes.infer import infer_router
 from normtree.http.routes.info import info_router
+from normtree.http.routes.jobs import jobs_router
 from normtree.http.routes.metrics import metrics_router
 from normtree.http.routes.models import models_router
 from normtree.http.routes.plan import plan_router
@@ -27,6 +28,7 @@ from normtree.http.routes.project import project_router
 from normtree.http.routes.shared_memory import shared_memory_router
 from normtree.http.service import Service
 from normtree.http.telemetry import trace_requests
+from normtree.jobs.board import open_board
 from normtree.keys import KeyRing
 from normtree.settings import Settings
 
@@ -70,6 +72,8 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
         app.include_router(router(service))
     if service.regions:
         app.include_router(shared_memory_router(service.regions))
+    board = held.enter_context(open_board(settings))
+    app.include_router(jobs_router(service, board))
     app.include_router(metrics_router(metrics))
     app.include_router(docs_router(app.title, URL))
     install_openapi(app, keys_required=keys.required)

@@ -17,6 +17,7 @@ _SCHEME = "key"
 _METHODS = ("get", "put", "post", "delete", "patch")
 _TAGS = [
     {"name": "projection", "description": "Tensors in, projections out."},
+    {"name": "jobs", "description": "Checkpoints in the service's folders, projected in the background."},
     {"name": "health", "description": "Whether the service lives, and takes work."},
     {"name": "info", "description": "What runs here, and its limits."},
     {"name": "operation", "description": "For those who run it."},

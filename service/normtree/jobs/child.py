@@ -1,0 +1,55 @@
+"""A job in a process of its own, for the service: what it does is told on standard output, a JSON object a line.
+
+``python -m normtree.jobs.child RECIPE.json MEMORY_BYTES WORKERS``. Its end, however it comes, touches nothing of the
+service's; killed, it resumes when the same recipe is posted again.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from time import monotonic
+
+from normtree.errors import NormtreeError
+from normtree.jobs.progress import Progress
+from normtree.jobs.recipe import Recipe
+from normtree.jobs.run import Options, run_job
+
+_NICENESS = 10  # requests go first
+_TELL_S = 0.2
+
+
+class _Teller:
+    """Tells the progress, not too often."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        """Tell it, if it is time or all is done."""
+        now = monotonic()
+        if now >= self._next_s or progress.bytes_done == progress.bytes_total:
+            self._next_s = now + _TELL_S
+            tell({"progress": progress.as_dict()})
+
+
+def tell(message: dict[str, object]) -> None:
+    """Write a line; when nobody reads any more, the service is gone, and the job ends with it."""
+    print(json.dumps(message), flush=True)
+
+
+def main(recipe: Path, memory_bytes: int, workers: int) -> int:
+    """Run the job and tell how it ended."""
+    os.nice(_NICENESS)
+    options = Options(workers, memory_bytes, "inline")
+    try:
+        outcome = run_job(Recipe.model_validate_json(recipe.read_bytes()), options, _Teller())
+    except NormtreeError as error:
+        tell({"error": {"status": error.status, "code": error.code, "title": error.title, "detail": error.detail}})
+        return 1
+    tell({"state_url": outcome.state_url, "wall_s": outcome.summary["wall_s"]})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,203 @@
+"""``/v1/jobs`` over HTTP: jobs run in the background, are watched, cancelled and remembered, and stay in their folders."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+RULE = {"tensors": r".*up\.weight", "sparsity": 0.5}
+Serving = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Any) -> Path:
+    folder = tmp_path_factory.mktemp("root")
+    make_checkpoint(folder / "in")
+    (folder.parent / "secret").mkdir(exist_ok=True)
+    (folder.parent / "secret" / "model.safetensors").write_bytes((folder / "in" / "config.json").read_bytes())
+    return folder
+
+
+@contextmanager
+def opened(serve: Serving, log: Path, **settings: object) -> Iterator[httpx.Client]:
+    with (
+        serve(log, workers=2, inline_only=True, arena_bytes=2**24, **settings) as (base, _),
+        httpx.Client(base_url=base, timeout=60) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(serve: Serving, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with opened(serve, tmp_path_factory.mktemp("log") / "log.txt", jobs_roots=root) as found:
+        yield found
+
+
+def recipe(output: str, **changes: Any) -> dict[str, Any]:
+    return {"input": "in", "output": output, "rules": [RULE], **changes}
+
+
+def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    end_s = time.monotonic() + 60
+    while time.monotonic() < end_s:
+        job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
+        if job["ended"]:
+            return job
+        time.sleep(0.05)
+    pytest.fail(f"the job did not end: {job}")
+
+
+def test_a_job_is_taken_runs_and_reports(client: httpx.Client, root: Path, loaded: Any) -> None:
+    answer = client.post("/v1/jobs", json=recipe("one"))
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert ended(client, job["id"])["state"] == "completed"
+    assert (loaded(root / "one")["layers.0.up.weight"] == 0).all(axis=1).sum() == 150
+    report = client.get(f"/v1/jobs/{job['id']}/report")
+    assert report.json()["rules"][0]["zero_share"] == 0.5
+    page = client.get(f"/v1/jobs/{job['id']}/report", headers={"Accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.text.startswith("<!doctype html>")
+    assert job["id"] in [each["id"] for each in client.get("/v1/jobs").json()["jobs"]]
+
+
+def test_events_tell_of_it_until_it_ends(client: httpx.Client) -> None:
+    job = client.post("/v1/jobs", json=recipe("events")).json()
+    told: list[tuple[str, dict[str, Any]]] = []
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        name = ""
+        for line in stream.iter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                told.append((name, json.loads(line.removeprefix("data: "))))
+    assert told[-1][0] == "completed"
+    progress = told[-1][1]["progress"]
+    assert progress["bytes_done"] == progress["bytes_total"] > 0
+    assert progress["shards_done"] == 3
+
+
+def test_a_recipe_may_come_as_toml(client: httpx.Client) -> None:
+    text = "input = 'in'\noutput = 'toml'\n[[rules]]\ntensors = '.*up\\.weight'\nsparsity = 0.5\n"
+    answer = client.post("/v1/jobs", content=text, headers={"Content-Type": "application/toml"})
+    assert ended(client, answer.json()["id"])["state"] == "completed"
+    wrong = client.post("/v1/jobs", content=text + "spar = 1\n", headers={"Content-Type": "application/toml"})
+    assert wrong.status_code == 422
+    assert wrong.json()["detail"].startswith("body, line 6: rules[0].spar: Extra inputs are not permitted")
+
+
+def test_an_idempotency_key_takes_a_job_once(client: httpx.Client) -> None:
+    key = {"Idempotency-Key": "k1"}
+    first = client.post("/v1/jobs", json=recipe("once"), headers=key)
+    again = client.post("/v1/jobs", json=recipe("once"), headers=key)
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert first.json()["id"] == again.json()["id"]
+    other = client.post("/v1/jobs", json=recipe("other"), headers=key)
+    assert other.status_code == 409
+    assert other.json()["code"] == "job-conflict"
+    ended(client, first.json()["id"])
+
+
+def test_a_job_that_fails_tells_why(client: httpx.Client, root: Path) -> None:
+    rule = {"tensors": "nothing", "sparsity": 0.5}
+    job = ended(client, client.post("/v1/jobs", json=recipe("failing", rules=[rule])).json()["id"])
+    assert job["state"] == "failed"
+    assert job["error"]["code"] == "invalid-recipe"
+    assert "'nothing' matches none of the 24 tensors" in job["error"]["detail"]
+    assert client.get(f"/v1/jobs/{job['id']}/report").status_code == 409
+    assert not (root / "failing").exists()
+
+
+def test_a_job_that_waits_is_cancelled(client: httpx.Client, root: Path) -> None:
+    first, second = (client.post("/v1/jobs", json=recipe(name)).json()["id"] for name in ("busy", "waits"))
+    assert client.delete(f"/v1/jobs/{second}").json()["state"] == "cancelled"
+    ended(client, first)
+    assert client.get(f"/v1/jobs/{second}").json()["state"] == "cancelled"
+    assert not (root / "waits").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"input": "../secret"}, "input: wanted a path inside the service's folders, got '../secret'"),
+        ({"input": "/etc"}, "input: wanted a path inside"),
+        ({"output": "../out"}, "output: wanted a path inside"),
+        ({"output": "linked/out"}, "output: wanted a path inside"),
+        ({"input": "linked"}, "input: wanted a path inside"),
+        ({"input": "with_link"}, "model.safetensors is a link that leads out of the service's folders"),
+        ({"input": "s3://bucket/in"}, "input: wanted a path inside the service's folders, got a URL"),
+        ({"input": "file:///etc"}, "input: wanted a path inside"),
+        ({"output": "."}, "output: wanted a path inside"),
+        ({"output": ".normtree-jobs/x"}, "output: wanted a path inside"),
+        ({"rules": [{"tensors": "a", "spasity": 1}]}, "rules.0.spasity: Extra inputs are not permitted"),
+        ({"rules": []}, "rules: Tuple should have at least 1 item"),
+    ],
+)
+def test_no_path_leads_out_of_the_folders(client: httpx.Client, root: Path, changes: Any, detail: str) -> None:
+    if not (root / "linked").exists():
+        (root / "linked").symlink_to(root.parent / "secret")
+        (root / "with_link").mkdir()
+        (root / "with_link" / "model.safetensors").symlink_to(root.parent / "secret" / "model.safetensors")
+    answer = client.post("/v1/jobs", json=recipe("out", **{k: v for k, v in changes.items() if k == "rules"}) | changes)
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "invalid-recipe"
+    assert detail in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"{", {}, 400),
+        (b"\xff", {}, 400),
+        (b"[]", {}, 422),
+        (b"{}", {"Content-Type": "text/plain"}, 415),
+        (b" " * (2**20 + 1), {}, 413),
+    ],
+)
+def test_a_body_that_is_no_recipe_is_refused(client: httpx.Client, body: bytes, headers: Any, status: int) -> None:
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json", **headers})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("DELETE", ""), ("GET", "/events"), ("GET", "/report")])
+def test_a_job_that_is_none_is_not_found(client: httpx.Client, method: str, path: str) -> None:
+    answer = client.request(method, f"/v1/jobs/none{path}")
+    assert answer.status_code == 404
+    assert answer.json()["code"] == "job-not-found"
+
+
+@pytest.mark.slow
+def test_a_service_that_ends_interrupts_its_job_and_the_next_one_resumes_it(
+    serve: Serving, tmp_path: Path, make_checkpoint: Any, files: Any
+) -> None:
+    make_checkpoint(tmp_path / "root" / "in", 40)
+    wide = recipe("out", rules=[{"tensors": r".*weight", "sparsity": 0.5, "norm": "l1,l1"}])
+    with opened(serve, tmp_path / "log.txt", jobs_roots=tmp_path / "root") as client:
+        job = client.post("/v1/jobs", json=wide).json()
+        while not client.get(f"/v1/jobs/{job['id']}").json()["progress"].get("shards_done"):
+            time.sleep(0.02)
+    with opened(serve, tmp_path / "log.txt", jobs_roots=tmp_path / "root") as client:
+        before = client.get(f"/v1/jobs/{job['id']}").json()
+        assert before["state"] in ("interrupted", "completed")
+        again = client.post("/v1/jobs", json=wide).json()
+        assert again["id"] != job["id"]
+        assert ended(client, again["id"])["state"] == "completed"
+        straight = client.post("/v1/jobs", json=wide | {"output": "straight"}).json()
+        ended(client, straight["id"])
+    assert files(tmp_path / "root" / "out") == files(tmp_path / "root" / "straight")
+
+
+def test_a_service_without_folders_takes_no_jobs(serve: Serving, tmp_path: Path) -> None:
+    with opened(serve, tmp_path / "log.txt") as client:
+        answer = client.post("/v1/jobs", json=recipe("out"))
+        assert answer.status_code == 422
+        assert "this service runs no jobs" in answer.json()["detail"]
+        assert client.get("/v1/jobs").json() == {"jobs": []}
