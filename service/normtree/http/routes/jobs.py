@@ -38,7 +38,10 @@ _POST_PROBLEMS = problem_responses(
     errors.JobConflict,
     errors.NotReady,
 )
-_TAKEN = {200: {"description": "The job that this Idempotency-Key came with."}, 202: {"description": "Taken."}}
+_TAKEN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The job that this Idempotency-Key came with."},
+    202: {"description": "Taken."},
+}
 
 
 def jobs_router(service: Service, board: JobBoard) -> APIRouter:
