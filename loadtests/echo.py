@@ -1,11 +1,12 @@
 """An application that sends a body back: the floor that moving a tensor over HTTP has, whatever is done with it.
 
-It runs on the service's own uvicorn configuration. The body is received into a pooled buffer, touched before, and is
+It runs on the service's own uvicorn settings. The body is received into a pooled buffer, touched before, and is
 sent back from there by slices, as the service sends: so the difference to the service is what projecting costs.
 
-Usage: python loadtests/echo.py PORT [kept]
+Usage: python loadtests/echo.py PORT stock|ours|kept
 
-With ``kept`` its allocator keeps freed memory, as the service's does.
+``stock`` is uvicorn's own protocol; ``ours`` the service's, which passes bodies on with two copies fewer; ``kept`` that
+with an allocator that keeps freed memory, as the service's does too: the hardest floor, for it shares all we gained.
 """
 
 import sys
@@ -53,7 +54,10 @@ async def _take(receive: Any, buffer: memoryview) -> int:
 
 
 if __name__ == "__main__":
-    if "kept" in sys.argv:
+    port, kind = sys.argv[1:]
+    if kind == "kept":
         keep_freed_memory()
-    settings = Settings(port=int(sys.argv[1]), inline_only=True, log_level="warning")
-    uvicorn.Server(server_config(make_echo(), settings)).run()
+    config = server_config(make_echo(), Settings(port=int(port), inline_only=True, log_level="warning"))
+    if kind == "stock":
+        config.http = "httptools"
+    uvicorn.Server(config).run()

@@ -1,11 +1,11 @@
 """Measure what a tensor's way over HTTP costs: the service against an echo of the same body, and shared memory.
 
-Usage: python loadtests/transport.py [--shape 4096 8192] [--rounds 7] [--workers N] [--ray]
+Usage: python loadtests/transport.py [--shape 4096 8192] [--rounds 7] [--ray]
 
-The service and `echo.py` run on the same uvicorn configuration, each in a process of its own on this machine. All kinds
-of request are made in turn, so that a neighbour's load falls on all of them alike; each figure is a median over the
-rounds, beside the least and the largest. The client is a bare socket with a buffer of its own, touched before. Every
-projection is compared with the library's, bit for bit.
+The service and three forms of `echo.py` run on the same uvicorn settings, each in a process of its own on this machine.
+All kinds of request are made in turn, so that a neighbour's load falls on all of them alike; each figure is a median
+over the rounds, beside the least and the largest. The client is a bare socket with a buffer of its own, touched before.
+Every projection is compared with the library's, bit for bit.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from time import perf_counter
@@ -35,6 +36,7 @@ from normtree.compact import expand
 from normtree.demo import free_port
 
 NORM, SPARSITY = "l1,linf", 0.9
+ECHOES = ("stock", "ours", "kept")
 KEY = "tensor-transport"
 START_S = 30
 QUERY = f"norm={NORM}&sparsity={SPARSITY}"
@@ -83,10 +85,10 @@ class Line:
 
 
 @contextmanager
-def echoing(*options: str) -> Iterator[str]:
+def echoing(kind: str) -> Iterator[str]:
     """Run the echo in a process of its own."""
     port = free_port()
-    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("echo.py")), str(port), *options])
+    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("echo.py")), str(port), kind])
     try:
         end = time.monotonic() + START_S
         while time.monotonic() < end:
@@ -102,8 +104,8 @@ def echoing(*options: str) -> Iterator[str]:
 class Course:
     """The kinds of request, each a method that makes one and returns its milliseconds."""
 
-    def __init__(self, echo: Line, kept: Line, service: Line, y: np.ndarray, memory: SharedMemory) -> None:
-        self._echo, self._kept, self._service, self._memory = echo, kept, service, memory
+    def __init__(self, echoes: list[Line], service: Line, y: np.ndarray, memory: SharedMemory) -> None:
+        self._echoes, self._service, self._memory = dict(zip(ECHOES, echoes, strict=True)), service, memory
         self._y, self._x = y, nk.project(y, NORM, sparsity=SPARSITY)
         body = io.BytesIO()
         np.save(body, y)
@@ -116,13 +118,8 @@ class Course:
         self._service.ask("/v2/systemsharedmemory/region/r/register", json.dumps(wanted).encode())
         np.frombuffer(self._memory.buf, self._y.dtype, self._y.size)[:] = self._y.reshape(-1)
 
-    def echo(self) -> float:
-        took, _, answer = self._echo.ask("/", self._body, NPY)
-        assert answer == self._body
-        return took
-
-    def kept(self) -> float:
-        took, _, answer = self._kept.ask("/", self._body, NPY)
+    def echo(self, kind: str) -> float:
+        took, _, answer = self._echoes[kind].ask("/", self._body, NPY)
         assert answer == self._body
         return took
 
@@ -163,8 +160,7 @@ class Course:
 
 def measure(course: Course, rounds: int) -> dict[str, list[float]]:
     kinds = {
-        "echo": course.echo,
-        "echo, memory kept": course.kept,
+        **{f"echo, {kind}": partial(course.echo, kind) for kind in ECHOES},
         "dense": course.dense,
         "compact": course.compact,
         "shared memory": course.shared_memory,
@@ -182,9 +178,9 @@ def measure(course: Course, rounds: int) -> dict[str, list[float]]:
 
 def show(course: Course, taken: dict[str, list[float]], title: str) -> None:
     middle = {kind: statistics.median(times) for kind, times in taken.items()}
-    table = Table("request", "median ms", "least", "largest", "of the echo", "of the other", title=title)
+    table = Table("request", "median ms", "least", "largest", *(f"of {kind}" for kind in ECHOES), title=title)
     for kind, times in taken.items():
-        shares = (f"{middle[kind] / middle[echo]:.2f}" for echo in ("echo", "echo, memory kept"))
+        shares = (f"{middle[kind] / middle[echo]:.2f}" for echo in (f"echo, {kind}" for kind in ECHOES))
         table.add_row(kind, *(f"{ms:.1f}" for ms in (middle[kind], min(times), max(times))), *shares)
     console = Console(width=110)
     console.print(table)
@@ -208,13 +204,14 @@ def main() -> None:
     with ExitStack() as held:
         log = Path(held.enter_context(tempfile.TemporaryDirectory())) / "log.txt"
         service = held.enter_context(running(log, settings))
-        places = [held.enter_context(echoing()), held.enter_context(echoing("kept"))]
+        places = [held.enter_context(echoing(kind)) for kind in ECHOES]
         memory = SharedMemory(KEY, create=True, size=2 * y.nbytes)
         held.callback(memory.unlink)
         lines = [Line(one, y.nbytes + 2**20) for one in (*places, urlsplit(service.url).netloc)]
         for line in lines:
             held.callback(line.close)
-        course = Course(*lines, y, memory)
+        *echoes, to_service = lines
+        course = Course(echoes, to_service, y, memory)
         course.register()
         shown = "×".join(map(str, arguments.shape))
         show(course, measure(course, arguments.rounds), f"{shown} float32, {NORM}, sparsity {SPARSITY}")
