@@ -38,6 +38,10 @@ class Curve:
         below, above = self.sizes[i - 1], self.sizes[i]
         return self.ns[i - 1] + (self.ns[i] - self.ns[i - 1]) * (size - below) / (above - below)
 
+    def least(self, other: "Curve") -> "Curve":
+        """The lower of two measurements of the same sizes."""
+        return Curve(self.sizes, tuple(map(min, self.ns, other.ns)))
+
 
 @dataclass(frozen=True)
 class SweepCost:
@@ -53,6 +57,12 @@ class SweepCost:
     serial: Curve
     shared: Curve
     short: Curve
+
+    def least(self, other: "SweepCost") -> "SweepCost":
+        """The lower of two measurements."""
+        return SweepCost(
+            self.serial.least(other.serial), self.shared.least(other.shared), self.short.least(other.short)
+        )
 
     def ns(self, nbytes: int, run: int, workers: float) -> float:
         """Predict the wall: the work divided by the workers, until all together saturate the memory.
