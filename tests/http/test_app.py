@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 import normtree_kernels as nk
+from normtree.engine.cancel import Cancel
 from normtree.engine.projector import Projector
 from normtree.http.app import create_app
 from normtree.settings import Settings
@@ -50,15 +51,15 @@ class Client:
     on_send: Callable[[Message], None] = lambda _: None
     sent: list[Message] = field(default_factory=list)
 
-    async def call(self, app: FastAPI) -> None:
+    async def call(self, app: FastAPI, leaves: asyncio.Event | None = None) -> None:
         coming = iter(self.messages)
 
         async def receive() -> Message:
             try:
                 return next(coming)
             except StopIteration:
-                await asyncio.Event().wait()
-                raise
+                await (leaves or asyncio.Event()).wait()
+                return {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
             self.on_send(message)
@@ -255,6 +256,29 @@ def test_cancelled_while_working(projector: Projector, monkeypatch: pytest.Monke
             with pytest.raises(asyncio.CancelledError):
                 await request
             assert projector.arena.leased_bytes > 0
+
+    asyncio.run(main())
+    assert projector.arena.leased_bytes == 0
+
+
+def test_client_that_leaves_while_working(projector: Projector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is asked to end, and its memory is held until it has."""
+    asked: list[Cancel] = []
+
+    async def main() -> None:
+        slow = Slow(projector, 0.2)
+
+        def project(*args: Any, **given: Any) -> Any:
+            asked.append(given["cancel"])
+            return slow(*args, **given)
+
+        monkeypatch.setattr(projector, "project", project)
+        client = whole(Y)
+        async with running(projector) as app:
+            await client.call(app, leaves=slow.began)
+            assert asked[0].is_set
+            assert projector.arena.leased_bytes > 0
+        client.problem(499, "cancelled")
 
     asyncio.run(main())
     assert projector.arena.leased_bytes == 0
