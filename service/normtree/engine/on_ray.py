@@ -133,6 +133,11 @@ class _Worker:
         """Run a leaf there; see `Line.call`."""
         return self._line.call(leaf, args)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is known to be gone."""
+        return self._process is not None and self._process.has_ended
+
     def kill(self) -> None:
         """End it, so that a call under way breaks; the process may take a moment."""
         self._line.hang_up()
@@ -185,7 +190,13 @@ class _Crew:
             Stopped: it took too long.
         """
         with self._changed:
-            while not self._waiting:
+            while True:
+                while self._waiting:
+                    worker = self._waiting.pop()
+                    if not worker.has_ended:
+                        self._taken.append(worker)
+                        return worker
+                    self._replace()
                 if self._error:
                     error, self._error = self._error, None
                     self._replace()
@@ -193,9 +204,6 @@ class _Crew:
                 if stop:
                     stop.check()
                 self._changed.wait(_POLL_S)
-            worker = self._waiting.pop()
-            self._taken.append(worker)
-            return worker
 
     def lose(self, worker: _Worker) -> None:
         """Make sure that a taken worker is gone, and start another in the background.

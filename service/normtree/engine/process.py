@@ -31,13 +31,21 @@ class Process:
         """Return the handle of a process; None if its id belongs to another namespace, so that it is not to be seen."""
         return cls(pid) if namespace == pid_namespace() else None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is gone."""
+        return self._wait(0)
+
     def end(self) -> bool:
         """Kill it and wait until it is gone; return whether it is."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        return self._wait(_END_TIMEOUT_MS)
+
+    def _wait(self, timeout_ms: int) -> bool:
         gone = poll()
         gone.register(self._handle, POLLIN)
-        return bool(gone.poll(_END_TIMEOUT_MS))
+        return bool(gone.poll(timeout_ms))
 
 
 def pid_namespace() -> int:

@@ -1,0 +1,140 @@
+"""Faults: workers that are killed or hang, and work that is ended, with the workers watched until they are idle."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from time import monotonic, sleep
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import normtree_kernels as nk
+from normtree.engine.cancel import Cancel
+from normtree.engine.plan import Plan
+from normtree.engine.projector import Projector
+from normtree.engine.tensor import Tensor
+from normtree.errors import Cancelled, DeadlineExceeded
+
+pytestmark = pytest.mark.kills
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# The short form; NORMTREE_KILL_REQUESTS=1000 runs the whole.
+REQUESTS = int(os.environ.get("NORMTREE_KILL_REQUESTS", "60"))
+KILL_EVERY_S = 2.0 if REQUESTS > 60 else 0.5
+
+
+def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.random.default_rng(7).standard_t(3, shape).astype(np.float32)
+
+
+def cpu_s(pids: list[int]) -> float:
+    """Seconds that processes have spent on processors."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(field[11]) + int(field[12]) for field in fields) / TICKS_PER_S
+
+
+class Held:
+    """A tensor in the arena that takes about a second to project on two workers."""
+
+    def __init__(self, projector: Projector, source: str, target: str, shape: tuple[int, int]) -> None:
+        self.y = noise(shape)
+        self.radius = 0.05 * nk.norm(self.y, "l1,l1", axes="1,0")
+        self.plan = self.make_plan(projector, "ray")
+        self.source, self.target = (Tensor(name, shape, "<f4") for name in (source, target))
+        self.source.array(writable=True)[...] = self.y
+
+    def make_plan(self, projector: Projector, engine: str) -> Plan:
+        return projector.plan(
+            self.y.shape, "<f4", norm="l1,l1", axes="1,0", radius=self.radius, engine=engine, workers=2
+        )
+
+    def is_right(self, expected: bytes) -> bool:
+        return self.target.array().tobytes() == expected
+
+
+@pytest.fixture
+def held(projector: Projector) -> Iterator[Held]:
+    shape = (20_000, 4000)
+    nbytes = 4 * shape[0] * shape[1]
+    with projector.arena.lease(nbytes) as source, projector.arena.lease(nbytes) as target:
+        yield Held(projector, source.name, target.name, shape)
+
+
+@pytest.mark.parametrize("how", ["deadline", "cancel"])
+def test_workers_are_idle_when_the_error_is_raised(projector: Projector, held: Held, how: str) -> None:
+    assert projector.ray
+    pids = projector.ray.worker_pids()
+    cancel, end_s = Cancel(), 0.08
+    deadline_s = 60.0 if how == "cancel" else end_s
+    if how == "cancel":
+        threading.Timer(end_s, cancel.set).start()
+    start = monotonic()
+    with pytest.raises(Cancelled if how == "cancel" else DeadlineExceeded):
+        projector.project(held.source, held.target, held.plan, cancel=cancel, deadline_s=deadline_s)
+    late_s = monotonic() - start - end_s
+    spent = cpu_s(pids)
+    before = held.target.array().tobytes()
+    sleep(0.5)
+    assert cpu_s(pids) - spent <= 0.05, "workers went on"
+    assert held.target.array().tobytes() == before, "something was written afterwards"
+    assert late_s < 0.5
+    assert projector.slates.leased_bytes == 0
+    assert projector.ray.worker_pids() == pids, "no worker had to be ended for it"
+
+
+def test_a_worker_that_hangs_is_ended_and_the_deadline_is_kept(projector: Projector, held: Held) -> None:
+    assert projector.ray
+    stopped = projector.ray.worker_pids()
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    start = monotonic()
+    with pytest.raises(DeadlineExceeded):
+        projector.project(held.source, held.target, held.plan, deadline_s=0.2)
+    assert monotonic() - start < 10.0
+    for pid in set(stopped) & set(projector.ray.worker_pids()):
+        os.kill(pid, signal.SIGCONT)
+    projector.project(held.source, held.target, held.plan)
+    assert held.is_right(nk.project(held.y, "l1,l1", held.radius, axes="1,0").tobytes())
+
+
+def kill_now_and_then(pids: Callable[[], list[int]], over: threading.Event, killed: list[int]) -> None:
+    """Kill one worker after the other."""
+    for turn in count():
+        if over.wait(KILL_EVERY_S):
+            return
+        found = pids()
+        for victim in found[turn % len(found) :][:1] if found else []:
+            with suppress(ProcessLookupError):  # it was lost already, and nobody has noticed yet
+                os.kill(victim, signal.SIGKILL)
+                killed.append(victim)
+
+
+def test_requests_go_right_while_workers_are_killed(projector: Projector) -> None:
+    """Tensors of which a request takes some tens of milliseconds, so that most kills hit one in its middle."""
+    assert projector.ray
+    ray_engine = projector.ray
+    shape = (4000, 1000)
+    nbytes = 4 * shape[0] * shape[1]
+    over, killed, retries = threading.Event(), [], 0
+    killer = threading.Thread(target=kill_now_and_then, args=(ray_engine.worker_pids, over, killed))
+    with projector.arena.lease(nbytes) as source, projector.arena.lease(nbytes) as target:
+        held = Held(projector, source.name, target.name, shape)
+        expected = nk.project(held.y, "l1,l1", held.radius, axes="1,0").tobytes()
+        killer.start()
+        try:
+            for _ in range(REQUESTS):
+                held.target.array(writable=True)[...] = np.nan
+                retries += projector.project(held.source, held.target, held.plan).retries
+                assert held.is_right(expected)
+        finally:
+            over.set()
+            killer.join()
+    print(f"{REQUESTS} requests, {len(killed)} workers killed, {retries} leaves repeated")
+    assert killed
+    assert projector.arena.leased_bytes == 0
+    assert projector.slates.leased_bytes == 0
