@@ -1,0 +1,154 @@
+"""Several nodes: blocks that a cluster holds are projected where they are, to the library's bits."""
+
+from collections.abc import Iterator
+from threading import Thread
+from time import monotonic, sleep
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from numpy.typing import NDArray
+from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import normtree_kernels as nk
+from normtree import on_ray
+from normtree.engine.environment import prepare_environment
+from normtree.errors import DeadlineExceeded, InvalidParameter, InvalidTensor, NormtreeError
+
+pytestmark = [pytest.mark.nodes, pytest.mark.slow]
+
+STORE_BYTES = 256 * 2**20
+SHAPE = (3000, 700)
+
+prepare_environment(embedded=True)
+
+
+def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.random.default_rng(11).standard_t(3, shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three nodes; the driver is on the first."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": STORE_BYTES})
+    for _ in range(2):
+        made.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
+    ray.init(address=made.address, log_to_driver=False, configure_logging=False)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def nodes() -> list[str]:
+    return sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
+def hold(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    return block
+
+
+def put_on(node: str, block: NDArray[np.float32]) -> Any:
+    """Have a task of that node make a block; it can be made again elsewhere."""
+    there = NodeAffinitySchedulingStrategy(node, soft=True)
+    return ray.remote(max_retries=3)(hold).options(scheduling_strategy=there).remote(block)
+
+
+def spread(y: NDArray[np.float32], count: int, over: int, axis: int = 0) -> list[Any]:
+    """Cut a tensor into blocks, and lay them on so many nodes in turn."""
+    places = nodes()[:over]
+    refs = [put_on(places[i % over], block) for i, block in enumerate(np.array_split(y, count, axis))]
+    ray.wait(refs, num_returns=count, fetch_local=False)
+    return refs
+
+
+def where(refs: list[Any]) -> list[set[str]]:
+    found = ray.experimental.get_object_locations(refs)
+    return [set(found[ref]["node_ids"]) for ref in refs]
+
+
+@pytest.mark.parametrize(("count", "over"), [(1, 1), (2, 2), (3, 3), (7, 3)])
+@pytest.mark.parametrize(
+    ("norm", "axes", "axis"), [("l1,linf", None, 0), ("l1,l1", "1,0", 1), ("l1,l2", None, 0), ("linf,l1", "1,0", -1)]
+)
+def test_the_bits_are_the_library_s_and_results_stay(
+    cluster: Cluster, norm: str, axes: str, axis: int, count: int, over: int
+) -> None:
+    y = noise(SHAPE)
+    radius = 0.2 * nk.norm(y, norm, axes=axes)
+    blocks = spread(y, count, over, axis)
+    before = where(blocks)
+    found = on_ray.project_timed(blocks, norm, radius, axes=axes, axis=axis)
+    assert where(found.blocks) == before, "each result is where its block is"
+    assert where(blocks) == before, "and no block went anywhere"
+    x = np.concatenate(ray.get(found.blocks), axis)
+    assert x.tobytes() == nk.project(y, norm, radius, axes=axes).tobytes()
+    assert (found.timing.nodes, found.timing.blocks) == (over, count)
+    assert found.timing.span_ms <= found.timing.work_ms
+    assert found.timing.bytes_moved == 24 * SHAPE[axis]
+
+
+def test_goals_are_reached(cluster: Cluster) -> None:
+    y = noise(SHAPE)
+    x = np.concatenate(ray.get(on_ray.project(spread(y, 2, 2), "l1,linf", sparsity=0.9)))
+    assert x.tobytes() == nk.project(y, "l1,linf", sparsity=0.9).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"norm": "l3", "radius": 1.0}, InvalidParameter, "unknown norm 'l3'"),
+        ({"norm": "l1,linf"}, InvalidParameter, "exactly one of radius, sparsity, groups"),
+        ({"norm": "l1,linf", "radius": 1.0, "axis": 1}, InvalidParameter, "axis: the blocks must hold whole fibres"),
+        ({"norm": "l1,linf", "radius": 1.0, "axis": 2}, InvalidParameter, "axis: 2 is out of range"),
+        ({"norm": "l1,linf", "groups": 10_000}, InvalidParameter, "groups: wanted 0 to 20"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    cluster: Cluster, options: dict[str, Any], kind: type[NormtreeError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        on_ray.project(spread(noise((20, 30)), 2, 2), **options)
+
+
+def test_blocks_that_do_not_fit_are_refused(cluster: Cluster) -> None:
+    refs = [ray.put(noise((20, 30))), ray.put(noise((20, 31)))]
+    with pytest.raises(InvalidTensor, match=r"blocks: wanted blocks like the first, \(20, 30\) float32, along axis 0"):
+        on_ray.project(refs, "l1,linf", 1.0)
+    with pytest.raises(InvalidTensor, match=r"blocks: wanted a numpy\.ndarray, got list"):
+        on_ray.project([ray.put([1.0])], "l1,linf", 1.0)
+
+
+def test_a_bad_element_is_told_by_its_block_and_index(cluster: Cluster) -> None:
+    y = noise(SHAPE)
+    y[2000, 3] = np.inf
+    with pytest.raises(InvalidTensor, match=r"block 1: element \[500, 3\] is inf"):
+        on_ray.project(spread(y, 2, 2), "l1,linf", 1.0)
+
+
+def test_a_deadline_cancels_the_tasks(cluster: Cluster) -> None:
+    blocks = spread(noise((40, 500_000)), 4, 2)
+    with pytest.raises(DeadlineExceeded, match="and was cancelled"):
+        on_ray.project(blocks, "l1,l1", 10.0, deadline_s=0.02)
+    x = np.concatenate(ray.get(on_ray.project(blocks, "l1,l1", 10.0, deadline_s=100.0)))
+    assert np.count_nonzero(x) > 0
+
+
+@pytest.mark.kills
+def test_a_node_that_is_removed_in_mid_request_changes_no_bit(cluster: Cluster) -> None:
+    added = cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
+    cluster.wait_for_nodes()
+    y = noise((64, 200_000))
+    here = ray.get_runtime_context().get_node_id()
+    blocks = [put_on(place, block) for place, block in zip((here, added.node_id), np.array_split(y, 2), strict=True)]
+    ray.wait(blocks, num_returns=2, fetch_local=False)
+    assert where(blocks)[1] == {added.node_id}
+    remover = Thread(target=lambda: (sleep(0.03), cluster.remove_node(added, allow_graceful=False)))
+    start = monotonic()
+    remover.start()
+    x = np.concatenate(ray.get(on_ray.project(blocks, "l1,l1", 500.0, deadline_s=100.0)))
+    remover.join()
+    assert x.tobytes() == nk.project(y, "l1,l1", 500.0).tobytes()
+    assert monotonic() - start < 60
