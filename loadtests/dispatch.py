@@ -189,8 +189,7 @@ def measure(rounds: int, requests: int) -> dict[str, dict[str, float | None]]:
         work.source.array(writable=True)[...] = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)
 
         def run(executor: Executor) -> Run:
-            (done,) = run_tree(executor, arena, [work], plan.goal, Terms(monotonic_ns() + DEADLINE_NS))
-            return done
+            return run_tree(executor, arena, [work], plan.goal, Terms(monotonic_ns() + DEADLINE_NS))
 
         for _ in range(rounds):
             for name in WAYS:

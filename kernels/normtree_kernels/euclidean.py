@@ -73,16 +73,29 @@ def water_levels(y: Array, mixed: MixedNorm, v: Float64Array, radius: float, thr
         ValueError: the sum of a group's magnitudes overflows.
     """
     sums = aggregate(y, MixedNorm((mixed.levels[0], Level("l1", mixed.inner.axes))), threads)
-    if not np.isfinite(sums).all():
-        raise ValueError("y: the sum of a group's magnitudes overflows float64; scale it down")
 
     def active(mu: Float64Array) -> tuple[Float64Array, Int64Array]:
         above, counts = _active(y, mixed, mu.reshape(v.shape), threads)
         return above.reshape(-1), counts.reshape(-1)
 
-    total = float(sweep.up("l1", v, 0))
-    mu = _solve(v.reshape(-1), sums.reshape(-1), radius, radius / total, active)
-    return mu.reshape(v.shape)
+    return solve(v.reshape(-1), sums.reshape(-1), radius, active).reshape(v.shape)
+
+
+def solve(v: Float64Array, sums: Float64Array, radius: float, active: Active) -> Float64Array:
+    """Solve for the radii as `water_levels`, whoever reads the tensor.
+
+    Args:
+        v: the groups' largest magnitudes, one axis.
+        sums: the sums of their magnitudes.
+        radius: eta, > 0 and less than the sum of ``v``.
+        active: finds, for levels mu, the sum and the number of each group's magnitudes above its level.
+
+    Raises:
+        ValueError: a sum is infinite.
+    """
+    if not np.isfinite(sums).all():
+        raise ValueError("y: the sum of a group's magnitudes overflows float64; scale it down")
+    return _solve(v, sums, radius, radius / float(sweep.up("l1", v, 0)), active)
 
 
 def _solve(v: Float64Array, norms: Float64Array, radius: float, share: float, active: Active) -> Float64Array:

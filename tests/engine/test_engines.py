@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from time import monotonic, sleep
 from typing import Any
 
@@ -19,6 +20,9 @@ from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Timing
 from normtree.engine.watermark import Watermark
 from normtree.errors import Cancelled, DeadlineExceeded, InvalidParameter, InvalidTensor
+from normtree_kernels.goal import Goal
+from normtree_kernels.leaves import aggregate, project_leaves
+from normtree_kernels.tree import crowns
 
 CASES = [
     ((300, 70), "l1,linf", None),
@@ -83,6 +87,86 @@ def test_every_goal_gives_the_library_s_bits(
     share = {name: goal[name] for name in goal if name in ("sparsity", "groups")}
     wanted = nk.radius_for(y, norm, axes=goal.get("axes"), **share) if share else goal["radius"]
     assert timing.radius == wanted
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_an_exact_projection_reads_the_tensor_in_rounds(projector: Projector, engine: str) -> None:
+    y = noise((300, 70))
+    plan = projector.plan(y.shape, "<f4", norm="l1,linf", radius=40.0, exact=True, engine=engine, workers=2)
+    x, timing = projector.project_array(y, plan, baseline="measure")
+    assert x.tobytes() == nk.project(y, "l1,linf", 40.0, exact=True).tobytes()
+    assert timing.levels[1].tasks > 3 * len(plan.blocks)
+    assert timing.work_ms > timing.span_ms
+
+
+def test_an_exact_projection_whose_sums_overflow_is_refused(projector: Projector) -> None:
+    plan = projector.plan((2, 4), "<f8", norm="l1,linf", radius=1e307, exact=True)
+    with pytest.raises(InvalidTensor, match="tensor: the sum of a group's magnitudes overflows"):
+        projector.project_array(np.full((2, 4), 8e307), plan)
+
+
+TOGETHER = [((300, 70), "l1,linf", None), ((40, 30), "l1,linf", "1,0"), ((16, 8, 3, 3), "l1,l2,linf", "0,1,2.3")]
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+@pytest.mark.parametrize("goal", [Goal(radius=150.0), Goal(sparsity=0.9), Goal(groups=7)], ids=str)
+def test_several_tensors_are_projected_onto_one_ball(projector: Projector, engine: str, goal: Goal) -> None:
+    ys = [noise(shape) for shape, _, _ in TOGETHER]
+    plans = [
+        projector.plan(shape, "<f4", norm=norm, axes=axes, radius=1.0, engine=engine) for shape, norm, axes in TOGETHER
+    ]
+    with ExitStack() as held:
+        sources, targets = (
+            [Tensor(held.enter_context(projector.arena.lease(y.nbytes)).name, y.shape, "<f4") for y in ys]
+            for _ in range(2)
+        )
+        for y, source in zip(ys, sources, strict=True):
+            source.array(writable=True)[...] = y
+        timing = projector.project_together(sources, targets, plans, goal, baseline="measure")
+        norms = [plan.norm for plan in plans]
+        for y, target, norm, top in zip(
+            ys, targets, norms, crowns(norms, [aggregate(y, n) for y, n in zip(ys, norms, strict=True)], goal),
+            strict=True,
+        ):  # fmt: skip
+            x = np.empty_like(y)
+            project_leaves(y, norm, aggregate(y, norm), top.radii, x, 1)
+            assert target.array().tobytes() == x.tobytes()
+            assert timing.radius == top.radius
+    assert timing.shape == (sum(y.size for y in ys),)
+    assert timing.blocks == sum(len(plan.blocks) for plan in plans)
+    assert timing.serial_is == "measured"
+
+
+@pytest.mark.parametrize(
+    ("second", "goal", "message"),
+    [
+        ({"norm": "l2,linf"}, Goal(radius=1.0), "norm: one outermost norm for all tensors is wanted, got l1, l2"),
+        ({"norm": "l1"}, Goal(radius=1.0), "norm: one root for several tensors wants two levels or more"),
+        ({"norm": "l1,linf", "exact": True}, Goal(radius=1.0), "exact: no exact projection of several tensors"),
+        ({"norm": "l1,linf"}, Goal(groups=9), "groups: wanted 0 to 8, the outermost groups there are, got 9"),
+    ],
+)
+def test_tensors_that_have_no_common_root_are_refused(
+    projector: Projector, second: dict[str, Any], goal: Goal, message: str
+) -> None:
+    plans = [projector.plan((4, 4), "<f4", radius=1.0, **options) for options in ({"norm": "l1,linf"}, second)]
+    tensor = Tensor("nowhere", (4, 4), "<f4")
+    with pytest.raises(InvalidParameter, match=message):
+        projector.project_together([tensor] * 2, [tensor] * 2, plans, goal)
+
+
+def test_a_bad_tensor_among_several_is_told_by_its_index(projector: Projector) -> None:
+    y = noise((4, 4))
+    plans = [projector.plan(y.shape, "<f4", norm="l1,linf", radius=1.0)] * 2
+    with projector.arena.lease(2 * y.nbytes) as source, projector.arena.lease(2 * y.nbytes) as target:
+        sources, targets = (
+            [Tensor(held.name, y.shape, "<f4", offset=i * y.nbytes) for i in range(2)] for held in (source, target)
+        )
+        sources[0].array(writable=True)[...] = y
+        y[2, 3] = np.nan
+        sources[1].array(writable=True)[...] = y
+        with pytest.raises(InvalidTensor, match=r"tensor 1: element \[2, 3\] is nan"):
+            projector.project_together(sources, targets, plans, Goal(radius=1.0))
 
 
 @pytest.mark.parametrize("engine", ["inline", "ray"])

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from normtree.engine.phases import Phase
 from normtree.engine.plan import Plan
 from normtree.engine.report import make_timing
-from normtree.engine.run import Phase, Run
+from normtree.engine.run import Run
 from normtree.engine.timing import Span, Timing
 from normtree_kernels import MixedNorm
 from normtree_kernels.blocks import split
@@ -29,8 +30,8 @@ def timing() -> Timing:
     root = Span("root", 0, 8 * MS, 9 * MS, 64, 1)
     downs = (Span("down", 1, 10 * MS, 18 * MS, 200, 1), Span("down", 1, 11 * MS, 16 * MS, 200, 2))
     phases = (Phase("up", ups, 7 * MS), Phase("root", (root,), 9 * MS), Phase("down", downs, 20 * MS))
-    run = Run(2.0, 1.0, phases, (step,), start_ns=0, bytes_moved=192, retries=0)
-    return make_timing(plan, run, 30.0, "measured")
+    run = Run((2.0,), True, 1.0, phases, (step,), start_ns=0, bytes_moved=192, retries=0)
+    return make_timing([plan], run, 30.0, "measured")
 
 
 def test_it_has_the_schema_and_is_json() -> None:

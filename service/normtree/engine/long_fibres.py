@@ -4,11 +4,11 @@ A part cannot tell a fibre's norm, nor its l1 threshold. It writes what its chun
 in rounds until the thresholds are found.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from threading import get_native_id
 from time import perf_counter_ns
 from typing import Self
 
@@ -136,4 +136,4 @@ def _pieces(fibres: Array, block: Block) -> Iterator[tuple[slice, slice]]:
 def _span(sweep: Sweep, norm: MixedNorm, start_ns: int, block: Block, fibres: Array, passes: int) -> Span:
     start, stop = block.part or (0, fibres.shape[-1])
     nbytes = passes * fibres.nbytes * (stop - start) // fibres.shape[-1]
-    return Span(sweep, len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, os.getpid())
+    return Span(sweep, len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, get_native_id())

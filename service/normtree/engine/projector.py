@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -26,7 +26,7 @@ from normtree.engine.plan import Plan, make_plan
 from normtree.engine.profile import Engine, MachineProfile
 from normtree.engine.profile_store import load_profile, profile_path, save_profile
 from normtree.engine.report import make_timing
-from normtree.engine.run import Terms, Work, run_tree
+from normtree.engine.run import Run, Terms, Work, run_tree
 from normtree.engine.stop import Stopped
 from normtree.engine.tensor import Tensor, attach
 from normtree.engine.timing import Timing
@@ -234,20 +234,63 @@ class Projector:
         """
         deadline_s = self._settings.deadline_s if deadline_s is None else deadline_s
         terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel, landed, done)
-        work = Work(source, target, plan)
+        return self._project([Work(source, target, plan)], plan.goal, terms, deadline_s, baseline)
+
+    def project_together(
+        self,
+        sources: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        plans: Sequence[Plan],
+        goal: Goal,
+        *,
+        baseline: Baseline = "none",
+        deadline_s: float | None = None,
+        cancel: Cancel | None = None,
+    ) -> Timing:
+        """Project tensors onto one ball: the outermost groups of all of them, together, are the root's vector.
+
+        Args:
+            sources: the tensors, in segments of the arena; not changed.
+            targets: where their projections go.
+            plans: one for each, whose own goals are not looked at; two levels or more, one outermost norm, none of
+                them exact.
+            goal: what to reach with all together.
+            baseline: as for `project`.
+            deadline_s: as for `project`.
+            cancel: as for `project`.
+
+        Returns:
+            One timing for all of them.
+
+        Raises:
+            InvalidParameter: plans that cannot be projected together, or a goal that they cannot reach.
+            NormtreeError: as `project`; of a tensor the error tells the index.
+        """
+        check_together(plans, goal)
+        deadline_s = self._settings.deadline_s if deadline_s is None else deadline_s
+        works = [Work(*each) for each in zip(sources, targets, plans, strict=True)]
+        terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel)
+        return self._project(works, goal, terms, deadline_s, baseline)
+
+    def _project(
+        self, works: Sequence[Work], goal: Goal, terms: Terms, deadline_s: float, baseline: Baseline
+    ) -> Timing:
+        """Run a tree, and tell what ends it; ``done`` is told too."""
+        plans = [work.plan for work in works]
         try:
             with _told(terms, deadline_s):
-                (run,) = run_tree(self._executor(plan), self.slates, [work], plan.goal, terms)
-                if not math.isfinite(run.norm):
-                    raise InvalidTensor(describe_bad(source.array(), "tensor", plan.norm), pointer="tensor")
+                run = run_tree(self._executor(plans[0]), self.slates, works, goal, terms)
+                if not run.finite:
+                    raise _describe_bad(works, run)
                 if baseline == "none":
-                    return make_timing(plan, run, plan.serial_ms, "modelled")
-                return make_timing(plan, run, self._serial_ms(work, terms), "measured")
+                    return make_timing(plans, run, sum(plan.serial_ms for plan in plans), "modelled")
+                return make_timing(plans, run, self._serial_ms(works, goal, terms), "measured")
         except BaseException as error:
             if isinstance(error, WorkersLost):
-                self.arena.retire(target.segment)  # one that is taken for lost may still write to it
-            if done:
-                done.fail(error)
+                for work in works:
+                    self.arena.retire(work.target.segment)  # one that is taken for lost may still write to it
+            if terms.done:
+                terms.done.fail(error)
             raise
 
     def project_array(self, y: NDArray[Any], plan: Plan, *, baseline: Baseline = "none") -> tuple[NDArray[Any], Timing]:
@@ -288,12 +331,10 @@ class Projector:
     def _executor(self, plan: Plan) -> Executor:
         return self.ray if plan.engine == "ray" and self.ray else self.inline
 
-    def _serial_ms(self, work: Work, terms: Terms) -> float:
+    def _serial_ms(self, works: Sequence[Work], goal: Goal, terms: Terms) -> float:
         """Measure the same projection on one thread; it writes the same bits again."""
-        plan = replace(work.plan, engine="inline", workers=1, blocks=split(work.plan.shape, work.plan.norm, 1))
-        serial = replace(work, plan=plan)
-        (run,) = run_tree(self.inline, self.slates, [serial], plan.goal, Terms(terms.end_ns, terms.cancel))
-        return run.wall_ms
+        serial = [replace(work, plan=_serial(work.plan)) for work in works]
+        return run_tree(self.inline, self.slates, serial, goal, Terms(terms.end_ns, terms.cancel)).wall_ms
 
     def _request(self, profile: MachineProfile, engine: Engine) -> Request:
         """Make what an engine is measured with: it projects noise, each fibre to about a third of its norm."""
@@ -329,6 +370,44 @@ def _told(terms: Terms, deadline_s: float) -> Iterator[None]:
         ) from None
     except MemoryError as error:
         raise OutOfMemory("a leaf found no memory for its work", retry_after_s=1) from error
+
+
+def check_together(plans: Sequence[Plan], goal: Goal) -> None:
+    """Refuse plans that have no common root, or a goal that they cannot reach together.
+
+    Raises:
+        InvalidParameter: the pointer names what is at fault.
+    """
+    outer = {plan.norm.levels[0].norm for plan in plans}
+    if len(outer) != 1:
+        got = ", ".join(sorted(outer)) or "no tensor"
+        raise InvalidParameter(f"norm: one outermost norm for all tensors is wanted, got {got}", pointer="norm")
+    if len(plans) > 1 and any(len(plan.norm.levels) == 1 for plan in plans):
+        raise InvalidParameter("norm: one root for several tensors wants two levels or more, got one", pointer="norm")
+    if any(plan.exact for plan in plans):
+        raise InvalidParameter("exact: no exact projection of several tensors together is known", pointer="exact")
+    if goal.radius is None and outer != {"l1"}:
+        name = "sparsity" if goal.groups is None else "groups"
+        raise InvalidParameter(
+            f"{name}: only an outermost l1 level makes groups vanish, got {outer.pop()}", pointer=name
+        )
+    total = sum(math.prod(plan.shape[axis] for axis in plan.norm.levels[0].axes) for plan in plans)
+    if goal.groups is not None and goal.groups > total:
+        raise InvalidParameter(
+            f"groups: wanted 0 to {total}, the outermost groups there are, got {goal.groups}", pointer="groups"
+        )
+
+
+def _describe_bad(works: Sequence[Work], run: Run) -> InvalidTensor:
+    """Say which tensor cannot be projected, and why."""
+    bad = next((i for i, norm in enumerate(run.norms) if not math.isfinite(norm)), 0)
+    name = "tensor" if len(works) == 1 else f"tensor {bad}"
+    return InvalidTensor(describe_bad(works[bad].source.array(), name, works[bad].plan.norm), pointer="tensor")
+
+
+def _serial(plan: Plan) -> Plan:
+    """The same on one thread."""
+    return replace(plan, engine="inline", workers=1, blocks=split(plan.shape, plan.norm, 1))
 
 
 def _tensor(segment: Segment, plan: Plan) -> Tensor:

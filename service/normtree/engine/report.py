@@ -1,33 +1,40 @@
 """The timing of a run: the schema filled from its clocks."""
 
 import uuid
+from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Literal
 
 from normtree.engine.plan import Plan
 from normtree.engine.run import Run
-from normtree.engine.timing import LevelTiming, Timing
+from normtree.engine.timing import LevelTiming, Span, Timing
 
 
-def make_timing(plan: Plan, run: Run, serial_ms: float, serial_is: Literal["measured", "modelled"]) -> Timing:
-    """Fill the timing schema from a run's clocks."""
-    leaves = [span for phase in run.phases if phase.sweep != "root" for span in phase.spans]
-    levels = tuple(
-        LevelTiming.of(level.norm, [span for span in (*leaves, *run.steps) if span.level == index])
-        for index, level in enumerate(plan.norm.levels)
-    )
+def make_timing(
+    plans: Sequence[Plan], run: Run, serial_ms: float, serial_is: Literal["measured", "modelled"]
+) -> Timing:
+    """Fill the timing schema from a run's clocks.
+
+    Args:
+        plans: of the run's tensors; of several, the shape is the number of all their elements.
+        run: the run.
+        serial_ms: what the same takes on one thread.
+        serial_is: whether that was measured in the same request, or predicted.
+    """
+    first = plans[0]
     return Timing(
-        engine=plan.engine,
-        reason=plan.reason,
-        norm=plan.norm.text,
-        axes=plan.norm.axes_text,
+        engine=first.engine,
+        reason=_join(plan.reason for plan in plans),
+        norm=_join(plan.norm.text for plan in plans),
+        axes=_join(plan.norm.axes_text for plan in plans),
         radius=run.radius,
-        shape=plan.shape,
-        dtype=plan.dtype,
-        blocks=len(plan.blocks),
-        workers=plan.workers,
+        shape=first.shape if len(plans) == 1 else (sum(prod(plan.shape) for plan in plans),),
+        dtype=_join(plan.dtype for plan in plans),
+        blocks=sum(len(plan.blocks) for plan in plans),
+        workers=max(plan.workers for plan in plans),
         nodes=1,
         stages_ms=run.stages_ms,
-        levels=levels,
+        levels=_levels(plans, run),
         work_ms=run.work_ms,
         span_ms=run.span_ms,
         wall_ms=run.wall_ms,
@@ -38,3 +45,22 @@ def make_timing(plan: Plan, run: Run, serial_ms: float, serial_is: Literal["meas
         trace_id=uuid.uuid4().hex,
         spans=tuple(span for phase in run.phases for span in phase.spans),
     )
+
+
+def _levels(plans: Sequence[Plan], run: Run) -> tuple[LevelTiming, ...]:
+    """Each level of the deepest tensor, with what the others did at the same depth."""
+    deepest = max((plan.norm for plan in plans), key=lambda norm: len(norm.levels))
+    leaves = [phase.spans for phase in run.phases if phase.sweep != "root"]
+    steps = [[step for step in run.steps if step.stage == stage] for stage in ("up", "down")]
+    return tuple(
+        LevelTiming.of(level.norm, [_at(index, spans) for spans in (*leaves, *steps)])
+        for index, level in enumerate(deepest.levels)
+    )
+
+
+def _at(level: int, spans: Iterable[Span]) -> list[Span]:
+    return [span for span in spans if span.level == level]
+
+
+def _join(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))

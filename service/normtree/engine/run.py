@@ -1,10 +1,9 @@
 """One run of the tree, written once over an executor: leaves up, the root here, leaves down; and what came of it."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import islice
 from math import prod
 from time import monotonic, perf_counter_ns
 from typing import Any
@@ -12,17 +11,17 @@ from typing import Any
 from normtree.engine.arena import Arena
 from normtree.engine.cancel import Cancel
 from normtree.engine.chunks import cut_chunks, extent
-from normtree.engine.executor import Executor, Leaf
+from normtree.engine.exact import find_levels
+from normtree.engine.executor import Executor
 from normtree.engine.long_fibres import LongFibres, part_excesses
+from normtree.engine.phases import Phase, Phases
 from normtree.engine.plan import Plan
 from normtree.engine.slate import Slate
-from normtree.engine.stop import Stop
 from normtree.engine.tensor import Tensor
-from normtree.engine.timing import Span, Sweep
+from normtree.engine.timing import Span
 from normtree.engine.tree import Branch, Root, leaf_down, leaf_up, root
 from normtree.engine.watermark import Watermark
-from normtree_kernels.blocks import Block
-from normtree_kernels.euclidean import water_levels
+from normtree_kernels.blocks import Block, split
 from normtree_kernels.goal import Goal
 
 _POLL_S = 0.05
@@ -55,36 +54,22 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One phase of a run: leaves that ran side by side, or the root.
-
-    Args:
-        sweep: what they did.
-        spans: their work, as their own clocks saw it.
-        stop_ns: `time.perf_counter_ns` when the driver had the last one's answer.
-    """
-
-    sweep: Sweep
-    spans: tuple[Span, ...]
-    stop_ns: int
-
-
-@dataclass(frozen=True)
 class Run:
-    """One run of the tree, as one tensor saw it.
+    """One run of the tree.
 
     Args:
-        norm: the tensor's mixed norm; NaN or infinite where it holds such a value or its norm overflows, and then
-            nothing was projected.
+        norms: the tensors' own mixed norms; NaN or infinite where one holds such a value or its norm overflows.
+        finite: whether all are, and all together; if not, nothing was projected.
         radius: of the ball.
-        phases: in the order they ran; with several tensors under one root, this one's leaves.
+        phases: in the order they ran.
         steps: the root's sweeps of the upper levels.
         start_ns: `time.perf_counter_ns` when the engine was asked.
         bytes_moved: bytes of aggregates and radii that crossed between processes.
         retries: leaves that were run again because a worker was lost.
     """
 
-    norm: float
+    norms: tuple[float, ...]
+    finite: bool
     radius: float
     phases: tuple[Phase, ...]
     steps: tuple[Span, ...]
@@ -118,98 +103,103 @@ class Run:
         return sum(max((span.ms for span in phase.spans), default=0.0) for phase in self.phases)
 
 
-def run_tree(executor: Executor, slates: Arena, works: Sequence[Work], goal: Goal, terms: Terms) -> list[Run]:
+def run_tree(executor: Executor, slates: Arena, works: Sequence[Work], goal: Goal, terms: Terms) -> Run:
     """Project tensors under one root; blocks until it is done and no leaf runs any more.
 
     Args:
         executor: runs the leaves.
         slates: where aggregates and radii get their shared memory.
-        works: the tensors; several are projected onto one ball together.
+        works: the tensors; several are projected onto one ball together, none of them exactly.
         goal: what to reach; with several, all together.
         terms: when it must end, and what it follows.
 
     Raises:
         Stopped: the time has passed, or someone cancelled.
+        InvalidTensor: an exact projection's sums overflow.
+        ArenaFull: no room for the slate in time.
         WorkersLost: workers died again and again.
         Exception: what ``terms.landed`` failed with.
     """
     start_ns = perf_counter_ns()
-    shapes = [work.plan.kept_shape for work in works]
+    shapes = [shape for work in works for shape in _shapes(work.plan)]
     with ExitStack() as held:
-        longs = [LongFibres.shapes(work.plan.shape, work.plan.norm) if work.plan.in_parts else [] for work in works]
-        slate = held.enter_context(Slate(slates, [*shapes, *shapes, *chain(*longs)], terms.end_ns))
+        slate = held.enter_context(Slate(slates, shapes, terms.end_ns))
         if terms.cancel:
             held.enter_context(terms.cancel.watched_by(slate.stop.now))
-        tensors = iter(slate.tensors)
-        norms, radii = list(islice(tensors, len(works))), list(islice(tensors, len(works)))
-        rest = [LongFibres(*islice(tensors, len(long))) if long else None for long in longs]
-        branches = [
-            Branch(work.plan.norm, work.source, work.target, v, u, long)
-            for work, v, u, long in zip(works, norms, radii, rest, strict=True)
-        ]
-        return _Runner(executor, works, branches, slate.stop, terms).run(goal, start_ns)
+        phases = Phases(executor, max(work.plan.workers for work in works), slate.stop)
+        run = _Run(phases, works, slate.tensors, terms)
+        top = run.go(goal)
+        moved = 0 if executor.in_process else run.bytes_shared
+        done = tuple(phases.done)
+        return Run(top.norms, top.finite, top.radius, done, top.steps, start_ns, moved, phases.retries)
 
 
-class _Runner:
-    """A run under way: its phases so far."""
+def _shapes(plan: Plan) -> list[tuple[int, ...]]:
+    """What a tensor needs on the slate: norms and radii, sums and counts of an exact projection, parts' own."""
+    kept = [plan.kept_shape] * (4 if plan.exact else 2)
+    return [*kept, *(LongFibres.shapes(plan.shape, plan.norm) if plan.in_parts else [])]
 
-    def __init__(
-        self, executor: Executor, works: Sequence[Work], branches: Sequence[Branch], stop: Stop, terms: Terms
-    ) -> None:
-        self._executor = executor
+
+class _Run:
+    """A run under way."""
+
+    def __init__(self, phases: Phases, works: Sequence[Work], tensors: Sequence[Tensor], terms: Terms) -> None:
+        self._phases = phases
         self._works = works
-        self._branches = branches
-        self._stop = stop
         self._terms = terms
-        self._phases: list[tuple[Sweep, list[list[Span]], int]] = []
-        self._retries = 0
+        left = iter(tensors)
+        self._branches: list[Branch] = []
+        self._spare: list[tuple[Tensor, ...]] = []
+        for work in works:
+            norms, radii = islice(left, 2)
+            self._spare.append((next(left), replace(next(left), dtype="int64")) if work.plan.exact else ())
+            long = LongFibres(*islice(left, 5)) if work.plan.in_parts else None
+            self._branches.append(Branch(work.plan.norm, work.source, work.target, norms, radii, long))
 
-    def run(self, goal: Goal, start_ns: int) -> list[Run]:
+    @property
+    def bytes_shared(self) -> int:
+        """Bytes of norms that went up, of norms and radii that went down, and of what rounds told beside."""
+        shared = sum(2 * branch.norms.nbytes + branch.radii.nbytes for branch in self._branches)
+        rounds = max(0, sum(phase.sweep == "down" for phase in self._phases.done) - 1)
+        for branch in self._branches:
+            if branch.long:
+                shared += branch.long.sums.nbytes + rounds * (branch.long.sums.nbytes + branch.long.counts.nbytes)
+        return shared
+
+    def go(self, goal: Goal) -> Root:
+        """Run all phases."""
         ups = self._blocks([work.source for work in self._works] if self._terms.landed else None)
-        self._phase("up", leaf_up, ups, self._when_landed(ups))
-        roots = root(self._branches, goal)
-        for work, branch, top in zip(self._works, self._branches, roots, strict=True):
-            if work.plan.exact and 0.0 < top.radius < top.norm < math.inf:
-                radii = water_levels(
-                    work.source.array(), work.plan.norm, branch.norms.array(), top.radius, work.plan.workers
-                )
-                branch.radii.array(writable=True)[...] = radii
-        self._phases.append(("root", [[top.span] for top in roots], perf_counter_ns()))
-        if all(math.isfinite(top.norm) for top in roots):
-            self._find_thresholds()
-            downs = self._blocks([work.target for work in self._works] if self._terms.done else None)
-            calls = ((self._stop, self._branches[owner], block) for owner, block in downs)
-            self._phase("down", leaf_down, downs, calls, self._tell_done(downs))
-        return [self._result(owner, top, start_ns) for owner, top in enumerate(roots)]
+        self._phases.run("up", leaf_up, self._when_landed(ups))
+        top = root(self._branches, goal)
+        self._phases.note_root(top.span)
+        if not top.finite:
+            return top
+        if not top.inside and top.radius > 0.0:
+            self._find_levels(top.radius)
+        self._find_thresholds()
+        downs = self._blocks([work.target for work in self._works] if self._terms.done else None)
+        calls = ((self._phases.stop, self._branches[owner], block) for owner, block in downs)
+        self._phases.run("down", leaf_down, calls, self._tell_done(downs))
+        return top
+
+    def _find_levels(self, radius: float) -> None:
+        """Replace the radii by those of the exact projection, where that is wanted."""
+        for work, branch, spare in zip(self._works, self._branches, self._spare, strict=True):
+            if spare:
+                sums, counts = spare
+                blocks = split(work.plan.shape, work.plan.norm, work.plan.workers)  # its rounds want whole fibres
+                find_levels(self._phases, replace(branch, long=None), blocks, radius, sums, counts)
 
     def _find_thresholds(self) -> None:
         """Run rounds over the parts of l1 fibres, tensor after tensor, until their thresholds are found."""
-        for owner, (work, branch) in enumerate(zip(self._works, self._branches, strict=True)):
+        for work, branch in zip(self._works, self._branches, strict=True):
             long, norm = branch.long, branch.norm
             if not long or norm.inner.norm != "l1":
                 continue
             size = prod(work.plan.shape[axis] for axis in norm.inner.axes)
-            blocks = [(owner, block) for block in work.plan.blocks]
             for _ in long.search(branch.norms, branch.radii, size, work.source.dtype):
-                calls = ((self._stop, work.source, norm, block, long) for block in work.plan.blocks)
-                self._phase("down", part_excesses, blocks, calls)
-
-    def _phase(
-        self,
-        sweep: Sweep,
-        leaf: Leaf[Span],
-        blocks: Sequence[tuple[int, Block]],
-        calls: Iterator[tuple[Any, ...]],
-        on_answer: Callable[[int], None] | None = None,
-    ) -> None:
-        """Run one phase, and note whose leaf took how long."""
-        workers = max(work.plan.workers for work in self._works)
-        answers = self._executor.run(leaf, calls, workers=workers, stop=self._stop, on_answer=on_answer)
-        spans: list[list[Span]] = [[] for _ in self._works]
-        for (owner, _), span in zip(blocks, answers.values, strict=True):
-            spans[owner].append(span)
-        self._phases.append((sweep, spans, perf_counter_ns()))
-        self._retries += answers.retries
+                calls = [(self._phases.stop, work.source, norm, block, long) for block in work.plan.blocks]
+                self._phases.run("down", part_excesses, calls)
 
     def _blocks(self, followed: Sequence[Tensor] | None) -> list[tuple[int, Block]]:
         """All tensors' blocks, each with the index of its tensor; cut finer where work follows tensors."""
@@ -226,8 +216,8 @@ class _Runner:
             if self._terms.landed:
                 wanted = starts[owner] + extent(self._works[owner].source, block)[1]
                 while not self._terms.landed.wait(wanted, monotonic() + _POLL_S):
-                    self._stop.check()
-            yield self._stop, self._branches[owner], block
+                    self._phases.stop.check()
+            yield self._phases.stop, self._branches[owner], block
 
     def _tell_done(self, blocks: Sequence[tuple[int, Block]]) -> Callable[[int], None] | None:
         """Make what advances the watermark of the output: to where the first block begins that is not complete."""
@@ -252,12 +242,3 @@ class _Runner:
         for work in self._works:
             starts.append(starts[-1] + work.plan.nbytes)
         return starts
-
-    def _result(self, owner: int, top: Root, start_ns: int) -> Run:
-        phases = tuple(Phase(sweep, tuple(spans[owner]), stop_ns) for sweep, spans, stop_ns in self._phases)
-        branch = self._branches[owner]
-        moved = 0 if self._executor.in_process else 2 * branch.norms.nbytes + branch.radii.nbytes
-        if branch.long and not self._executor.in_process:
-            rounds = sum(bool(phase.spans) for phase in phases if phase.sweep == "down") - 1
-            moved += branch.long.sums.nbytes + rounds * (branch.long.sums.nbytes + branch.long.counts.nbytes)
-        return Run(top.norm, top.radius, phases, top.steps, start_ns, moved, self._retries)

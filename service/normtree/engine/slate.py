@@ -6,6 +6,7 @@ other way. So a call to a worker carries names and nothing that grows with the t
 
 from collections.abc import Sequence
 from math import prod
+from time import monotonic_ns
 from types import TracebackType
 from typing import Self
 
@@ -31,7 +32,7 @@ class Slate:
         tensors: the arrays, in the order of ``shapes``; what they hold at first is left from before.
 
     Raises:
-        BodyTooLarge, ArenaFull: as `Arena.lease`.
+        BodyTooLarge, ArenaFull: as `Arena.lease`, which may wait until the work must end.
     """
 
     def __init__(self, arena: Arena, shapes: Sequence[tuple[int, ...]], stop_ns: int) -> None:
@@ -40,7 +41,7 @@ class Slate:
             offsets.append(end)
             end += -(-prod(shape) * _ITEM_BYTES // _ALIGNMENT) * _ALIGNMENT
         self._arena = arena
-        self._segment = arena.lease(end)
+        self._segment = arena.lease(end, wait_s=max(0.0, (stop_ns - monotonic_ns()) / 1e9))
         name = self._segment.name
         self.stop = Stop(name)
         self.stop.set_ns(stop_ns)

@@ -1,6 +1,6 @@
 """The timing of an answer: one schema for HTTP, command line, jobs and benchmarks, filled from real clocks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -21,7 +21,7 @@ class Span:
         start_ns: `time.perf_counter_ns` when it began; one clock for all processes of a node.
         stop_ns: and when it ended.
         nbytes: bytes read and written.
-        worker: process id of the one who did it.
+        worker: id of the thread that did it, as the system counts them.
     """
 
     stage: Sweep
@@ -60,19 +60,17 @@ class LevelTiming:
     gb_per_s: float
 
     @classmethod
-    def of(cls, norm: str, spans: Iterable[Span]) -> Self:
-        """Sum up the pieces of work of one level."""
-        pieces = list(spans)
-        sweeps = [[s for s in pieces if s.stage == stage] for stage in ("up", "root", "down")]
-        sweeps = [sweep for sweep in sweeps if sweep]
-        wall_ms = sum(max(s.stop_ns for s in w) - min(s.start_ns for s in w) for w in sweeps) / _NS_PER_MS
-        nbytes = sum(s.nbytes for s in pieces)
+    def of(cls, norm: str, phases: Iterable[Sequence[Span]]) -> Self:
+        """Sum up the work of one level: the pieces of each phase, which ran side by side."""
+        sides = [phase for phase in phases if phase]
+        wall_ms = sum(max(s.stop_ns for s in w) - min(s.start_ns for s in w) for w in sides) / _NS_PER_MS
+        nbytes = sum(s.nbytes for phase in sides for s in phase)
         return cls(
             norm=norm,
-            tasks=len(pieces),
+            tasks=sum(map(len, sides)),
             wall_ms=wall_ms,
-            work_ms=sum(s.ms for s in pieces),
-            span_ms=sum(max(s.ms for s in sweep) for sweep in sweeps),
+            work_ms=sum(s.ms for phase in sides for s in phase),
+            span_ms=sum(max(s.ms for s in phase) for phase in sides),
             bytes=nbytes,
             gb_per_s=nbytes / (wall_ms * 1e6) if wall_ms else 0.0,
         )

@@ -1,12 +1,13 @@
-"""The projection tree as three functions: a leaf up, the root, a leaf down.
+"""The projection tree as functions: leaves up, the root, a leaf down.
 
 The leaves are plain, importable and pure: they read the tensor and write to another segment, so running one twice, in
 whatever process, changes nothing. What goes between them and the root lies on the run's slate.
 """
 
-import os
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import get_native_id
 from time import perf_counter_ns
 
 import numpy as np
@@ -20,6 +21,7 @@ from normtree_kernels.blocks import Block
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
 from normtree_kernels.radius import settle
+from normtree_kernels.sweep import active as sweep_active
 from normtree_kernels.sweep import down as sweep_down
 from normtree_kernels.sweep import up as sweep_up
 from normtree_kernels.tree import Crown, crown, crowns
@@ -48,17 +50,21 @@ class Branch:
 
 @dataclass(frozen=True)
 class Root:
-    """What the root found for one tensor.
+    """What the root found.
 
     Args:
-        norm: the tensor's mixed norm; NaN or infinite where it holds such a value or its norm overflows.
+        norms: the tensors' own mixed norms; NaN or infinite where one holds such a value or its norm overflows.
+        finite: whether all are, and all together.
         radius: of the ball.
-        span: all of the root's work, for all tensors under it.
-        steps: of that, the sweeps of this tensor's upper levels.
+        inside: whether the tensors lie in it already.
+        span: all of the root's work.
+        steps: of that, the sweeps of the upper levels.
     """
 
-    norm: float
+    norms: tuple[float, ...]
+    finite: bool
     radius: float
+    inside: bool
     span: Span
     steps: tuple[Span, ...]
 
@@ -80,7 +86,7 @@ def leaf_up(stop: Stop, branch: Branch, block: Block) -> Span:
         part = y[piece.part]
         norms[piece.kept] = sweep_up(norm.inner.norm, part, len(norm.kept_axes))
         nbytes += part.nbytes
-    return Span("up", len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, os.getpid())
+    return Span("up", len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, get_native_id())
 
 
 def leaf_down(stop: Stop, branch: Branch, block: Block) -> Span:
@@ -102,10 +108,29 @@ def leaf_down(stop: Stop, branch: Branch, block: Block) -> Span:
         part, out = y[piece.part], x[piece.part]
         sweep_down(norm.inner.norm, part, len(norm.kept_axes), norms[piece.kept], radii[piece.kept], out)
         nbytes += part.nbytes + out.nbytes
-    return Span("down", len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, os.getpid())
+    return Span("down", len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, get_native_id())
 
 
-def root(branches: Sequence[Branch], goal: Goal) -> list[Root]:
+def leaf_active(stop: Stop, branch: Branch, sums: Tensor, counts: Tensor, block: Block) -> Span:
+    """Sum and count one block's magnitudes above their fibres' radii.
+
+    Raises:
+        Stopped: nobody wants it any more.
+    """
+    start_ns = perf_counter_ns()
+    norm, nbytes = branch.norm, 0
+    y = branch.source.array().transpose(norm.order)
+    radii = branch.radii.array()
+    found = sums.array(writable=True), counts.array(writable=True)
+    for piece in cut_pieces(branch.source.shape, branch.source.dtype, norm, block):
+        stop.check()
+        part = y[piece.part]
+        found[0][piece.kept], found[1][piece.kept] = sweep_active(part, len(norm.kept_axes), radii[piece.kept])
+        nbytes += part.nbytes
+    return Span("up", len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, get_native_id())
+
+
+def root(branches: Sequence[Branch], goal: Goal) -> Root:
     """Project the aggregates of all tensors together, and write each one's radii.
 
     Args:
@@ -119,18 +144,13 @@ def root(branches: Sequence[Branch], goal: Goal) -> list[Root]:
     tops = _tops(branches, goal)
     for branch, top in zip(branches, tops, strict=True):
         branch.radii.array(writable=True)[...] = top.radii
-    worker = os.getpid()
+    worker = get_native_id()
     nbytes = sum(branch.norms.nbytes + branch.radii.nbytes for branch in branches)
     span = Span("root", 0, start_ns, perf_counter_ns(), nbytes, worker)
-    return [
-        Root(
-            top.norm,
-            top.radius,
-            span,
-            tuple(Span(s.sweep, s.level, s.start_ns, s.stop_ns, s.nbytes, worker) for s in top.steps),
-        )
-        for top in tops
-    ]
+    steps = (Span(s.sweep, s.level, s.start_ns, s.stop_ns, s.nbytes, worker) for top in tops for s in top.steps)
+    norms = tuple(top.norm for top in tops)
+    finite = all(map(math.isfinite, norms)) and not any(np.isnan(top.radii).any() for top in tops)
+    return Root(norms, finite, tops[0].radius, tops[0].inside, span, tuple(steps))
 
 
 def _tops(branches: Sequence[Branch], goal: Goal) -> list[Crown]:

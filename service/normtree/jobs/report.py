@@ -99,7 +99,7 @@ def _timing(outcome: Outcome) -> dict[str, object]:
         workers=summary["workers"],
         nodes=summary["nodes"],
         stages_ms=stages,
-        levels=(LevelTiming.of(norm, sweeps),),
+        levels=(LevelTiming.of(norm, [[span for span in sweeps if span.stage == stage] for stage in ("up", "down")]),),
         work_ms=work_ms,
         span_ms=sum(longest.values()),
         wall_ms=1e3 * summary["wall_s"],
