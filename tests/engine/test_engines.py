@@ -273,10 +273,10 @@ def test_a_killed_worker_costs_a_retry_and_no_bit(
     projector: Projector, slow: tuple[Segment, Segment, NDArray[np.float64]]
 ) -> None:
     source, target, y = slow
-    plan = projector.plan(y.shape, "<f4", norm="l1,l1", axes="1,0", radius=1000.0, engine="ray")
+    plan = projector.plan(y.shape, "<f4", norm="l1,l1", axes="1,0", radius=1000.0, engine="ray", workers=2)
     tensors = Tensor(source.name, y.shape, "<f4"), Tensor(target.name, y.shape, "<f4")
     assert projector.ray
-    victims = projector.ray.worker_pids()[:1]
+    victims = projector.ray.worker_pids()[:2]
 
     def kill() -> None:
         sleep(0.05)
