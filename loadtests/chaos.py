@@ -8,9 +8,10 @@ its own, so that none hides behind another.
 import os
 import signal
 import socket
+import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -19,12 +20,15 @@ from urllib.parse import urlsplit
 
 import httpx
 from flows import Flow, large, mixed, small
+from job_load import Checkpoint
 from mixed import MixedLoad
+from nodes import PORT, cluster
 from service import Service, running
 from watch import ray_workers, raylets
+from wire import missing, wire
 
 RECOVER_S, CLIENTS = 60.0, 3
-STORM = 200
+STORM, DISK_BYTES = 200, 64 << 20
 SETTINGS = {"workers": 2, "arena_bytes": 2**29}
 
 
@@ -141,6 +145,75 @@ def survive(fault: Fault, seconds: float) -> dict[str, Any]:
             "segments_left": len(left), "lives": lives, "passed": passed, "seen": seen}  # fmt: skip
 
 
+def full_disk() -> dict[str, Any]:
+    """A job whose output meets a disk that is full, and then one that is not."""
+    if os.geteuid() != 0:
+        return {}
+    with tempfile.TemporaryDirectory() as name, _small_disk(Path(name, "disk")) as disk:
+        checkpoint = Checkpoint.make(Path(name, "job"), shards=4, shard_bytes=1 << 22, output=disk / "out")
+        before = checkpoint.digests(checkpoint.folder / "in")
+        filler = disk / "filler"
+        filler.write_bytes(bytes(DISK_BYTES - (6 << 20)))
+        complaint = checkpoint.run("--engine", "inline")
+        filler.unlink()
+        again = checkpoint.run("--engine", "inline")
+        intact = checkpoint.digests(checkpoint.folder / "in") == before
+        whole = len(checkpoint.digests(checkpoint.output)) == 4
+    told = complaint.splitlines()[-1] if complaint else "no complaint"
+    return _of_job(
+        "full disk", f"{told}; then with room: {again or 'done'}", bool(complaint) and not again and whole, intact
+    )
+
+
+def kill_node() -> dict[str, Any]:
+    """A job on two nodes of which one is killed in its middle."""
+    if missing():
+        return {}
+    with tempfile.TemporaryDirectory(prefix="nt", dir="/tmp") as name, wire() as made:
+        made.set(gbit_s=10, round_trip_ms=0.1)
+        checkpoint = Checkpoint.make(Path(name, "job"), shards=16, shard_bytes=1 << 25)
+        alone = checkpoint.run("--engine", "inline")
+        right = checkpoint.digests(checkpoint.output)
+        checkpoint.clear()
+        with cluster(made, Path(name, "ray")) as nodes:
+            address = ("--address", f"{made.addresses[0]}:{PORT}", "--workers", "2")
+            process = checkpoint.start(*address, before=("env", "RAY_AUTH_MODE=disabled", *made.command(0)))
+            end_s = monotonic() + RECOVER_S
+            while process.poll() is None and monotonic() < end_s and not checkpoint.digests(checkpoint.output):
+                sleep(0.02)
+            in_time = process.poll() is None
+            for pid in raylets(nodes[1].pid):
+                os.kill(pid, signal.SIGKILL)
+            start_s = monotonic()
+            _, complaint = process.communicate(timeout=2 * RECOVER_S)
+            same = checkpoint.digests(checkpoint.output) == right
+    seen = (
+        f"{'killed in mid-job' if in_time else 'the job was done before'}; {complaint.strip()[-200:] or 'same bytes'}"
+    )
+    found = _of_job("SIGKILL of a node", seen, same and not alone and in_time, True)
+    return {**found, "recovered_s": round(monotonic() - start_s, 2)}
+
+
+def _of_job(name: str, seen: str, right: bool, intact: bool) -> dict[str, Any]:
+    """A fault that met a job, in the form of the others."""
+    wrong = [] if right and intact else [seen if intact else "the input was changed"]
+    return {"fault": name, "seconds": 0.0, "sent": 1, "right": {"job": int(not wrong)}, "refused": {}, "broken": {},
+            "wrong": wrong, "recovered_s": None, "segments_left": 0, "lives": True, "passed": not wrong,
+            "seen": seen}  # fmt: skip
+
+
+@contextmanager
+def _small_disk(place: Path) -> Iterator[Path]:
+    """A disk of its own, in memory."""
+    place.mkdir()
+    options = ("-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place))
+    subprocess.run(["mount", *options], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
 def recover(service: Service, flows: tuple[Flow, ...]) -> float | None:
     """Wait until every right flow is answered right in a row; None where that does not happen."""
     start_s = monotonic()
@@ -160,5 +233,6 @@ def recover(service: Service, flows: tuple[Flow, ...]) -> float | None:
 
 
 def measure(seconds: float) -> list[dict[str, Any]]:
-    """Let every fault happen, each to a service of its own."""
-    return [survive(fault, seconds) for fault in FAULTS]
+    """Let every fault happen, each to a service of its own; two meet jobs, where this user may make disks and nodes."""
+    met = [full_disk(), kill_node()]
+    return [*(survive(fault, seconds) for fault in FAULTS), *(found for found in met if found)]

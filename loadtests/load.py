@@ -124,7 +124,7 @@ def run_soak(run: Run) -> None:
     """A mixed load while memory, segments and descriptors are watched."""
     about = describe("the first fifth of the run")
     with tempfile.TemporaryDirectory() as folder, running(Path(folder, "log.txt")) as service:
-        found = soak.soak(service, 30 if run.quick else 60 * run.minutes)
+        found = soak.soak(service, Path(folder, "jobs"), 30 if run.quick else 60 * run.minutes)
     write_json(run.out / "soak.json", {"machine": about, **found})
 
 

@@ -50,9 +50,10 @@ def measure(nbytes: int, quick: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def cluster(made: Wire, folder: Path) -> Iterator[None]:
+def cluster(made: Wire, folder: Path) -> Iterator[list["subprocess.Popen[bytes]"]]:
     """Start a Ray node on each host, and end both."""
-    started = []
+    started: list[subprocess.Popen[bytes]] = []
+    folder.mkdir(exist_ok=True)
     try:
         for host, (name, where) in enumerate(zip(("a", "b"), _places(made), strict=True)):
             options = [
@@ -67,7 +68,7 @@ def cluster(made: Wire, folder: Path) -> Iterator[None]:
                     )
                 )
             _wait_for_port(made)
-        yield
+        yield started
     finally:
         for process in reversed(started):
             process.terminate()

@@ -146,9 +146,13 @@ def soak(folder: Path, plain: Mapping[str, Any]) -> str:
     counts = [(kind, name, count) for kind in ("right", "refused", "broken") for name, count in plain[kind].items()]
     grown = [(g["what"], g["early"], g["late"], g["allowed"], g["flat"]) for g in plain["growth"]]
     verdict = "passed" if plain["passed"] else "failed"
+    jobs = plain["jobs"]
+    counted = f"{plain['sent']:,} requests, {len(plain['wrong'])} wrong answers"
+    beside = f"{jobs['done']} jobs done beside it, {jobs['killed']} killed and resumed, {len(jobs['lost'])} lost"
+    kind = "good" if plain["passed"] else "bad"
+    minutes = f"{plain['seconds'] / 60:.1f} minutes of mixed load"
     return (
-        f"<p>{plain['seconds'] / 60:.1f} minutes of mixed load, {plain['sent']:,} requests, "
-        f"{len(plain['wrong'])} wrong answers: <span class={'good' if plain['passed'] else 'bad'}>{verdict}</span>.</p>"
+        f"<p>{minutes}, {counted}; {beside}: <span class={kind}>{verdict}</span>.</p>"
         + picture(folder / "soak", "memory, segments and descriptors over time")
         + table(("held", "second fifth", "last fifth", "may grow by", "flat"), grown)
         + "<details><summary>Answers</summary>"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from flows import mixed
+from job_load import JobTally
 from mixed import Tally
 from service import Service
 from soak import passed, soak
@@ -21,10 +22,12 @@ def test_mixed_load(
     serve: Callable[..., AbstractContextManager[tuple[str, "subprocess.Popen[bytes]"]]], tmp_path: Path
 ) -> None:
     with serve(tmp_path / "log.txt", workers=2, arena_bytes=2**29, body_limit_bytes=2**26) as (url, process):
-        found = soak(Service(url, process), SECONDS)
+        found = soak(Service(url, process), tmp_path / "jobs", SECONDS)
     assert found["wrong"] == []
     assert found["broken"] == {}
     assert [each for each in found["growth"] if not each["flat"]] == []
+    assert found["jobs"]["lost"] == []
+    assert found["jobs"]["done"] > 0
     assert found["passed"]
     assert found["right"].keys() == {flow.name for flow in mixed()}  # every flow was sent, and answered as it must be
     assert sum(found["right"].values()) + sum(found["refused"].values()) == found["sent"]
@@ -54,16 +57,17 @@ def test_a_few_samples_tell_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tally", "grown", "wanted"),
+    ("tally", "jobs", "grown", "wanted"),
     [
-        (Tally(), [], True),
-        (Tally(wrong=["small: 200"]), [], False),
-        (Tally(), [Growth("segments", 4, 9, 4)], False),
-        (Tally(), [Growth("segments", 4, 8, 4)], True),
+        (Tally(), JobTally(done=1), [], True),
+        (Tally(wrong=["small: 200"]), JobTally(), [], False),
+        (Tally(), JobTally(lost=["other bytes"]), [], False),
+        (Tally(), JobTally(), [Growth("segments", 4, 9, 4)], False),
+        (Tally(), JobTally(), [Growth("segments", 4, 8, 4)], True),
     ],
 )
-def test_what_passes(tally: Tally, grown: list[Growth], wanted: bool) -> None:
-    assert passed(tally, grown) is wanted
+def test_what_passes(tally: Tally, jobs: JobTally, grown: list[Growth], wanted: bool) -> None:
+    assert passed(tally, jobs, grown) is wanted
 
 
 def test_watch_sees_children_and_their_memory() -> None:
