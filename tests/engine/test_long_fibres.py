@@ -94,3 +94,10 @@ def test_a_bad_element_is_told_by_its_index(seven: Projector, norm: str) -> None
     y[17_000] = np.nan
     with pytest.raises(InvalidTensor, match=r"element \[17000\] is nan"):
         project(seven, y, norm, None, 1.0, engine="inline", workers=7)
+
+
+def test_an_exact_projection_of_cut_fibres(seven: Projector) -> None:
+    y = noise((2, 9_000))
+    plan, x, _ = project(seven, y, "l1,linf", None, 3.0, engine="inline", workers=7, exact=True)
+    assert plan.in_parts
+    assert x.tobytes() == nk.project(y, "l1,linf", 3.0, exact=True).tobytes()
