@@ -6,7 +6,7 @@ speed-up is the median of the rounds' own ratios. The reference is the best seri
 thread into memory that is already there, or the inline engine with one worker where that is faster.
 
 The roofline is measured, not read off a data sheet: as many threads as workers read the tensor once, then read it
-again and write as much, in plain compiled loops. No out-of-place projection can be faster, whatever its engine.
+again and write as much, in plain compiled loops. Kernels that write past the caches can be a little faster than that.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

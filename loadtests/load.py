@@ -77,8 +77,8 @@ def run_latency(run: Run) -> None:
     """Latency, goodput and rejections against offered rate."""
     about = describe("a second of four requests at once")
     with tempfile.TemporaryDirectory() as folder, running(Path(folder, "log.txt")) as service:
-        shares = (0.25, 0.8, 1.25, 3.0) if run.quick else latency.SHARES
-        found = latency.measure(service, seconds=2 if run.quick else 8, shares=shares)
+        shares = (0.25, 0.5, 0.8, 1.0, 1.5, 3.0) if run.quick else latency.SHARES
+        found = latency.measure(service, seconds=2 if run.quick else 5, shares=shares)
     write_json(run.out / "latency.json", {"machine": about, "curves": found})
     rows = [{"name": curve["name"], **rate} for curve in found for rate in curve["rates"]]
     write(run.out / "latency.csv", csv_text(rows, list(rows[0])))
