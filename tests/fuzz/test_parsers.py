@@ -129,8 +129,25 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
 
 def mutated(seeds: tuple[bytes, ...]) -> st.SearchStrategy[bytes]:
     """Return bodies that are right but for a few pieces that were replaced, repeated or left out."""
-    words = ["{", "}", "[", "]", ",", "'", '"', "0", "-1", "9" * 20, "null", "NaN", "\\u0000", "\\ud800"]
-    piece = st.binary(max_size=6) | st.sampled_from([word.encode() for word in words])
+    words = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "'",
+        '"',
+        "0",
+        "-1",
+        "9" * 20,
+        "\u00a0",
+        "\v",
+        "null",
+        "NaN",
+        "\\u0000",
+        "\\ud800",
+    ]
+    piece = st.binary(max_size=6) | st.sampled_from([word.encode("latin-1") for word in words])
     change = st.tuples(st.integers(0, 400), st.integers(0, 8), piece)
 
     def apply(body: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:

@@ -26,14 +26,15 @@ _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
 _SIZED_KINDS = {"f": "float", "i": "int", "u": "uint", "c": "complex"}
 _OTHER_KINDS = {"b": "bool", "O": "object", "S": "bytes", "U": "text"}
 _TEXT_SHOWN = 40
+_BLANKS = " \t\n\r\f"  # what Python's own parser skips; Unicode has more
 
 # Possessive quantifiers (*+) never give back what they took: no header can make these patterns slow.
 _ITEM = re.compile(
-    r"""\s*+ (?P<quote>['"]) (?P<key>[a-z_]++) (?P=quote) \s*+ : \s*+
-        (?P<value> '[^'\\]*+' | "[^"\\]*+" | True | False | \([^()]*+\) ) \s*+ (?:,|$)""",
+    r"""[ \t\n\r\f]*+ (?P<quote>['"]) (?P<key>[a-z_]++) (?P=quote) [ \t\n\r\f]*+ : [ \t\n\r\f]*+
+        (?P<value> '[^'\\]*+' | "[^"\\]*+" | True | False | \([^()]*+\) ) [ \t\n\r\f]*+ (?:,|$)""",
     re.ASCII | re.VERBOSE,
 )
-_STRUCTURED = re.compile(r"""\s*+['"]descr['"]\s*+:\s*+\[""", re.ASCII)
+_STRUCTURED = re.compile(r"""[ \t\n\r\f]*+['"]descr['"][ \t\n\r\f]*+:[ \t\n\r\f]*+\[""", re.ASCII)
 _DESCR = re.compile(r"[<>|=]?(?P<kind>[a-zA-Z])(?P<bytes>[0-9]{0,4})", re.ASCII)
 _AXIS = re.compile(r"(?P<length>-?(?:0|[1-9][0-9]{0,18}))L?", re.ASCII)  # Python 2 wrote an L behind some integers
 
@@ -108,10 +109,10 @@ def encode_header(entry: Entry) -> bytes:
 
 def _read_items(text: str) -> dict[str, str]:
     """Split the header's text into its three items, their values still text."""
-    inner = text.strip()
+    inner = text.strip(_BLANKS)
     if not (inner.startswith("{") and inner.endswith("}")):
         raise _malformed("wanted a dictionary of descr, fortran_order and shape")
-    inner = inner[1:-1].strip()
+    inner = inner[1:-1].strip(_BLANKS)
     items: dict[str, str] = {}
     position = 0
     while position < len(inner):
@@ -182,7 +183,7 @@ def _read_shape(value: str, rank_limit: int, elements_limit: int) -> tuple[int, 
 
 def _read_tuple(value: str) -> tuple[int, ...]:
     """Return the integers of a tuple's text; one without a comma is no tuple."""
-    parts = [part.strip() for part in value[1:-1].split(",")]
+    parts = [part.strip(_BLANKS) for part in value[1:-1].split(",")]
     if parts[-1] == "":
         parts.pop()
     elif len(parts) == 1:
