@@ -26,15 +26,15 @@ _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
 _SIZED_KINDS = {"f": "float", "i": "int", "u": "uint", "c": "complex"}
 _OTHER_KINDS = {"b": "bool", "O": "object", "S": "bytes", "U": "text"}
 _TEXT_SHOWN = 40
-_BLANKS = " \t\n\r\f"  # what Python's own parser skips; Unicode has more
+_BLANKS = " \t\n"  # what Python's own parser skips; Unicode has more
 
 # Possessive quantifiers (*+) never give back what they took: no header can make these patterns slow.
 _ITEM = re.compile(
-    r"""[ \t\n\r\f]*+ (?P<quote>['"]) (?P<key>[a-z_]++) (?P=quote) [ \t\n\r\f]*+ : [ \t\n\r\f]*+
-        (?P<value> '[^'\\]*+' | "[^"\\]*+" | True | False | \([^()]*+\) ) [ \t\n\r\f]*+ (?:,|$)""",
+    r"""[ \t\n]*+ (?P<quote>['"]) (?P<key>[a-z_]++) (?P=quote) [ \t\n]*+ : [ \t\n]*+
+        (?P<value> '[^'\\]*+' | "[^"\\]*+" | True | False | \([^()]*+\) ) [ \t\n]*+ (?:,|$)""",
     re.ASCII | re.VERBOSE,
 )
-_STRUCTURED = re.compile(r"""[ \t\n\r\f]*+['"]descr['"][ \t\n\r\f]*+:[ \t\n\r\f]*+\[""", re.ASCII)
+_STRUCTURED = re.compile(r"""[ \t\n]*+['"]descr['"][ \t\n]*+:[ \t\n]*+\[""", re.ASCII)
 _DESCR = re.compile(r"[<>|=]?(?P<kind>[a-zA-Z])(?P<bytes>[0-9]{0,4})", re.ASCII)
 _AXIS = re.compile(r"(?P<length>-?(?:0|[1-9][0-9]{0,18}))L?", re.ASCII)  # Python 2 wrote an L behind some integers
 
