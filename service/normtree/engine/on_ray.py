@@ -169,6 +169,7 @@ class _Crew:
         self._taken: list[_Worker] = []
         self._error: BaseException | None = None
         self._closed = False
+        self._hiring: list[Thread] = []
         starting = [Thread(target=self._start, daemon=True) for _ in range(workers + _SPARES)]
         for thread in starting:
             thread.start()
@@ -218,13 +219,18 @@ class _Crew:
             raise WorkersLost(f"worker {worker.pid} was lost and may still run", retry_after_s=1)
 
     def close(self) -> None:
-        """Start no more; those there are end with the connection to Ray."""
+        """Start no more; those there are end with the connection to Ray, and nobody is being started any more."""
         with self._changed:
             self._closed = True
+            hiring = list(self._hiring)
+        for thread in hiring:
+            thread.join(_WARM_TIMEOUT_S)
 
     def _replace(self) -> None:
         if not self._closed:
-            Thread(target=self._start, name="normtree-hire", daemon=True).start()
+            self._hiring = [thread for thread in self._hiring if thread.is_alive()]
+            self._hiring.append(Thread(target=self._start, name="normtree-hire", daemon=True))
+            self._hiring[-1].start()
 
     def _start(self) -> None:
         try:
