@@ -325,7 +325,7 @@ def _simulated_speedup(panel: Axes, here: Sequence[Mapping[str, Any]]) -> None:
     panel.set_xscale("log", base=2)
     panel.set_yscale("log", base=2)
     panel.set_xticks(nodes, nodes)
-    ticks = [2.0**n for n in range(-3, 15) if 2.0**n <= 2 * max(each["speedup_upper"] for each in here)]
+    ticks = [2.0**n for n in range(-8, 15, 2) if 2.0**n <= 2 * max(each["speedup_upper"] for each in here)]
     panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.set_ylim(0.7 * min(each["speedup_lower"] for each in here), 1.5 * max(each["speedup_upper"] for each in here))
     panel.set_xlabel("nodes")
