@@ -12,6 +12,8 @@ from typing import TypeVar, cast
 
 import numba
 
+from normtree_kernels.code_cache import CodeCacheFile
+
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -21,14 +23,15 @@ def kernel(function: F) -> F:
     Where no cache folder can be written (a read-only install without a home), it compiles once a process.
     """
     try:
-        return _stamped(_compile(function, cache=True))
+        return _kept(_compile(function, cache=True))
     except RuntimeError:  # Numba's "no locator available": there is nowhere to write the cache
         return _compile(function, cache=False)
 
 
-def _stamped(kernel: F) -> F:
-    """Tie a kernel's cached machine code to all sources of this package: Numba looks at the kernel's own file only."""
-    kernel._cache._cache_file._source_stamp = _sources_digest()  # type: ignore[attr-defined]
+def _kept(kernel: F) -> F:
+    """Keep a kernel's machine code in files safe to share, tied to all sources of this package, not its own alone."""
+    kept = kernel._cache  # type: ignore[attr-defined]
+    kept._cache_file = CodeCacheFile(kept.cache_path, kept._impl.filename_base, _sources_digest())
     return kernel
 
 
