@@ -4,8 +4,9 @@ Usage: python loadtests/bench.py [--quick] [--out loadtests/results]
 
 The floor is what any out-of-place projection pays: the tensor read once, then read again and written, by plain
 compiled loops. Contenders take turns, round after round after a warm-up, so that a slow spell of a shared machine
-falls on all of them; a contender's time is the median of its rounds, its spread the middle half of them, and ratios are
-medians of the rounds' own ratios.
+falls on all of them, and before each one's turn the caches are filled with something else, so that none pays for what
+the one before has left to be written back; a contender's time is the median of its rounds, its spread the middle half
+of them, and ratios are medians of the rounds' own ratios.
 """
 
 import argparse
@@ -33,6 +34,7 @@ import normtree_kernels as nk
 ROUNDS, QUICK_ROUNDS = 7, 3
 RADIUS_SHARE = 0.1
 MIB = 2**20
+RINSE_BYTES = 128 * MIB  # more than the caches hold
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ class Bench:
     def race(self, case: str, runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
         """Run contenders in turn, and return each one's times in milliseconds, round by round."""
         times: dict[str, list[float]] = {name: [] for name in runs}
+        other = np.ones(RINSE_BYTES, np.uint8)
         for round_ in range(self.rounds + 2):
             for name, run in runs.items():
+                other.max()
                 start = perf_counter()
                 run()
                 if round_ > 1:

@@ -36,11 +36,11 @@ def check_threads(threads: object) -> int:
 
 
 def check_out(out: object, y: Array) -> Array:
-    """Return ``out`` if the projection of y can be written to it.
+    """Return ``out`` if the projection of y can be written to it: y itself, or memory apart from it.
 
     Raises:
         TypeError: no array, or of another dtype.
-        ValueError: another shape, read-only, or memory shared with y.
+        ValueError: another shape, read-only, or memory shared with y, but not element by element.
     """
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out: wanted a numpy.ndarray, got {type(out).__name__}")
@@ -50,8 +50,9 @@ def check_out(out: object, y: Array) -> Array:
         raise ValueError(f"out: wanted shape {y.shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out: wanted a writable array, got a read-only one")
-    if np.may_share_memory(out, y) and np.shares_memory(out, y):
-        raise ValueError("out: must share no memory with y")
+    same = out.__array_interface__["data"] == y.__array_interface__["data"] and out.strides == y.strides
+    if not same and np.may_share_memory(out, y) and np.shares_memory(out, y):
+        raise ValueError("out: must be y itself or share no memory with y")
     return out
 
 

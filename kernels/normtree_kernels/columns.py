@@ -8,13 +8,14 @@ from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.elements import as_element, narrow, widen, zero_magnitudes
 from normtree_kernels.jit import device, kernel
 from normtree_kernels.lanes import CHUNK, GROUPS, LANES
-from normtree_kernels.lines import clip_lines, drain
+from normtree_kernels.lines import LINE_BYTES, clip_lines, drain
 from normtree_kernels.transpose import pack_columns
 
 TILE = 16384  # columns swept together: whole rows stream best, while their running sums stay in the second-level cache
 PANEL = 32  # columns packed together for their thresholds
 PANEL_ELEMENTS = 1 << 17
 PAD = 32
+TOGETHER = 4  # rows mapped side by side
 
 
 @device
@@ -236,18 +237,22 @@ def down(
 
     Where ``streaming``, rows are written past the caches.
     """
+    aligned_alike = not streaming or out_step * out.itemsize % LINE_BYTES == 0
+    together = TOGETHER if aligned_alike else 1
     for k in range(offsets.size):
         norms, radii = v[k * width : (k + 1) * width], u[k * width : (k + 1) * width]
         if code == L1:
             taus, grids = thresholds(x, offsets[k], length, step, norms, radii), powers(radii)
-            for i in range(length):
+            for i in range(0, length, together):
+                count = min(together, length - i)
                 at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
-                l1.shrink_row(x[at : at + width], taus, grids, out[to : to + width], streaming)
+                l1.shrink_rows(x, at, step, taus, grids, out, to, out_step, count, streaming)
         elif code == L2:
             scales = factors(norms, radii, x[0])
-            for i in range(length):
+            for i in range(0, length, together):
+                count = min(together, length - i)
                 at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
-                l2.scale_row(x[at : at + width], scales, out[to : to + width], streaming)
+                l2.scale_rows(x, at, step, scales, out, to, out_step, count, streaming)
         else:
             bounds = limits(norms, radii, x)
             for i in range(length):

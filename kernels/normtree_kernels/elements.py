@@ -14,6 +14,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from normtree_kernels.dtypes import Array
+from normtree_kernels.halves import extended, shortened
 
 _BITS: dict[Any, Any] = {
     types.float64: types.int64,
@@ -34,17 +35,17 @@ def _float16_value(typing: Any, bits: Any) -> tuple[Any, Codegen]:
     """The float32 value of a float16's bits: one instruction where the processor has it."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+        return extended(context, builder, arguments[0])
 
     return types.float32(types.uint16), codegen
 
 
 @_intrinsic
 def _float16_bits(typing: Any, value: Any) -> tuple[Any, Codegen]:
-    """The bits of the float16 nearest to a float32 value."""
+    """The bits of a float16 next to a float32 value."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+        return shortened(context, builder, arguments[0])
 
     return types.uint16(types.float32), codegen
 
@@ -173,8 +174,8 @@ def _to_float32(value: Any) -> Any:
 @overload(_narrow_to_float16, strict=False)
 def _to_float16(value: Any) -> Any:
     def narrow_to_float16(value: Any) -> Any:
-        nearest = _float16_bits(np.float32(value))
-        below = np.uint16(nearest - np.uint16(1))
-        return below if abs(np.float64(_float16_value(nearest))) > abs(value) else nearest
+        near = _float16_bits(np.float32(value))
+        below = np.uint16(near - np.uint16(1))
+        return below if abs(np.float64(_float16_value(near))) > abs(value) else near
 
     return narrow_to_float16

@@ -85,7 +85,8 @@ class Goal:
             return float(sweep.up("l1", v, 0))
         tau = np.partition(v, v.size - survivors - 1)[v.size - survivors - 1]
         above = v[v > tau]
-        return _least_excess(v, above.size, math.fsum(above - tau))
+        most = float(sweep.up("l1", v, 0))  # what a sum rounded otherwise could exceed where tau is 0
+        return _least_excess(v, above.size, min(math.fsum(above - tau), most))
 
     def __str__(self) -> str:
         """The goal in words: ``radius 10``, ``sparsity 0.9``, ``10 groups``."""

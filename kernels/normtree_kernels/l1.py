@@ -288,17 +288,35 @@ def shrink(x: Array, tau: float, power: float, out: Array, streaming: bool) -> N
 
 
 @device
-def shrink_row(row: Array, taus: Float64Array, powers: Float64Array, out: Array, streaming: bool) -> None:
-    """Soft-threshold each element of a row by its column's threshold; as it is where that is negative."""
-    first = min(before_line(out, 0), row.size) if streaming else 0
-    stop = row.size - (row.size - first) % LANES
+def shrink_rows(
+    x: Array,
+    at: int,
+    step: int,
+    taus: Float64Array,
+    powers: Float64Array,
+    out: Array,
+    to: int,
+    out_step: int,
+    count: int,
+    streaming: bool,
+) -> None:
+    """Soft-threshold each element of ``count`` rows by its column's threshold; as it is where that is negative.
+
+    As `normtree_kernels.l2.scale_rows` goes over them.
+    """
+    first = min(before_line(out, to), taus.size) if streaming else 0
+    stop = taus.size - (taus.size - first) % LANES
     nothing, grid_step = zeros(), spread(GRID)
-    for i in range(first):
-        out[i] = shrunk(row[i], taus[i], powers[i])
     for i in range(first, stop, LANES):
-        elements, tau, power = load(row, i), load(taus, i), load(powers, i)
-        left = kept(sizes(elements), tau, power, power * grid_step)
-        shrunken = where_above(left, nothing, signed_like(left, elements), nothing)
-        store(where_above(nothing, tau, elements, shrunken), out, i, streaming)
-    for i in range(stop, row.size):
-        out[i] = shrunk(row[i], taus[i], powers[i])
+        tau, power = load(taus, i), load(powers, i)
+        for k in range(count):
+            elements = load(x, at + k * step + i)
+            left = kept(sizes(elements), tau, power, power * grid_step)
+            shrunken = where_above(left, nothing, signed_like(left, elements), nothing)
+            store(where_above(nothing, tau, elements, shrunken), out, to + k * out_step + i, streaming)
+    for k in range(count):
+        a, b = at + k * step, to + k * out_step
+        for i in range(first):
+            out[b + i] = shrunk(x[a + i], taus[i], powers[i])
+        for i in range(stop, taus.size):
+            out[b + i] = shrunk(x[a + i], taus[i], powers[i])

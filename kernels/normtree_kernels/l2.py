@@ -97,15 +97,31 @@ def scale(x: Array, s: float, out: Array, streaming: bool) -> None:
 
 
 @device
-def scale_row(row: Array, s: Float64Array, out: Array, streaming: bool) -> None:
-    """Scale each element of a row by its column's factor; +0.0 where that is 0."""
-    first = min(before_line(out, 0), row.size) if streaming else 0
-    stop = row.size - (row.size - first) % LANES
+def scaled(element: float, s: float) -> float:
+    """Scale one element; +0.0 where the factor is 0."""
+    return narrow(widen(element) * s if s > 0.0 else 0.0, element)
+
+
+@device
+def scale_rows(
+    x: Array, at: int, step: int, s: Float64Array, out: Array, to: int, out_step: int, count: int, streaming: bool
+) -> None:
+    """Scale each element of ``count`` rows, ``step`` apart, by its column's factor; +0.0 where that is 0.
+
+    The rows go side by side, so that factors are read once for all of them. Where ``streaming``, the results' rows
+    are lines apart.
+    """
+    first = min(before_line(out, to), s.size) if streaming else 0
+    stop = s.size - (s.size - first) % LANES
     nothing = zeros()
-    for i in range(first):
-        out[i] = narrow(widen(row[i]) * s[i] if s[i] > 0.0 else 0.0, row[i])
     for i in range(first, stop, LANES):
         factors = load(s, i)
-        store(where_above(factors, nothing, load(row, i) * factors, nothing), out, i, streaming)
-    for i in range(stop, row.size):
-        out[i] = narrow(widen(row[i]) * s[i] if s[i] > 0.0 else 0.0, row[i])
+        for k in range(count):
+            elements = load(x, at + k * step + i)
+            store(where_above(factors, nothing, elements * factors, nothing), out, to + k * out_step + i, streaming)
+    for k in range(count):
+        a, b = at + k * step, to + k * out_step
+        for i in range(first):
+            out[b + i] = scaled(x[a + i], s[i])
+        for i in range(stop, s.size):
+            out[b + i] = scaled(x[a + i], s[i])

@@ -21,7 +21,7 @@ _intrinsic = cast(Callable[[Callable[..., Any]], Callable[..., Any]], intrinsic)
 
 
 @_intrinsic
-def _address(typing: Any, array: Any) -> tuple[Any, Codegen]:
+def address(typing: Any, array: Any) -> tuple[Any, Codegen]:
     """Address of an array's first element."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -77,7 +77,7 @@ def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
 @device
 def before_line(out: Array, at: int) -> int:
     """Number of elements from ``out[at]`` to the next line's first."""
-    missing: int = (-(_address(out) + at * out.itemsize) % LINE_BYTES) // out.itemsize
+    missing: int = (-(address(out) + at * out.itemsize) % LINE_BYTES) // out.itemsize
     return missing
 
 

@@ -35,14 +35,16 @@ def project(
 
     Args:
         y: float64, float32, float16 or bfloat16, any shape, strides and byte order; read-only and memory-mapped arrays
-            too. Not changed.
+            too. Not changed, unless it is ``out`` as well.
         norm: norms of the levels from outer to inner, such as ``"l1,linf"``; or a `MixedNorm`.
         radius: radius of the ball, in the units of the elements; finite and >= 0.
         axes: the levels' axes from outer to inner, such as ``"1,0"``; see `MixedNorm.parse`.
         sparsity: instead of a radius, the share of the outermost groups that vanishes, 0 to 1; see `radius_for`.
         groups: instead of a radius, the number of outermost groups that survive.
         exact: whether X must be the nearest point; where no way to it is known, it raises with the reason.
-        out: array of y's shape and dtype to write to; shares no memory with y.
+        out: array of y's shape and dtype to write to; shares no memory with y, or is y itself. Then nothing is
+            written before all arguments and elements are found good, and contiguous fibres inside their balls are
+            left alone; a process that dies while it writes leaves y half projected.
         threads: threads to use, >= 1. They change the time, never a bit of the result.
 
     Returns:

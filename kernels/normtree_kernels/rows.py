@@ -5,10 +5,11 @@ import numpy as np
 from normtree_kernels import l1, l2, linf
 from normtree_kernels.codes import L1, L2
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
-from normtree_kernels.elements import narrow, zero_magnitudes
+from normtree_kernels.elements import narrow, no_bound, zero_magnitudes
 from normtree_kernels.jit import device, kernel
-from normtree_kernels.lanes import CHUNK
-from normtree_kernels.lines import LINE_BYTES, clip_lines, drain
+from normtree_kernels.lanes import CHUNK, LANES
+from normtree_kernels.lines import LINE_BYTES, address, before_line, clip_lines, drain
+from normtree_kernels.vectors import store, zeros
 
 
 @device
@@ -66,9 +67,15 @@ def copy(x: Array, out: Array) -> None:
 
 
 @device
-def clear(out: Array, nothing: float) -> None:
+def clear(out: Array, nothing: float, streaming: bool) -> None:
     """Zero a fibre."""
-    for i in range(out.size):
+    first = min(before_line(out, 0), out.size) if streaming else 0
+    stop = out.size - (out.size - first) % LANES
+    for i in range(first):
+        out[i] = nothing
+    for i in range(first, stop, LANES):
+        store(zeros(), out, i, streaming)
+    for i in range(stop, out.size):
         out[i] = nothing
 
 
@@ -86,8 +93,11 @@ def down(
 ) -> None:
     """Project each fibre of norm v onto the ball of radius u: copy, drop or map it.
 
-    Where ``streaming``, projected fibres are written past the caches.
+    Those that vanish are not read again, and those that stay are left alone where x and out are the same memory.
+    Where ``streaming``, results are written past the caches. Forwards, as the up-sweep went: what it left in a cache
+    is worth less than streams that run on.
     """
+    in_place = address(x) == address(out)
     limits = zero_magnitudes(x, LINE_BYTES)
     partials = np.empty(length // CHUNK + 1)
     nothing = narrow(0.0, x[0])
@@ -95,9 +105,13 @@ def down(
         fibre = x[offsets[j] : offsets[j] + length]
         result = out[out_offsets[j] : out_offsets[j] + length]
         if v[j] <= u[j]:
-            copy(fibre, result)
+            if streaming and not in_place:
+                limits[:] = no_bound(x[0])
+                clip_lines(x, offsets[j], limits, 0, out, out_offsets[j], length)
+            elif not in_place:
+                copy(fibre, result)
         elif narrow(u[j], x[0]) == nothing:
-            clear(result, nothing)
+            clear(result, nothing, streaming)
         elif code == L1:
             tau = l1.threshold(fibre, v[j], u[j], partials)
             l1.shrink(fibre, tau, l1.grid(u[j]), result, streaming)
@@ -106,7 +120,7 @@ def down(
             if s > 0.0:
                 l2.scale(fibre, s, result, streaming)
             else:
-                clear(result, nothing)
+                clear(result, nothing, streaming)
         elif streaming:
             limits[:] = linf.bound(v[j], u[j], x[0])
             clip_lines(x, offsets[j], limits, 0, out, out_offsets[j], length)

@@ -61,7 +61,7 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
         kept: as for `up`.
         v: float64, ``block.shape[:kept]``: the fibres' norms, from `up`, finite.
         u: float64, same shape: the fibres' radii, finite and >= 0.
-        out: array of the block's shape and type that shares no memory with it; overwritten.
+        out: array of the block's shape and type that shares no memory with it, or the block itself; overwritten.
 
     Cost:
         Reads the fibres that do not vanish, writes ``out`` once; an l1 level reads its fibres a few times more.

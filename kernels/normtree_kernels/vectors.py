@@ -15,6 +15,7 @@ from numba.extending import intrinsic, models, overload, register_model
 
 from normtree_kernels.dtypes import Array
 from normtree_kernels.elements import Codegen
+from normtree_kernels.halves import extended, has, shortened
 from normtree_kernels.jit import device
 from normtree_kernels.lanes import GROUPS, LANES
 from normtree_kernels.lines import LINE_BYTES
@@ -70,7 +71,7 @@ def load(typing: Any, x: Any, start: Any) -> tuple[Any, Codegen]:
         groups = []
         for index in range(LANES // GROUPS):
             at = builder.gep(first, [ir.Constant(ir.IntType(32), index)])
-            groups.append(_widened(builder, builder.load(at, align=1)))
+            groups.append(_widened(context, builder, builder.load(at, align=1)))
         return _joined(builder, groups)
 
     return _LANES(x, start), codegen
@@ -88,7 +89,7 @@ def _load_part(typing: Any, x: Any, start: Any, count: Any) -> tuple[Any, Codege
         kind = ir.FunctionType(vector, [pointer.type, ir.IntType(32), mask.type, vector])
         masked = builder.module.declare_intrinsic(name, (), kind)
         rest = ir.Constant(vector, None)
-        return _widened(builder, builder.call(masked, [pointer, ir.Constant(ir.IntType(32), 1), mask, rest]))
+        return _widened(context, builder, builder.call(masked, [pointer, ir.Constant(ir.IntType(32), 1), mask, rest]))
 
     return _LANES(x, start, count), codegen
 
@@ -226,7 +227,7 @@ def _pointer(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
     return builder.bitcast(builder.gep(array.data, [arguments[1]]), vector.as_pointer())
 
 
-def _widened(builder: Any, stored: Any) -> Any:
+def _widened(context: Any, builder: Any, stored: Any) -> Any:
     count = stored.type.count
     if stored.type.element == _DOUBLE:
         return stored
@@ -235,7 +236,7 @@ def _widened(builder: Any, stored: Any) -> Any:
         upper = builder.shl(builder.zext(stored, words), ir.Constant(words, [16] * count))
         stored = builder.bitcast(upper, ir.VectorType(ir.FloatType(), count))
     if stored.type.element == ir.HalfType():
-        stored = builder.fpext(stored, ir.VectorType(ir.FloatType(), count))
+        stored = extended(context, builder, builder.bitcast(stored, ir.VectorType(ir.IntType(16), count)))
     return builder.fpext(stored, ir.VectorType(_DOUBLE, count))
 
 
@@ -256,43 +257,36 @@ def _narrowed(context: Any, builder: Any, part: Any, pointer: Any) -> Any:
 
 def _to_single(context: Any, builder: Any, part: Any) -> Any:
     singles = ir.VectorType(ir.FloatType(), GROUPS)
-    if _has(context, "avx512f"):
+    if has(context, "avx512f"):
         word, mask = ir.IntType(32), ir.IntType(8)
         kind = ir.FunctionType(singles, [part.type, singles, mask, word])
         convert = builder.module.declare_intrinsic("llvm.x86.avx512.mask.cvtpd2ps.512", (), kind)
         return builder.call(
             convert, [part, ir.Constant(singles, None), ir.Constant(mask, -1), ir.Constant(word, _TOWARDS_ZERO)]
         )
-    return _step_back(builder, part, builder.fptrunc(part, singles))
+    nearest = builder.fptrunc(part, singles)
+    return builder.bitcast(_step_back(builder, part, nearest, nearest), singles)
 
 
 def _to_half(context: Any, builder: Any, part: Any) -> Any:
     halves = ir.VectorType(ir.HalfType(), GROUPS)
-    if _has(context, "avx512f") and _has(context, "f16c"):
+    if has(context, "avx512f") and has(context, "f16c"):
         single = _to_single(context, builder, part)
         bits = ir.VectorType(ir.IntType(16), GROUPS)
         kind = ir.FunctionType(bits, [single.type, ir.IntType(32)])
         convert = builder.module.declare_intrinsic("llvm.x86.vcvtps2ph.256", (), kind)
         return builder.bitcast(builder.call(convert, [single, ir.Constant(ir.IntType(32), _TOWARDS_ZERO)]), halves)
-    single = builder.fptrunc(part, ir.VectorType(ir.FloatType(), GROUPS))
-    return _step_back(builder, part, builder.fptrunc(single, halves))
+    near = shortened(context, builder, builder.fptrunc(part, ir.VectorType(ir.FloatType(), GROUPS)))
+    return builder.bitcast(_step_back(builder, part, near, extended(context, builder, near)), halves)
 
 
-def _step_back(builder: Any, part: Any, nearest: Any) -> Any:
-    """Take the neighbour towards zero where rounding to the nearest led away from it."""
+def _step_back(builder: Any, part: Any, near: Any, singles: Any) -> Any:
+    """Step one bit towards zero where rounding to ``singles``, whose bits are ``near``, led away from it."""
     fabs = builder.module.declare_intrinsic("llvm.fabs.v8f64", (), ir.FunctionType(part.type, [part.type]))
-    wide = nearest
-    if nearest.type.element == ir.HalfType():
-        wide = builder.fpext(wide, ir.VectorType(ir.FloatType(), GROUPS))
-    wide = builder.fpext(wide, part.type)
+    wide = builder.fpext(singles, part.type)
     away = builder.fcmp_ordered(">", builder.call(fabs, [wide]), builder.call(fabs, [part]))
-    bits = ir.VectorType(ir.IntType(16 if nearest.type.element == ir.HalfType() else 32), GROUPS)
-    return builder.bitcast(builder.sub(builder.bitcast(nearest, bits), builder.zext(away, bits)), nearest.type)
-
-
-def _has(context: Any, feature: str) -> bool:
-    """Tell whether the processor that code is generated for has a feature: the cache of machine code is keyed by it."""
-    return f"+{feature}," in f"{context.codegen().magic_tuple()[2]},"
+    bits = near.type if isinstance(near.type.element, ir.IntType) else ir.VectorType(ir.IntType(32), GROUPS)
+    return builder.sub(builder.bitcast(near, bits), builder.zext(away, bits))
 
 
 def _first(builder: Any, count: Any) -> Any:

@@ -123,6 +123,49 @@ def test_more_fibres_than_a_panel_holds(bits: Bits, name: str) -> None:
     assert bits(nk.project(packed(y), f"l1,{name}", 1e3)) == wanted
 
 
+@pytest.mark.parametrize("text", [*TEXTS, "l1", "l1,l2,linf"])
+@pytest.mark.parametrize("axes", ["first", "last"])
+def test_a_tensor_projected_in_place_gets_the_bits_of_its_projection(
+    layout: Any, bits: Bits, dtype: Any, text: str, axes: str
+) -> None:
+    y = layout(random((5, 6, 70), dtype))
+    order = [0, 1, 2] if axes == "first" else [2, 1, 0]
+    named = {1: [order], 2: [order[:1], order[1:]], 3: [[axis] for axis in order]}[text.count(",") + 1]
+    if not y.flags.writeable:
+        with pytest.raises(ValueError, match=r"^out: wanted a writable array, got a read-only one$"):
+            nk.project(y, text, 1.0, axes=named, out=y)
+        return
+    radius = nk.norm(y, text, axes=named) * 0.4
+    wanted = bits(nk.project(y, text, radius, axes=named))
+    assert nk.project(y, text, radius, axes=named, out=y, threads=2) is y
+    assert bits(y) == wanted
+
+
+@pytest.mark.parametrize("text", ["l1,l1", "l1,l2", "l1,linf"])
+@pytest.mark.parametrize("axes", ["0,1", "1,0"])
+@pytest.mark.parametrize("first", [0, 3])
+def test_results_past_the_caches_have_the_bits_of_small_ones(bits: Bits, text: str, axes: str, first: int) -> None:
+    """Large results are written by lines; some fibres vanish, some stay, rows are lines apart or are not."""
+    for width in (8192, 8195):
+        y = random((260, width + first), np.float32)[:, first:]
+        y[:3], y[:, -3:] = y[:3] / 100, y[:, -3:] / 100
+        kept, inner = y.transpose([int(axis) for axis in axes.split(",")]), text.split(",")[1]
+        v = sweep.up(inner, kept, 1)
+        u = v * np.resize([0.0, 0.5, 1.0, 0.9], v.shape)
+        large, small = np.empty_like(y), np.empty_like(y)
+        sweep.down(inner, kept, 1, v, u, large.transpose([int(axis) for axis in axes.split(",")]))
+        for i in range(0, len(kept), 61):
+            some = slice(i, i + 61)
+            into = small.transpose([int(axis) for axis in axes.split(",")])[some]
+            copied = np.empty_like(kept[some])
+            sweep.down(inner, kept[some], 1, v[some], u[some], copied)
+            into[...] = copied
+        assert large.nbytes >= sweep.STREAM_BYTES
+        assert bits(large) == bits(small)
+        sweep.down(inner, kept, 1, v, u, kept)  # in place
+        assert bits(y) == bits(large)
+
+
 # --- threads and blocks -----------------------------------------------------------------------------------------
 
 
