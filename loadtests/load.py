@@ -8,6 +8,8 @@ here is loaded, on loopback or in network namespaces made here; every loop is bo
 """
 
 import argparse
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -151,6 +153,7 @@ def main() -> None:
     unknown = [name for name in given.parts if name not in (*PARTS, "page")]
     if unknown or not 0 < given.minutes <= 600:
         parser.error(f"parts: wanted some of {', '.join(PARTS)}, page, got {unknown}; minutes: {given.minutes}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started here ends with this
     run = Run(given.out, given.quick, given.minutes, given.largest_mib * MIB)
     console = Console()
     for name in given.parts or PARTS:
