@@ -134,7 +134,7 @@ def crowns(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: Goal) -
     steps: list[list[Step]] = [[] for _ in norms]
     aggregates = [climb(*each) for each in zip(norms, vs, steps, strict=True)]
     tops = [levels[-2] for levels in aggregates]
-    order = sorted(range(len(tops)), key=lambda i: (tops[i].size, tops[i].tobytes()))
+    order = root_order(tops)
     joined = np.concatenate([tops[i] for i in order])
     total = float(sweep.up(outer, joined, 0))
     if not np.isfinite(total):
@@ -149,6 +149,15 @@ def crowns(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: Goal) -
         radii = _descend(norm, levels, parts[i], 1, steps[i]).reshape(v.shape)
         result.append(Crown(radii, radius, float(levels[-1]), total <= radius, tuple(steps[i])))
     return result
+
+
+def root_order(tops: Sequence[Float64Array]) -> list[int]:
+    """In which order a root takes several tensors, whatever the order in which they are given.
+
+    Args:
+        tops: each tensor's outermost groups' norms, V_{r-1}.
+    """
+    return sorted(range(len(tops)), key=lambda i: (tops[i].size, tops[i].tobytes()))
 
 
 def _descend(

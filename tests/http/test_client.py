@@ -92,6 +92,17 @@ def test_several_tensors_at_once(near: Client) -> None:
     assert only["b.w"].any(axis=1).sum() < len(Y.T)
 
 
+@pytest.mark.parametrize("compact", [False, True])
+def test_one_ball_for_several_tensors(near: Client, compact: bool) -> None:
+    tensors = {"a": Y, "b": 2 * Y[:10]}
+    got = near.project_tensors(tensors, sparsity=0.5, scope="global", certificate=True, compact=compact)
+    stacked = np.concatenate([got["a"], got["b"]])
+    np.testing.assert_array_equal(stacked, nk.project(np.concatenate(list(tensors.values())), "l1,linf", sparsity=0.5))
+    assert got.certificate
+    assert got.certificate["norm_after"] <= got.certificate["radius"] == got.timing["radius"]
+    assert near.project_tensors(tensors, sparsity=0.5, certificate=True).certificate is None
+
+
 def test_options_are_the_services(near: Client) -> None:
     got = near.project(Y, "l1,l2", sparsity=0.5, engine="inline", workers=1, baseline="measure", certificate=True)
     np.testing.assert_array_equal(got.x, nk.project(Y, "l1,l2", sparsity=0.5))

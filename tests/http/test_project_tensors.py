@@ -250,6 +250,95 @@ def test_certificates_of_several_are_in_the_metadata(client: httpx.Client) -> No
     }
 
 
+GLOBAL: list[dict[str, Any]] = [
+    {"norm": "l1,linf", "radius": 9.0}, {"norm": "l1,l2", "sparsity": 0.8}, {"norm": "l1,l1", "groups": 7},
+    {"norm": "l2,l1", "radius": 3.3}, {"norm": "linf,l1", "radius": 0.7}, {"norm": "l1,linf", "radius": 1e6},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("output", ["dense", "compact"])
+@pytest.mark.parametrize("asked", GLOBAL, ids=str)
+def test_one_ball_for_all(client: httpx.Client, asked: dict[str, Any], output: str) -> None:
+    """Tensors with equally long rows, laid one under the other, are one tensor; that is what they must become."""
+    given = {"a": noise(30, 20), "kept": noise(5), "b": 3 * noise(10, 20), "none": np.empty((0, 20), np.float32)}
+    answer = post(client, tensors_body(given), scope="global", certificate=1, output=output, **asked)
+    assert answer.status_code == 200, answer.content
+    found, contents = parse(answer.content)
+    if output == "compact":
+        parts = {name: [found.pop(f"{name}.{part}") for part in ("index", "values", "shape")] for name in "ab"}
+        found |= {name: expand(index, values, tuple(whole), [0]) for name, (index, values, whole) in parts.items()}
+    norm, goal = asked["norm"], {name: value for name, value in asked.items() if name != "norm"}
+    stacked = np.concatenate([given["a"], given["b"]])
+    expected = nk.project(stacked, norm, **goal)
+    np.testing.assert_array_equal(np.concatenate([found["a"], found["b"]]), expected)
+    np.testing.assert_array_equal(found["kept"], given["kept"])
+    timing = json.loads(answer.headers["x-normtree-timing"])
+    assert timing["radius"] == goal.get("radius", timing["radius"])
+    assert timing["shape"] == [stacked.size]
+    assert timing["tensors"] == [{"name": name} for name in ("a", "b", "none")]
+    whole = json.loads(answer.headers["x-normtree-certificate"])
+    assert json.loads(contents.metadata["normtree.certificate.global"]) == whole
+    assert whole["feasible"] is True
+    assert whole["radius"] == timing["radius"]
+    assert whole["norm_before"] == pytest.approx(nk.norm(stacked, norm), rel=1e-14)  # the root's own order of groups
+    assert whole["norm_after"] == pytest.approx(nk.norm(expected, norm), rel=1e-14)
+    assert whole["distance"] == pytest.approx(np.linalg.norm(stacked.astype(float) - expected))
+    assert (whole["groups"], whole["zero_groups"]) == (40, (~expected.any(axis=1)).sum())
+    each = json.loads(contents.metadata["normtree.certificate"])
+    for name in ("a", "b"):
+        assert each[name]["norm_before"] == nk.norm(given[name], norm)
+        assert each[name]["norm_after"] == each[name]["radius"] == nk.norm(found[name], norm)
+
+
+def test_one_ball_with_axes_of_each_tensors_own_and_types_of_its_own(client: httpx.Client) -> None:
+    given = {"a": noise(30, 20), "b": noise(10, 40, dtype=np.float64), "c": noise(6, 8, dtype=ml_dtypes.bfloat16)}
+    bodies = [tensors_body(given), tensors_body(dict(reversed(given.items())))]
+    answers = [post(client, body, scope="global", axes="1,0", sparsity=0.75, certificate=1) for body in bodies]
+    one, other = (parse(answer.content)[0] for answer in answers)
+    for name, y in given.items():
+        assert one[name].dtype == y.dtype
+        np.testing.assert_array_equal(one[name], other[name])
+    alive = [(x != 0).any(axis=0).sum() for x in one.values()]
+    assert 0 < sum(alive) <= 17  # of 68 columns
+    assert json.loads(answers[0].headers["x-normtree-certificate"])["feasible"] is True
+
+
+@pytest.mark.parametrize("exact", [0, 1])
+def test_one_ball_of_one_tensor_is_its_own(client: httpx.Client, exact: int) -> None:
+    y = noise(30, 20)
+    answer = post(client, npy(y), kind=NPY, scope="global", exact=exact, certificate=1)
+    np.testing.assert_array_equal(np.load(io.BytesIO(answer.content)), nk.project(y, "l1,linf", 2.0, exact=bool(exact)))
+    assert json.loads(answer.headers["x-normtree-certificate"])["radius"] == 2.0
+    assert (
+        "normtree.certificate.global"
+        not in parse(post(client, tensors_body({"a": y}), scope="global").content)[1].metadata
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "pointer", "message"),
+    [
+        ({"norm": "l1"}, "norm", "one root for several tensors wants two levels or more, got one"),
+        ({"exact": 1}, "exact", "no exact projection of several tensors together is known"),
+        ({"groups": 41}, "groups", "wanted 0 to 40, the outermost groups there are, got 41"),
+        ({"norm": "l2,linf", "sparsity": 0.5}, "sparsity", "only an outermost l1 level makes groups vanish, got l2"),
+        ({"scope": "all"}, "scope", "scope must be tensor .* or global .*, got all"),
+    ],
+)
+def test_what_has_no_common_ball(client: httpx.Client, asked: dict[str, Any], pointer: str, message: str) -> None:
+    body = tensors_body({"a": noise(30, 20), "b": noise(10, 20)})
+    problem = check(post(client, body, **{"scope": "global", **asked}), 422, "invalid-parameter")
+    assert problem["pointer"] == pointer
+    assert re.search(message, problem["detail"])
+
+
+def test_a_bad_tensor_under_one_root_is_told_by_its_name(client: httpx.Client) -> None:
+    bad = noise(4, 5)
+    bad[2, 3] = np.inf
+    answer = post(client, tensors_body({"a": noise(3, 4), "b": bad}), scope="global")
+    assert "'b': tensor: element [2, 3] is inf" in check(answer, 422, "invalid-tensor")["detail"]
+
+
 def test_deadline_of_the_client(client: httpx.Client) -> None:
     answer = post(client, npy(noise(2048, 2048)), kind=NPY, deadline_ms=0.001)
     problem = check(answer, 504, "deadline-exceeded")

@@ -19,6 +19,7 @@ def test_defaults() -> None:
         "baseline": "none",
         "deadline_ms": None,
         "certificate": False,
+        "scope": "tensor",
         "output": "dense",
         "tensors": None,
     }
@@ -35,6 +36,7 @@ def test_all_given() -> None:
         ("exact", "1"),
         ("deadline_ms", "20"),
         ("certificate", "1"),
+        ("scope", "global"),
         ("output", "compact"),
         ("tensors", "encoder[.].*"),
     ]
@@ -48,6 +50,7 @@ def test_all_given() -> None:
         exact=True,
         deadline_ms=20.0,
         certificate=True,
+        scope="global",
         output="compact",
         tensors="encoder[.].*",
     )

@@ -29,14 +29,16 @@ class ProjectedTensors:
 
     Attributes:
         tensors: by name, as they were sent; those that were not to be projected come back as they were.
-        timing: of all together; its ``tensors`` tell of each.
-        certificates: by name, where they were asked for.
+        timing: of all together; its ``tensors`` tell of each, unless all were projected onto one ball.
+        certificates: by name, where they were asked for; of a tensor that shares a ball, against its share of it.
+        certificate: of all tensors together, where they share a ball and it was asked for.
         request_id: by which the service's log knows it.
     """
 
     tensors: Mapping[str, Any]
     timing: Mapping[str, Any]
     certificates: Mapping[str, Mapping[str, Any]]
+    certificate: Mapping[str, Any] | None
     request_id: str
 
     def __getitem__(self, name: str) -> Any:

@@ -131,6 +131,7 @@ class Call:
             tensors,
             timing=json.loads(headers["X-Normtree-Timing"]),
             certificates=json.loads(contents.metadata.get("normtree.certificate", "{}")),
+            certificate=json.loads(contents.metadata.get("normtree.certificate.global", "null")),
             request_id=headers["X-Request-Id"],
         )
 

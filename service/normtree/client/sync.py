@@ -70,7 +70,7 @@ class Client:
         progress: Progress | None = None,
         **options: Unpack[Options],
     ) -> ProjectedTensors:
-        """Project several tensors in one request, each onto its own ball.
+        """Project several tensors in one request, each onto its own ball; with ``scope="global"`` all onto one.
 
         Args:
             tensors: by name; as for `project`, or of other types, which come back as they are.

@@ -243,6 +243,7 @@ class Projector:
         plans: Sequence[Plan],
         goal: Goal,
         *,
+        names: Sequence[str] | None = None,
         baseline: Baseline = "none",
         deadline_s: float | None = None,
         cancel: Cancel | None = None,
@@ -255,6 +256,7 @@ class Projector:
             plans: one for each, whose own goals are not looked at; two levels or more, one outermost norm, none of
                 them exact.
             goal: what to reach with all together.
+            names: what errors call each; default: ``tensor`` and its index.
             baseline: as for `project`.
             deadline_s: as for `project`.
             cancel: as for `project`.
@@ -264,11 +266,12 @@ class Projector:
 
         Raises:
             InvalidParameter: plans that cannot be projected together, or a goal that they cannot reach.
-            NormtreeError: as `project`; of a tensor the error tells the index.
+            NormtreeError: as `project`; of a tensor the error tells the name.
         """
         check_together(plans, goal)
         deadline_s = self._settings.deadline_s if deadline_s is None else deadline_s
-        works = [Work(*each) for each in zip(sources, targets, plans, strict=True)]
+        names = [f"tensor {i}" for i in range(len(plans))] if names is None else names
+        works = [Work(*each) for each in zip(sources, targets, plans, names, strict=True)]
         terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel)
         return self._project(works, goal, terms, deadline_s, baseline)
 
@@ -400,9 +403,8 @@ def check_together(plans: Sequence[Plan], goal: Goal) -> None:
 
 def _describe_bad(works: Sequence[Work], run: Run) -> InvalidTensor:
     """Say which tensor cannot be projected, and why."""
-    bad = next((i for i, norm in enumerate(run.norms) if not math.isfinite(norm)), 0)
-    name = "tensor" if len(works) == 1 else f"tensor {bad}"
-    return InvalidTensor(describe_bad(works[bad].source.array(), name, works[bad].plan.norm), pointer="tensor")
+    bad = works[next((i for i, norm in enumerate(run.norms) if not math.isfinite(norm)), 0)]
+    return InvalidTensor(describe_bad(bad.source.array(), bad.name, bad.plan.norm), pointer="tensor")
 
 
 def _serial(plan: Plan) -> Plan:

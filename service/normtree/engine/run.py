@@ -29,11 +29,12 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Work:
-    """One tensor to project: where it is, where its projection goes, and how."""
+    """One tensor to project: where it is, where its projection goes, how, and what errors call it."""
 
     source: Tensor
     target: Tensor
     plan: Plan
+    name: str = "tensor"
 
 
 @dataclass(frozen=True)

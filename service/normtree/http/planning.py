@@ -1,12 +1,28 @@
 """Plans for the tensors of a request, before their data has come."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from normtree.engine.plan import Plan
-from normtree.engine.projector import Projector
+from normtree.engine.projector import Projector, check_together
 from normtree.errors import NormtreeError
 from normtree.http.bodies.contents import Entry
-from normtree.http.query import PlanQuery
+from normtree.http.query import PlanQuery, WorkQuery
+
+
+def plan_all(projector: Projector, entries: Sequence[Entry], query: WorkQuery) -> tuple[Plan, ...]:
+    """Plan the projection of a request's tensors, each on its ball or all on one, as the query's scope says.
+
+    Raises:
+        InvalidTensor, InvalidParameter: as `plan_each`; or the tensors cannot be projected together.
+    """
+    if query.scope == "tensor" or len(entries) == 1:
+        return plan_each(projector, entries, query)
+    # Only all tensors together can tell whether a goal can be reached, so each is planned with one that always can.
+    plans = plan_each(projector, entries, query.model_copy(update={"radius": 0.0, "sparsity": None, "groups": None}))
+    check_together(plans, query.goal)
+    leading = max(plans, key=lambda plan: plan.serial_ms)  # one tree has one engine
+    return tuple(replace(plan, goal=query.goal, engine=leading.engine, reason=leading.reason) for plan in plans)
 
 
 def plan_each(projector: Projector, entries: Sequence[Entry], query: PlanQuery) -> tuple[Plan, ...]:

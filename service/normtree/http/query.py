@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from normtree.errors import InvalidParameter
+from normtree_kernels.goal import Goal
 
 _TEXT_SHOWN = 80
 _QUERIES_KEPT = 256
@@ -65,6 +66,11 @@ class PlanQuery(BaseModel):
     engine: Annotated[Literal["auto", "inline", "ray"], Field(description="auto, inline or ray")] = "auto"
     workers: Annotated[Ordinal | None, Field(description="an integer >= 1")] = None
 
+    @property
+    def goal(self) -> Goal:
+        """What the projection is to reach."""
+        return Goal(self.radius, self.sparsity, self.groups)
+
     def plan_options(self) -> PlanOptions:
         """Return what a plan is made from, besides shape and dtype."""
         return PlanOptions(
@@ -88,6 +94,10 @@ class WorkQuery(PlanQuery):
     ] = "none"
     deadline_ms: Annotated[Positive | None, Field(description="milliseconds that the work may take, > 0")] = None
     certificate: Annotated[bool, Field(description="0 or 1 (evidence for the projection, with digests)")] = False
+    scope: Annotated[
+        Literal["tensor", "global"],
+        Field(description="tensor (each tensor on a ball of its own) or global (all of them together on one)"),
+    ] = "tensor"
 
 
 class ProjectQuery(WorkQuery):

@@ -17,7 +17,7 @@ from normtree.http.bodies.elements import BY_NAME
 from normtree.http.query import ProjectQuery
 from normtree.http.report import to_json
 from normtree.http.room import Room
-from normtree.http.work import Done
+from normtree.http.work import Done, Outcome
 
 _PARTS = ("index", "values", "shape")
 
@@ -66,29 +66,29 @@ def check_names(contents: Contents, chosen: tuple[Entry, ...], query: ProjectQue
                 raise InvalidParameter(detail, pointer="output", got=clash.pop())
 
 
-def write(media_type: str, arrival: Arrival, room: Room, done: Mapping[str, Done]) -> Reply:
+def write(media_type: str, arrival: Arrival, room: Room, outcome: Outcome) -> Reply:
     """Make the answer's bytes.
 
     Args:
         media_type: from `answer_type`.
         arrival: what came.
         room: where it and the projections are.
-        done: by name, what became of the tensors that were projected.
+        outcome: what became of the tensors that were projected.
     """
-    entries = arrival.contents.entries
+    entries, done = arrival.contents.entries, outcome.done
     if media_type not in media.SAFETENSORS:
         payload = Payload(npy.encode_header(entries[0]), (room.targets[entries[0].name].view,))
         return Reply(payload, needs_sources=False)
     bare = arrival.media_type not in media.SAFETENSORS
     pieces = [piece for entry in entries for piece in _pieces(entry, room, done.get(entry.name), bare=bare)]
-    metadata = {**arrival.contents.metadata, **_told(done)}
+    metadata = {**arrival.contents.metadata, **_told(outcome)}
     header = safetensors.encode_header(tuple(entry for entry, _ in pieces), metadata)
     needs_sources = len(done) < len(entries) or any(one.compact for one in done.values())
     return Reply(Payload(header, tuple(data for _, data in pieces)), needs_sources)
 
 
-def answer_headers(arrival: Arrival, done: Mapping[str, Done]) -> dict[str, str]:
-    """Return what the answer's headers tell besides the timing: conversions, and the certificate of one tensor."""
+def answer_headers(arrival: Arrival, outcome: Outcome) -> dict[str, str]:
+    """Return what the answer's headers tell besides the timing: conversions, and the certificate of one ball."""
     headers: dict[str, str] = {}
     entries = arrival.contents.entries
     converted = [
@@ -101,10 +101,9 @@ def answer_headers(arrival: Arrival, done: Mapping[str, Done]) -> dict[str, str]
     ]
     if converted:
         headers["X-Normtree-Converted"] = ", ".join(converted)
-    if len(done) == 1:
-        (one,) = done.values()
-        if one.certificate:
-            headers["X-Normtree-Certificate"] = to_json(one.certificate)
+    certificates = [outcome.certificate] if outcome.certificate else [one.certificate for one in outcome.done.values()]
+    if len(certificates) == 1 and certificates[0]:
+        headers["X-Normtree-Certificate"] = to_json(certificates[0])
     return headers
 
 
@@ -139,9 +138,14 @@ def _integers(name: str, values: NDArray[np.int64]) -> tuple[Entry, memoryview]:
     return Entry(name, "I64", values.shape, values.nbytes), memoryview(values.tobytes())
 
 
-def _told(done: Mapping[str, Done]) -> dict[str, str]:
+def _told(outcome: Outcome) -> dict[str, str]:
     """Return what the metadata tells: certificates, and which axes the groups of compact forms are counted over."""
+    done: Mapping[str, Done] = outcome.done
     certificates = {name: one.certificate for name, one in done.items() if one.certificate}
     axes = {name: one.compact.axes for name, one in done.items() if one.compact}
-    told = {"normtree.certificate": certificates, "normtree.axes": axes}
+    told = {
+        "normtree.certificate": certificates,
+        "normtree.certificate.global": outcome.certificate,
+        "normtree.axes": axes,
+    }
     return {key: to_json(value) for key, value in told.items() if value}

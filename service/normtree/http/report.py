@@ -48,17 +48,18 @@ def add_up(timings: Sequence[Timing]) -> Timing:
     )
 
 
-def timing_headers(whole: Timing, each: Mapping[str, Timing]) -> dict[str, str]:
+def timing_headers(whole: Timing, each: Mapping[str, Timing | None]) -> dict[str, str]:
     """Return the timing for browsers' tools, and whole for programs.
 
     Args:
         whole: of all tensors.
-        each: of each by name; where there are several, the first ones' are told too.
+        each: of each by name, None where all were projected together; where there are several, the first ones' are
+            told too.
     """
     found = whole.as_dict()
     if len(each) > 1:
         found["tensors"] = [
-            {"name": name[:_NAME_SHOWN], **{key: getattr(timing, key) for key in _SHOWN}}
+            {"name": name[:_NAME_SHOWN], **({key: getattr(timing, key) for key in _SHOWN} if timing else {})}
             for name, timing in list(each.items())[:_TENSORS_SHOWN]
         ]
         found["tensors_projected"] = len(each)

@@ -1,13 +1,8 @@
 """The work of one request as a thread does it: from the bytes as they came to the tensors as they go."""
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from normtree.compact import Compact, compress
 from normtree.engine.cancel import Cancel
@@ -17,9 +12,9 @@ from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Timing
 from normtree.errors import NormtreeError
 from normtree.http.bodies.contents import Entry
+from normtree.http.evidence import Pair, Told, certify_one, certify_together
 from normtree.http.query import WorkQuery
 from normtree.http.report import add_up
-from normtree_kernels.certificate import certify
 
 _BRIEF_BYTES = 2**18
 _BRIEF_MS = 0.5
@@ -50,12 +45,12 @@ class Done:
     """What became of one tensor.
 
     Args:
-        timing: of its projection.
+        timing: of its projection; None where all were projected together.
         certificate: evidence for it, and digests; None where not asked for.
         compact: its surviving groups; None where not asked for.
     """
 
-    timing: Timing
+    timing: Timing | None
     certificate: dict[str, object] | None
     compact: Compact | None
 
@@ -67,10 +62,17 @@ class Outcome:
     Args:
         done: by name, in the order of the items.
         timing: of all of them.
+        certificate: evidence for all of them together, where they were projected so; None where not asked for.
     """
 
     done: Mapping[str, Done]
     timing: Timing
+    certificate: dict[str, object] | None = None
+
+    @property
+    def timings(self) -> dict[str, Timing | None]:
+        """The timing of each tensor by name; None where all were projected together."""
+        return {name: one.timing for name, one in self.done.items()}
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Work:
     submitted: float
     deadline_s: float
     cancel: Cancel = field(default_factory=Cancel)
+
+    @property
+    def is_together(self) -> bool:
+        """Whether all tensors are projected onto one ball; of one tensor that is its own."""
+        return self.query.scope == "global" and len(self.items) > 1
 
     @property
     def is_brief(self) -> bool:
@@ -114,37 +121,62 @@ class Work:
             if item.entry.big_endian:
                 item.source.array(writable=True).byteswap(inplace=True)
         decoded = perf_counter()
-        done = {item.entry.name: self._project(item, projector) for item in self.items}
-        timing = add_up([one.timing for one in done.values()])
-        return Outcome(done, timing.with_stages(queue=ms(self.submitted, begun), decode=ms(begun, decoded)))
+        outcome = self._project_together(projector) if self.is_together else self._project_each(projector)
+        timing = outcome.timing.with_stages(queue=ms(self.submitted, begun), decode=ms(begun, decoded))
+        return replace(outcome, timing=timing)
 
-    def _project(self, item: Item, projector: Projector) -> Done:
+    def _project_each(self, projector: Projector) -> Outcome:
+        """Project one tensor after the other, and examine each."""
+        done, timings = {}, []
+        for item in self.items:
+            timing = self._project(item, projector)
+            certificate = certify_one(_pair(item), timing.radius) if self.query.certificate else None
+            timings.append(timing)
+            done[item.entry.name] = Done(timing, certificate, _compact(item))
+        return Outcome(done, add_up(timings))
+
+    def _project_together(self, projector: Projector) -> Outcome:
+        """Project all tensors under one root, then examine them."""
+        timing = projector.project_together(
+            [item.source for item in self.items],
+            [item.target for item in self.items],
+            [item.plan for item in self.items],
+            self.query.goal,
+            names=[f"{item.entry.name!r}: tensor" for item in self.items],
+            baseline=self.query.baseline,
+            deadline_s=self._left_s,
+            cancel=self.cancel,
+        )
+        whole: Told | None = None
+        each: Sequence[Told | None] = [None] * len(self.items)
+        if self.query.certificate:
+            whole, each = certify_together([_pair(item) for item in self.items], timing.radius)
+        done = {
+            item.entry.name: Done(None, certificate, _compact(item))
+            for item, certificate in zip(self.items, each, strict=True)
+        }
+        return Outcome(done, timing, whole)
+
+    def _project(self, item: Item, projector: Projector) -> Timing:
         """Project one tensor, and say which it was if there are several."""
-        left_s = self.submitted + self.deadline_s - perf_counter()
         try:
-            timing = projector.project(
+            return projector.project(
                 item.source,
                 item.target,
                 item.plan,
                 baseline=self.query.baseline,
-                deadline_s=max(left_s, _LEAST_DEADLINE_S),
+                deadline_s=self._left_s,
                 cancel=self.cancel,
             )
         except NormtreeError as error:
             if len(self.items) == 1:
                 raise
             raise error.about(repr(item.entry.name)) from error
-        return self._examine(item, timing)
 
-    def _examine(self, item: Item, timing: Timing) -> Done:
-        """Make of a projection what else was asked for."""
-        y, x = item.source.array(), item.target.array()
-        certificate = _certificate(y, x, item.plan, timing.radius) if self.query.certificate else None
-        compact = None
-        if item.spare:
-            outermost = item.plan.norm.levels[0].axes
-            compact = compress(x, outermost, out=item.spare.array(writable=True), threads=item.plan.workers)
-        return Done(timing, certificate, compact)
+    @property
+    def _left_s(self) -> float:
+        """Seconds that are left until the deadline."""
+        return max(self.submitted + self.deadline_s - perf_counter(), _LEAST_DEADLINE_S)
 
 
 def ms(start: float, stop: float) -> float:
@@ -152,12 +184,13 @@ def ms(start: float, stop: float) -> float:
     return 1e3 * (stop - start)
 
 
-def _certificate(y: NDArray[Any], x: NDArray[Any], plan: Plan, radius: float) -> dict[str, object]:
-    """Return evidence for a projection, and by which digests its input and output can be recognised."""
-    evidence = certify(y, x, plan.norm, radius)
-    return {**evidence.as_dict(), "sha256_before": _digest(y), "sha256_after": _digest(x)}
+def _pair(item: Item) -> Pair:
+    return Pair(item.source.array(), item.target.array(), item.plan.norm)
 
 
-def _digest(array: NDArray[Any]) -> str:
-    """Return the SHA-256 of the elements in C order, little-endian: the same whatever a tensor travelled in."""
-    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()
+def _compact(item: Item) -> Compact | None:
+    """Make the compact form of a projection, where that is wanted; the tensor that came is gone then."""
+    if item.spare is None:
+        return None
+    outermost = item.plan.norm.levels[0].axes
+    return compress(item.target.array(), outermost, out=item.spare.array(writable=True), threads=item.plan.workers)

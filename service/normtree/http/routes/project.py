@@ -13,7 +13,7 @@ from normtree.http.answer import TensorAnswer
 from normtree.http.arrival import Arrival, open_arrival
 from normtree.http.bodies.contents import Entry
 from normtree.http.exchange import report
-from normtree.http.planning import plan_each
+from normtree.http.planning import plan_all
 from normtree.http.problems import problem_responses
 from normtree.http.query import ProjectQuery, query_parameters, read_query
 from normtree.http.reply import answer_headers, answer_type, check_names, write
@@ -64,7 +64,7 @@ async def _project(request: Request, service: Service) -> Response:
     media_type = answer_type(request.headers, arrival, query)
     chosen = select(arrival.contents, query, service.settings)
     check_names(arrival.contents, chosen, query)
-    plans = plan_each(service.projector, chosen, query)
+    plans = plan_all(service.projector, chosen, query)
     with ExitStack() as held:
         asked = perf_counter()
         arena = service.projector.arena
@@ -94,16 +94,15 @@ def _answer(
 ) -> TensorAnswer:
     """Build the answer, which takes over what is held."""
     projected = perf_counter()
-    reply = write(media_type, arrival, room, outcome.done)
+    reply = write(media_type, arrival, room, outcome)
     if not reply.needs_sources:
         room.release_sources()  # the answer may take its client long, and needs the targets only
     now = perf_counter()
     timing = outcome.timing.with_stages(encode=ms(projected, now), total=ms(started, now))
-    each = {name: one.timing for name, one in outcome.done.items()}
     return TensorAnswer(
         reply.payload,
         held.pop_all(),
         lambda: room.retire(sources=reply.needs_sources),
         media_type=media_type,
-        headers={**timing_headers(timing, each), **answer_headers(arrival, outcome.done)},
+        headers={**timing_headers(timing, outcome.timings), **answer_headers(arrival, outcome)},
     )
