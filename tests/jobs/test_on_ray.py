@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from normtree.demo import free_port
 from normtree.engine.environment import prepare_environment
 from normtree.errors import InvalidTensor
 from normtree.jobs import plan as job_plan
@@ -32,10 +33,13 @@ def cluster() -> Iterator[str]:
     import ray
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": 128 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": True, "dashboard_port": 0})
+    def node() -> dict[str, int]:
+        """A node whose agent listens on a port of its own: by default all nodes of a machine want the same one."""
+        return {"num_cpus": 1, "object_store_memory": 128 * 2**20, "dashboard_agent_listen_port": free_port()}
+
+    cluster = Cluster(initialize_head=True, head_node_args={**node(), "include_dashboard": True, "dashboard_port": 0})
     try:
-        cluster.add_node(**node)
+        cluster.add_node(**node())
         found = ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
         yield str(found.dashboard_url)
     finally:
