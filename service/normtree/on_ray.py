@@ -241,8 +241,8 @@ def _leaf_down(
     source, target = block.transpose(mixed.order), made.transpose(mixed.order)
     for piece in cut_pieces(block.shape, block.dtype.name, mixed, Block(None, 0, 1)):
         _check(until_s)
-        kept = piece.kept
-        sweep.down(mixed.inner.norm, source[piece.part], len(kept), norms[kept], radii[kept], target[piece.part])
+        balls = norms[piece.kept], radii[piece.kept]
+        sweep.down(mixed.inner.norm, source[piece.part], len(mixed.kept_axes), *balls, target[piece.part])
     nbytes = block.nbytes + made.nbytes
     return made, Span("down", len(mixed.levels) - 1, start_ns, perf_counter_ns(), nbytes, get_native_id())
 

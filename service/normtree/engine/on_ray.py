@@ -29,6 +29,7 @@ R = TypeVar("R")
 
 _STORE_BYTES = 256 * 2**20  # calls are small: nothing of a tensor goes through Ray's store
 _WARM_TIMEOUT_S = 300.0
+_CLOSE_TIMEOUT_S = 20.0
 _SPARES = 1
 _POLL_S = 0.05
 
@@ -224,7 +225,7 @@ class _Crew:
             self._closed = True
             hiring = list(self._hiring)
         for thread in hiring:
-            thread.join(_WARM_TIMEOUT_S)
+            thread.join(_CLOSE_TIMEOUT_S)
 
     def _replace(self) -> None:
         if not self._closed:
