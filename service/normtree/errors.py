@@ -13,6 +13,7 @@
     ├── UnsupportedMediaType   415  the body is in a format we do not read
     ├── InvalidParameter       422  norm, axes, radius, an option we do not know
     ├── JobNotFound            404  no job of that id
+    ├── TraceNotFound          404  no trace of that name, or none any more
     ├── JobConflict            409  another run, other input, or other output is in the way
     ├── InvalidRecipe          422  a job's recipe: TOML, keys, tensors it names
     ├── InvalidCheckpoint      422  a file of the job's input is missing or broken
@@ -271,6 +272,14 @@ class JobNotFound(NormtreeError):
     status = 404
     code = "job-not-found"
     title = "No such job"
+
+
+class TraceNotFound(NormtreeError):
+    """There is no trace of that name for the one who asks."""
+
+    status = 404
+    code = "trace-not-found"
+    title = "No such trace"
 
 
 class JobConflict(NormtreeError):

@@ -21,6 +21,7 @@ STATUSES = {
     "InvalidParameter": 422,
     "InvalidTensor": 422,
     "JobNotFound": 404,
+    "TraceNotFound": 404,
     "JobConflict": 409,
     "InvalidRecipe": 422,
     "InvalidCheckpoint": 422,

@@ -15,12 +15,14 @@ class Projected:
         timing: what it cost and what parallelism bought, by the names of the timing schema.
         certificate: evidence for it, where that was asked for.
         request_id: by which the service's log knows it.
+        trace_path: where the service keeps its trace for a while, where that was asked for; see ``trace``.
     """
 
     x: Any
     timing: Mapping[str, Any]
     certificate: Mapping[str, Any] | None
     request_id: str
+    trace_path: str | None
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ProjectedTensors:
         certificates: by name, where they were asked for; of a tensor that shares a ball, against its share of it.
         certificate: of all tensors together, where they share a ball and it was asked for.
         request_id: by which the service's log knows it.
+        trace_path: as of `Projected`.
     """
 
     tensors: Mapping[str, Any]
@@ -40,6 +43,7 @@ class ProjectedTensors:
     certificates: Mapping[str, Mapping[str, Any]]
     certificate: Mapping[str, Any] | None
     request_id: str
+    trace_path: str | None
 
     def __getitem__(self, name: str) -> Any:
         """Return the projection of the tensor of that name."""

@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     baseline: Literal["none", "measure"]
     deadline_ms: float | None
     certificate: bool
+    trace: bool
     scope: Literal["tensor", "global"]
 
 
@@ -107,7 +108,7 @@ class Call:
         """Read the answer to one tensor."""
         answer = self.several(headers, body)
         certificate = answer.certificates.get(ONLY)
-        return Projected(answer.tensors[ONLY], answer.timing, certificate, answer.request_id)
+        return Projected(answer.tensors[ONLY], answer.timing, certificate, answer.request_id, answer.trace_path)
 
     def several(self, headers: Mapping[str, str], body: bytearray) -> ProjectedTensors:
         """Read an answer.
@@ -133,6 +134,7 @@ class Call:
             certificates=json.loads(contents.metadata.get("normtree.certificate", "{}")),
             certificate=json.loads(contents.metadata.get("normtree.certificate.global", "null")),
             request_id=headers["X-Request-Id"],
+            trace_path=headers.get("X-Normtree-Trace"),
         )
 
 

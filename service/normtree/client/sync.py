@@ -94,14 +94,18 @@ class Client:
         Raises:
             NormtreeError: as `project`.
         """
-        try:
-            answer = self._http.get("/v1/info")
-        except httpx.TransportError as error:
-            raise Unreachable(f"{self._http.base_url}: {error}") from error
-        if answer.is_error:
-            raise failure(answer.status_code, answer.headers, answer.content)
-        found: dict[str, Any] = answer.json()
-        return found
+        return self._get("/v1/info")
+
+    def trace(self, answer: Projected | ProjectedTensors) -> dict[str, Any]:
+        """Return the trace of an answer asked for with ``trace=True``; saved as JSON, ui.perfetto.dev opens it.
+
+        Raises:
+            ValueError: none was asked for.
+            NormtreeError: as `project`; `TraceNotFound` some minutes later.
+        """
+        if answer.trace_path is None:
+            raise ValueError("trace: the answer has none; ask with trace=True")
+        return self._get(answer.trace_path)
 
     def wait_until_ready(self, timeout_s: float = 120.0) -> None:
         """Wait until the service takes tensors.
@@ -126,6 +130,16 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _get(self, path: str) -> dict[str, Any]:
+        try:
+            answer = self._http.get(path)
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self._http.base_url}: {error}") from error
+        if answer.is_error:
+            raise failure(answer.status_code, answer.headers, answer.content)
+        found: dict[str, Any] = answer.json()
+        return found
 
     def _is_ready(self) -> bool:
         try:

@@ -26,6 +26,7 @@ from normtree.http.routes.models import models_router
 from normtree.http.routes.plan import plan_router
 from normtree.http.routes.project import project_router
 from normtree.http.routes.shared_memory import shared_memory_router
+from normtree.http.routes.traces import traces_router
 from normtree.http.service import Service
 from normtree.http.telemetry import trace_requests
 from normtree.jobs.board import open_board
@@ -74,6 +75,7 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
         app.include_router(shared_memory_router(service.regions))
     board = held.enter_context(open_board(settings))
     app.include_router(jobs_router(service, board))
+    app.include_router(traces_router(service))
     app.include_router(metrics_router(metrics))
     app.include_router(docs_router(app.title, URL))
     install_openapi(app, keys_required=keys.required)

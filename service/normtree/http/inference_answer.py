@@ -16,7 +16,7 @@ _ALIGNMENT = 64
 
 
 def write_inference(
-    request: InferRequest, model: Model, done: Done, timing: Timing, data: memoryview
+    request: InferRequest, model: Model, done: Done, timing: Timing, data: memoryview, trace: str | None
 ) -> tuple[Payload, int | None]:
     """Make the answer's bytes.
 
@@ -26,6 +26,7 @@ def write_inference(
         done: what became of the tensor.
         timing: of all of the request, as far as it is known.
         data: the projection.
+        trace: where the request's trace is; None where none was asked for.
 
     Returns:
         The bytes, and how many of them are the JSON; None where all are.
@@ -43,6 +44,8 @@ def write_inference(
     else:
         output["data"] = np.frombuffer(data, entry.dtype).tolist()
     told = {**flatten("timing", timing.as_dict()), **flatten("certificate", done.certificate or {})}
+    if trace:
+        told["trace"] = trace
     answer = {
         **({} if request.id is None else {"id": request.id}),
         "model_name": model.name,

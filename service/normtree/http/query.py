@@ -94,6 +94,7 @@ class WorkQuery(PlanQuery):
     ] = "none"
     deadline_ms: Annotated[Positive | None, Field(description="milliseconds that the work may take, > 0")] = None
     certificate: Annotated[bool, Field(description="0 or 1 (evidence for the projection, with digests)")] = False
+    trace: Annotated[bool, Field(description="0 or 1 (a trace of the work, to be fetched afterwards)")] = False
     scope: Annotated[
         Literal["tensor", "global"],
         Field(description="tensor (each tensor on a ball of its own) or global (all of them together on one)"),

@@ -45,6 +45,7 @@ def add_up(timings: Sequence[Timing]) -> Timing:
         retries=sum(t.retries for t in timings),
         bytes_moved=sum(t.bytes_moved for t in timings),
         trace_id=first.trace_id,
+        spans=tuple(span for t in timings for span in t.spans),
     )
 
 

@@ -15,6 +15,7 @@ from normtree.http.presence import while_present
 from normtree.http.regions import Regions
 from normtree.http.room import Room
 from normtree.http.threads import Threads
+from normtree.http.traces import Traces
 from normtree.http.work import Outcome, Work
 from normtree.settings import Settings
 
@@ -34,6 +35,7 @@ class Service:
         working: threads for projections.
         statistics: of the models, by name.
         regions: of clients' shared memory; None where none is taken.
+        traces: that clients asked for.
     """
 
     projector: Projector
@@ -43,6 +45,7 @@ class Service:
     working: Threads
     statistics: Mapping[str, ModelStatistics]
     regions: Regions | None
+    traces: Traces
 
     @classmethod
     def of(cls, projector: Projector, settings: Settings) -> "Service":
@@ -57,6 +60,7 @@ class Service:
             working=Threads(max(2, projector.workers), settings.deadline_s),
             statistics={name: ModelStatistics(name) for name in MODELS},
             regions=Regions(settings.shared_memory_prefix) if settings.shared_memory else None,
+            traces=Traces(),
         )
 
     @property

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from normtree import errors
 from normtree.engine.tensor import Tensor
 from normtree.http.answer import TensorAnswer
+from normtree.http.auth import client_name
 from normtree.http.bodies.oip import InferRequest
 from normtree.http.exchange import report
 from normtree.http.inference import LENGTH_HEADER, Inference, open_inference, read_work
@@ -87,7 +88,8 @@ async def _infer(request: Request, service: Service, model: Model, started: floa
         outcome = await service.run(work, held, request.receive)
         stages = {"receive": ms(started, leasing) + ms(leased, received), "place": ms(leasing, leased)}
         outcome = replace(outcome, timing=report(request.scope, outcome.timing.with_stages(**stages)))
-        return _answer(asked, model, room, outcome, started, held, service)
+        trace = service.traces.keep(client_name(request.scope), outcome.timing) if query.trace else None
+        return _answer(asked, model, room, outcome, started, held, service, trace)
 
 
 def _shared(request: Request, service: Service, asked: InferRequest) -> dict[str, Tensor]:
@@ -123,6 +125,7 @@ def _answer(
     started: float,
     held: ExitStack,
     service: Service,
+    trace: str | None,
 ) -> Response:
     """Build the answer, which takes over what is held."""
     projected = perf_counter()
@@ -130,7 +133,7 @@ def _answer(
     (done,) = outcome.done.values()
     data = memoryview(b"") if asked.target else room.targets[asked.entry.name].view
     timing = outcome.timing.with_stages(encode=0.0, total=ms(started, projected))
-    payload, json_bytes = write_inference(asked, model, done, timing, data)
+    payload, json_bytes = write_inference(asked, model, done, timing, data, trace)
     now = perf_counter()
     timing = outcome.timing.with_stages(encode=ms(projected, now), total=ms(started, now))
     service.statistics[model.name].answered(timing)

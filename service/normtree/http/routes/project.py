@@ -1,5 +1,6 @@
 """``POST /v1/project``: tensors in, their projections out."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from time import perf_counter
@@ -8,9 +9,11 @@ from fastapi import APIRouter, Request, Response
 
 from normtree import errors
 from normtree.engine.plan import Plan
+from normtree.engine.timing import Timing
 from normtree.http import media
 from normtree.http.answer import TensorAnswer
 from normtree.http.arrival import Arrival, open_arrival
+from normtree.http.auth import client_name
 from normtree.http.bodies.contents import Entry
 from normtree.http.exchange import report
 from normtree.http.planning import plan_all
@@ -22,6 +25,7 @@ from normtree.http.room import Room
 from normtree.http.selection import select
 from normtree.http.service import Service
 from normtree.http.tensor_problems import TENSOR_PROBLEMS
+from normtree.http.traces import HEADER as TRACE_HEADER
 from normtree.http.work import Item, Outcome, Work, ms
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -78,7 +82,13 @@ async def _project(request: Request, service: Service) -> Response:
         outcome = await service.run(work, held, request.receive)
         stages = {"receive": ms(started, asked) + ms(leased, received), "place": ms(asked, leased)}
         outcome = replace(outcome, timing=report(request.scope, outcome.timing.with_stages(**stages)))
-        return _answer(media_type, arrival, room, outcome, started, held)
+        traced = _traced(request, service, outcome.timing) if query.trace else {}
+        return _answer(media_type, arrival, room, outcome, started, held, traced)
+
+
+def _traced(request: Request, service: Service, timing: Timing) -> dict[str, str]:
+    """Keep a request's trace, and return the header that tells where."""
+    return {TRACE_HEADER: service.traces.keep(client_name(request.scope), timing)}
 
 
 def _items(chosen: tuple[Entry, ...], plans: tuple[Plan, ...], room: Room, query: ProjectQuery) -> tuple[Item, ...]:
@@ -90,7 +100,13 @@ def _items(chosen: tuple[Entry, ...], plans: tuple[Plan, ...], room: Room, query
 
 
 def _answer(
-    media_type: str, arrival: Arrival, room: Room, outcome: Outcome, started: float, held: ExitStack
+    media_type: str,
+    arrival: Arrival,
+    room: Room,
+    outcome: Outcome,
+    started: float,
+    held: ExitStack,
+    traced: Mapping[str, str],
 ) -> TensorAnswer:
     """Build the answer, which takes over what is held."""
     projected = perf_counter()
@@ -104,5 +120,5 @@ def _answer(
         held.pop_all(),
         lambda: room.retire(sources=reply.needs_sources),
         media_type=media_type,
-        headers={**timing_headers(timing, outcome.timings), **answer_headers(arrival, outcome)},
+        headers={**timing_headers(timing, outcome.timings), **answer_headers(arrival, outcome), **traced},
     )
