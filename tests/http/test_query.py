@@ -19,6 +19,7 @@ def test_defaults() -> None:
         "baseline": "none",
         "deadline_ms": None,
         "certificate": False,
+        "trace": False,
         "scope": "tensor",
         "output": "dense",
         "tensors": None,
