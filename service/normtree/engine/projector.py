@@ -30,6 +30,7 @@ from normtree.engine.run import Run, Terms, Work, run_tree
 from normtree.engine.stop import Stopped
 from normtree.engine.tensor import Tensor, attach
 from normtree.engine.timing import Timing
+from normtree.engine.together import check_together
 from normtree.engine.warm import warm_kernels
 from normtree.engine.watermark import Watermark
 from normtree.errors import Cancelled, DeadlineExceeded, InvalidParameter, InvalidTensor, OutOfMemory, WorkersLost
@@ -373,32 +374,6 @@ def _told(terms: Terms, deadline_s: float) -> Iterator[None]:
         ) from None
     except MemoryError as error:
         raise OutOfMemory("a leaf found no memory for its work", retry_after_s=1) from error
-
-
-def check_together(plans: Sequence[Plan], goal: Goal) -> None:
-    """Refuse plans that have no common root, or a goal that they cannot reach together.
-
-    Raises:
-        InvalidParameter: the pointer names what is at fault.
-    """
-    outer = {plan.norm.levels[0].norm for plan in plans}
-    if len(outer) != 1:
-        got = ", ".join(sorted(outer)) or "no tensor"
-        raise InvalidParameter(f"norm: one outermost norm for all tensors is wanted, got {got}", pointer="norm")
-    if len(plans) > 1 and any(len(plan.norm.levels) == 1 for plan in plans):
-        raise InvalidParameter("norm: one root for several tensors wants two levels or more, got one", pointer="norm")
-    if any(plan.exact for plan in plans):
-        raise InvalidParameter("exact: no exact projection of several tensors together is known", pointer="exact")
-    if goal.radius is None and outer != {"l1"}:
-        name = "sparsity" if goal.groups is None else "groups"
-        raise InvalidParameter(
-            f"{name}: only an outermost l1 level makes groups vanish, got {outer.pop()}", pointer=name
-        )
-    total = sum(math.prod(plan.shape[axis] for axis in plan.norm.levels[0].axes) for plan in plans)
-    if goal.groups is not None and goal.groups > total:
-        raise InvalidParameter(
-            f"groups: wanted 0 to {total}, the outermost groups there are, got {goal.groups}", pointer="groups"
-        )
 
 
 def _describe_bad(works: Sequence[Work], run: Run) -> InvalidTensor:

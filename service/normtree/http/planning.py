@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from normtree.engine.plan import Plan
-from normtree.engine.projector import Projector, check_together
+from normtree.engine.projector import Projector
+from normtree.engine.together import check_together
 from normtree.errors import NormtreeError
 from normtree.http.bodies.contents import Entry
 from normtree.http.query import PlanQuery, WorkQuery

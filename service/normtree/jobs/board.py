@@ -171,8 +171,12 @@ class JobBoard:
                 if job.state != "queued" or self._closing:
                     continue
                 self._put(replace(job, state="running"))
-                self._process = self._start(job)
-            self._follow(id_, self._process)
+                try:
+                    self._process = process = self._start(job)
+                except OSError as error:  # this job's end, and not that of all to come
+                    self._put(replace(job, state="failed", ended=time(), error=_died(f"it did not start: {error}")))
+                    continue
+            self._follow(id_, process)
 
     def _start(self, job: Job) -> "subprocess.Popen[str]":
         recipe = self._at(f"{job.id}.json")
@@ -190,13 +194,14 @@ class JobBoard:
     def _follow(self, id_: str, process: "subprocess.Popen[str]") -> None:
         """Take in what the process tells until it ends, and note how it did."""
         error: dict[str, Any] | None = None
-        for line in process.stdout or ():
-            message = json.loads(line)
-            error = message.get("error", error)
-            if "progress" in message:
-                with self._lock:
-                    self._jobs[id_] = replace(self._jobs[id_], progress=message["progress"])
-        status = process.wait()
+        with process:
+            for line in process.stdout or ():
+                message = _message(line)
+                error = message.get("error", error)
+                if "progress" in message:
+                    with self._lock:
+                        self._jobs[id_] = replace(self._jobs[id_], progress=message["progress"])
+        status = process.returncode
         with self._lock:
             self._process = None
             job = self._jobs[id_]
@@ -207,8 +212,7 @@ class JobBoard:
             elif self._closing:
                 self._put(replace(job, state="interrupted", ended=time()))
             else:
-                lost = {"status": 500, "code": "job-died", "title": "The job died", "detail": f"exit status {status}"}
-                self._put(replace(job, state="failed", ended=time(), error=error or lost))
+                self._put(replace(job, state="failed", ended=time(), error=error or _died(f"exit status {status}")))
 
     def _put(self, job: Job) -> Job:
         self._jobs[job.id] = job
@@ -248,6 +252,20 @@ def recipe_of(plain: object) -> Recipe:
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise InvalidRecipe(f"{where}: {message}" if where else message, pointer=where or None) from None
+
+
+def _died(detail: str) -> dict[str, Any]:
+    """Return the error of a job that could not tell its own."""
+    return {"status": 500, "code": "job-died", "title": "The job died", "detail": detail}
+
+
+def _message(line: str) -> dict[str, Any]:
+    """Return what a job tells in a line; nothing where the line is some library's and not the job's."""
+    with suppress(ValueError):
+        found = json.loads(line)
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 def _remembered(folder: Path | None) -> list[Job]:

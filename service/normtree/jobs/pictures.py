@@ -106,7 +106,7 @@ def rate(stints: Sequence[dict[str, Any]], floor: float | None) -> str:
     if floor:
         y = height * (1 - floor / most)
         parts.append(f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{WIDTH}" y2="{y:.1f}" class="line"/>')
-        parts.append(_label(WIDTH - 4, y - 5, f"a mere copy, synced: {floor / 1e9:.2f} GB/s", "end"))
+        parts.append(_label(WIDTH - 4, 11, f"dashed: a mere copy, synced, {floor / 1e9:.2f} GB/s", "end"))
     return _svg(height + _BOTTOM, parts)
 
 
