@@ -225,3 +225,15 @@ def test_a_job_that_failed_on_its_data_leaves_the_input_and_tells_the_same_again
     for _ in range(2):
         with pytest.raises(InvalidTensor, match="every element must be finite"):
             run_job(recipe, INLINE)
+
+
+def test_the_copy_of_a_run_that_was_killed_while_it_measured_is_removed(
+    checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any
+) -> None:
+    recipe = make_recipe(checkpoint, tmp_path / "out", *RULES)
+    run_job(recipe, INLINE)
+    wanted = files(tmp_path / "out")
+    measured = max(sorted(checkpoint.glob("*.safetensors")), key=lambda shard: shard.stat().st_size)
+    (tmp_path / "out" / f".{measured.stem}.floor.partial").write_bytes(b"half a copy")
+    run_job(recipe, INLINE)
+    assert files(tmp_path / "out") == wanted

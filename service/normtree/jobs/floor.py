@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from time import perf_counter
 
-from normtree.jobs.places import Folder, Target
+from normtree.jobs.checkpoint import Shard
+from normtree.jobs.places import SUFFIX, Folder, Target
 from normtree.jobs.plan import MIB, JobPlan
 
 _MOST_BYTES = 256 * MIB
@@ -35,9 +36,8 @@ def measure_floor(plan: JobPlan, source: Folder, target: Target) -> Floor | None
     """
     if target.streams:
         return None
-    shard = max(plan.checkpoint.shards, key=lambda found: found.stat.size)
+    shard, name = _measured(plan)
     nbytes = min(shard.stat.size, _MOST_BYTES)
-    name = shard.name.replace(".safetensors", ".floor")
     target.create(name, nbytes)
     try:
         started = perf_counter()
@@ -47,3 +47,15 @@ def measure_floor(plan: JobPlan, source: Folder, target: Target) -> Floor | None
         return Floor(nbytes, perf_counter() - started)
     finally:
         target.discard(name)
+
+
+def discard_floor(plan: JobPlan, target: Target) -> None:
+    """Remove the copy of a run that was killed while it was measuring."""
+    if not target.streams:
+        target.discard(_measured(plan)[1])
+
+
+def _measured(plan: JobPlan) -> tuple[Shard, str]:
+    """Return the largest shard, and what its copy is called."""
+    shard = max(plan.checkpoint.shards, key=lambda found: found.stat.size)
+    return shard, shard.name.replace(SUFFIX, ".floor")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from normtree.engine.environment import prepare_environment
 from normtree.errors import JobConflict, StorageFailed, StorageFull
 from normtree.jobs.checkpoint import Checkpoint, read_checkpoint
-from normtree.jobs.floor import measure_floor
+from normtree.jobs.floor import discard_floor, measure_floor
 from normtree.jobs.inline import InlineRunner
 from normtree.jobs.journal import NAME, Journal
 from normtree.jobs.open_places import check_empty, open_source, open_state, open_target
@@ -97,6 +97,7 @@ def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched) -> Outco
         resumed = journal.begun
         journal.begin(recipe.digest, plan.checkpoint.versions())
         if journal.completed:
+            discard_floor(plan, target)
             outcome = _outcome(plan, journal, state, resumed=True, was_completed=True)
             if state.read(HTML_NAME) is None:  # the last run was killed just before it
                 write_report(state, outcome, None)
