@@ -121,7 +121,7 @@ class Thresholds:
         self.taus = np.where(v <= u, INSIDE, np.inf)
         self.powers = np.array([_grid(rho) for rho in u])
         starts = np.empty(v.size)
-        chunks.start(samples, u, size, starts)
+        chunks.start(np.ascontiguousarray(samples), u, size, starts)  # rows are read by lanes, whole
         searched = np.flatnonzero((v > u) & (u >= least))  # a smaller radius is nothing when rounded towards zero
         self._searches = {j: _search(float(v[j]), float(u[j]), float(starts[j]), size) for j in searched}
         self._steps = {j: next(search) for j, search in self._searches.items()}

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
@@ -57,6 +57,7 @@ def project_in_parts(norm: str, y: Array, u: Array, blocks: tuple[Block, ...]) -
     share=st.sampled_from([1e-6, 0.01, 0.3, 0.99, 0.9999999999, 1.0, 2.0]),
     seed=st.integers(0, 2**32 - 1),
 )
+@example(count=3, length=9215, blocks=4, dtype=np.dtype("f8"), layout="columns", share=0.9999999999, seed=915612028)
 def test_parts_have_the_bits_of_the_whole(
     norm: str, count: int, length: int, blocks: int, dtype: str, layout: str, share: float, seed: int
 ) -> None:
