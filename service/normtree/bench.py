@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,9 +14,11 @@ from normtree.engine.plan import Plan
 from normtree.engine.profile import MIB, SWEEPS, MachineProfile
 from normtree.engine.projector import Projector
 from normtree.engine.tensor import Tensor
+from normtree.engine.units import size_text
 
 _RADIUS_SHARE = 0.3
 _FEW, _MANY, _ENOUGH_MS = 3, 15, 500.0
+_CACHED_BYTES = 4 * MIB
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def foretold_table(rows: Sequence[Foretold]) -> Table:
 
 
 def _memory(profile: MachineProfile) -> Table:
-    table = Table("memory, GB/s of the tensor", title=f"{profile.machine.processor}, measured {profile.measured}")
+    when = f"{profile.measured:%Y-%m-%d %H:%M} UTC, others had {profile.disturbed:.0%} of the time"
+    table = Table("memory, GB/s of the tensor", title=f"{profile.machine.processor}, measured {when}")
     threads = list(next(iter(profile.bandwidth_gb_s.values())))
     for count in threads:
         table.add_column(f"{count} thread{'s' if count > 1 else ''}", justify="right")
@@ -119,17 +122,19 @@ def _memory(profile: MachineProfile) -> Table:
 
 
 def _leaves(profile: MachineProfile) -> Table:
-    """Leaves of float32, as GB/s of the tensor for both sweeps together: in the caches, in memory, shared."""
+    """Leaves of float32, as GB/s of the tensor: in the caches, in memory, shared."""
     table = Table("leaves, GB/s of the tensor, up / down")
-    for name in ("4 MiB, 1 thread", "64 MiB, 1 thread", f"64 MiB, {profile.workers} threads"):
-        table.add_column(name, justify="right")
+    largest = max(costs["up"].serial.sizes[-1] for costs in profile.leaves.values())
+    for size, count in ((_CACHED_BYTES, 1), (largest, 1), (largest, profile.workers)):
+        table.add_column(f"{size_text(size)}, {count} thread{'' if count == 1 else 's'}", justify="right")
     for kind, costs in profile.leaves.items():
-        cells: Mapping[str, list[float]] = {
-            "cached": [4 * MIB / costs[sweep].serial.at(4 * MIB) for sweep in SWEEPS],
-            "memory": [64 * MIB / costs[sweep].serial.at(64 * MIB) for sweep in SWEEPS],
-            "shared": [64 * MIB / costs[sweep].shared.at(64 * MIB) for sweep in SWEEPS],
-        }
-        table.add_row(kind, *(" / ".join(f"{rate:.1f}" for rate in rates) for rates in cells.values()))
+        both = [costs[sweep] for sweep in SWEEPS]
+        cells = (
+            [_CACHED_BYTES / cost.serial.at(_CACHED_BYTES) for cost in both],
+            [largest / cost.serial.at(largest) for cost in both],
+            [largest / cost.shared.at(largest) for cost in both],
+        )
+        table.add_row(kind, *(" / ".join(f"{rate:.1f}" for rate in rates) for rates in cells))
     return table
 
 

@@ -1,6 +1,7 @@
 """Plans: from shapes alone, with a reason, and readable."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -19,7 +20,7 @@ LAYOUTS = ("rows", "columns", "packed")
 INLINE, RAY = EngineCost(0.1, 0.1, 0.0, 1.0), EngineCost(10.0, 0.1, 1.0, 1.0)
 PROFILE = MachineProfile(
     machine=Machine("a processor", 4, "6.1", {"python": "3.11"}, "0"),
-    measured="2026-01-01T00:00:00+00:00",
+    measured=datetime(2026, 1, 1, tzinfo=UTC),
     workers=4,
     bandwidth_gb_s={"read": {1: 10.0, 2: 10.0, 4: 10.0}},
     leaves={f"{norm} {layout}": {"up": cost, "down": cost} for norm, cost in LEAVES.items() for layout in LAYOUTS},
@@ -51,17 +52,30 @@ def plan(
 
 def test_it_prints_itself_as_a_table() -> None:
     assert str(plan((512, 256, 3, 3), axes="0,1.2.3")).splitlines() == [
-        "tensor     512 × 256 × 3 × 3 float32, 4,718,592 bytes",
+        "tensor     512 × 256 × 3 × 3 float32, 4.5 MiB",
         "ball       l1,linf over axes 0,1.2.3, radius 10",
-        "engine     inline, 1 worker: below break-even: Ray's overhead would outweigh what it frees; "
-        "memory-bound: 1 worker suffices",
-        "predicted  inline 1.04 ms on 1 worker, ray 10.96 ms on 1 worker; one thread 1.04 ms",
+        "engine     inline on 1 worker",
+        "why        below break-even: Ray's overhead would outweigh what it frees; memory-bound: 1 worker suffices",
+        "blocks     1, the whole tensor",
+        "predicted  1.04 ms; ray 10.96 ms on 1 worker; one thread 1.04 ms",
         "",
-        "level  norm  axes              fibres      length  blocks        ms",
-        "0      l1    0                      1         512       1      0.00",
-        "1      linf  1.2.3                512       2,304       1      0.94",
-        "engine                                                         0.10",
+        "level  norm  axes           fibres       length   tasks     up ms   down ms        ms  share",
+        "0      l1    0                   1          512       1      0.00      0.00      0.00     0%",
+        "1      linf  1.2.3             512        2,304       1      0.47      0.47      0.94    90%",
+        "engine                                                                           0.10    10%",
     ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "norm", "blocks"),
+    [
+        ((64, 64), "l1,l1", "1, the whole tensor"),
+        ((65537, 65536), "l1,l1", "4 along axis 0, of at most 16385 × 65536, 4 GiB"),
+        ((2, 10**7), "l1,l1", "4 parts of each fibre, of at most 2,501,248 elements"),
+    ],
+)
+def test_its_table_tells_the_blocks(shape: tuple[int, ...], norm: str, blocks: str) -> None:
+    assert f"blocks     {blocks}" in str(plan(shape, norm, engine="inline")).splitlines()
 
 
 @pytest.mark.parametrize(

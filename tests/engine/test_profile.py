@@ -1,16 +1,24 @@
 """Machine profiles: measured on this one, read back as written, kept for as long as they hold."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
+from threading import Event
+from time import monotonic, sleep
 
 import pytest
 
 from normtree.engine import bench as bench_module
 from normtree.engine.bench import Bench
+from normtree.engine.disturbance import Disturbance
 from normtree.engine.machine import Machine, this_machine
 from normtree.engine.profile import Curve, EngineCost, MachineProfile, SweepCost
 from normtree.engine.profile_store import load_profile, profile_path, save_profile
 from normtree.engine.projector import Projector
+from normtree.engine.units import size_text
 from normtree.settings import Settings
 
 LINE = Curve((10, 20, 40), (1.0, 3.0, 4.0))
@@ -37,9 +45,10 @@ def test_short_runs_take_longer() -> None:
 
 @pytest.fixture
 def small_bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(bench_module, "LARGEST_BYTES", 1 << 20)
-    monkeypatch.setattr(bench_module, "SIZES", dict.fromkeys(("rows", "columns", "packed"), (1 << 12, 1 << 18)))
-    return Bench(2)
+    monkeypatch.setattr(
+        bench_module, "SIZES", dict.fromkeys(("rows", "columns", "packed"), (1 << 12, 1 << 18, 1 << 22))
+    )
+    return Bench(2, 1 << 20)
 
 
 @pytest.mark.parametrize("layout", ["rows", "columns", "packed"])
@@ -62,10 +71,35 @@ def test_the_projector_measures_its_engines_and_keeps_what_it_found(
     assert load_profile(path) == projector.profile
     assert MachineProfile.from_json(projector.profile.to_json()) == projector.profile
     assert projector.profile.as_dict()["workers"] == 2
+    assert 0.0 <= projector.profile.disturbed < 1.0
+
+
+def test_people_read_rates(projector: Projector) -> None:
+    shared = projector.profile.leaves["linf rows"]["up"].shared
+    told = projector.profile.readable()
+    assert set(told["memory_gb_per_s"]["read"]) == {"1 thread", "2 threads"}  # type: ignore[index]
+    rates = told["leaves_gb_per_s"]["linf rows"]["up"]["2 threads"]  # type: ignore[index]
+    assert list(rates) == [size_text(size) for size in shared.sizes]
+    assert list(rates.values()) == [round(size / ns, 2) for size, ns in zip(shared.sizes, shared.ns, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (1023, "1023 bytes"),
+        (1536, "1.5 KiB"),
+        (4 * 10**8, "381.5 MiB"),
+        (2**53, "8192 TiB"),
+    ],
+)
+def test_sizes_in_units(nbytes: int, text: str) -> None:
+    assert size_text(nbytes) == text
 
 
 def test_a_kept_profile_is_taken_and_another_machine_s_is_not(projector: Projector) -> None:
-    marked = replace(projector.profile, measured="once upon a time", engines={"inline": EngineCost(1.0, 2.0, 3.0, 4.0)})
+    marked = replace(projector.profile, disturbed=0.0, engines={"inline": EngineCost(1.0, 2.0, 3.0, 4.0)})
     settings = Settings(workers=1, arena_bytes=2**24, inline_only=True)
     save_profile(profile_path(this_machine(), 1, ("inline",)), marked)
     with Projector.start(settings) as started:
@@ -74,6 +108,32 @@ def test_a_kept_profile_is_taken_and_another_machine_s_is_not(projector: Project
         assert load_profile(profile_path(this_machine(), 1, ("inline",))) == started.profile
     other = replace(this_machine(), processor="another")
     assert load_profile(profile_path(other, 1, ("inline",))) is None
+
+
+def test_a_disturbed_profile_is_measured_again_after_a_while(projector: Projector) -> None:
+    now = datetime.now(UTC)
+    for disturbed, age, due in ((0.0, 24, False), (0.5, 0, False), (0.5, 24, True)):
+        aged = replace(projector.profile, disturbed=disturbed, measured=now - timedelta(hours=age))
+        assert aged.is_due == due
+
+
+def test_waiting_for_a_processor_is_a_disturbance() -> None:
+    core, done = min(os.sched_getaffinity(0)), Event()
+
+    def spin(_: int) -> None:
+        os.sched_setaffinity(0, {core})  # this thread alone
+        end_s = monotonic() + 0.5
+        while monotonic() < end_s:
+            sha256(bytes(1 << 20))  # without the interpreter's lock
+        done.wait(10)
+
+    with ThreadPoolExecutor(3) as pool:
+        with Disturbance() as disturbance:
+            spinning = [pool.submit(spin, i) for i in range(3)]
+            sleep(0.6)
+        done.set()
+        wait(spinning)
+    assert 0.3 < disturbance.share < 1.0  # three wanted the core, one had it
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b'{"workers": 2}', b"\xff"])

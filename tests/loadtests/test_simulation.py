@@ -1,6 +1,7 @@
 """The simulation is the plan's own model on one node, and names what bounds it where that is known beforehand."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ COST = SweepCost(serial=Curve((MIB,), (2e5,)), shared=Curve((MIB,), (1e5,)), sho
 LAYOUTS, NORMS = ("rows", "columns", "packed"), ("l1", "l2", "linf")
 PROFILE = MachineProfile(
     machine=Machine("a processor", 4, "6.1", {"python": "3.11"}, "0"),
-    measured="2026-01-01T00:00:00+00:00",
+    measured=datetime(2026, 1, 1, tzinfo=UTC),
     workers=4,
     bandwidth_gb_s={"read": {1: 10.0, 4: 20.0}},
     leaves={f"{norm} {layout}": {"up": COST, "down": COST} for norm in NORMS for layout in LAYOUTS},

@@ -47,6 +47,11 @@ class Work:
         memory = min(self._float32_ns(profile, key.split()[0], sweep, workers) for key in self._alike(profile))
         return max(ratio * taken, memory)
 
+    def sweeps_ms(self, profile: MachineProfile, workers: float) -> tuple[float, float]:
+        """Predict the walls up and down, in milliseconds."""
+        up, down = (self.ns(profile, sweep, workers) / _NS_PER_MS for sweep in SWEEPS)
+        return up, down
+
     def _float32_ns(self, profile: MachineProfile, norm: str, sweep: LeafSweep, workers: float) -> float:
         return profile.leaves[f"{norm} {self.layout}"][sweep].ns(self.nbytes, self.run, workers)
 
@@ -60,13 +65,18 @@ class Prediction:
 
     Args:
         workers: leaves at once.
-        levels_ms: both sweeps of each level, outermost first.
+        sweeps_ms: up and down of each level, outermost first.
         overhead_ms: what the engine adds.
     """
 
     workers: int
-    levels_ms: tuple[float, ...]
+    sweeps_ms: tuple[tuple[float, float], ...]
     overhead_ms: float
+
+    @property
+    def levels_ms(self) -> tuple[float, ...]:
+        """Both sweeps of each level, outermost first."""
+        return tuple(map(sum, self.sweeps_ms))
 
     @property
     def wall_ms(self) -> float:
@@ -103,14 +113,15 @@ class Workload:
         adds = profile.engines[engine]
         lengths = [block.stop - block.start for block in blocks]
         shared = min(workers, profile.workers, sum(lengths) / max(lengths))
-        leaves_ns = adds.slowdown * sum(self.leaf.ns(profile, sweep, shared) for sweep in SWEEPS)
-        levels_ns = [*(sum(work.ns(profile, sweep, 1.0) for sweep in SWEEPS) for work in self.root), leaves_ns]
+        sweeps_ms = [work.sweeps_ms(profile, 1.0) for work in self.root]
+        up_ms, down_ms = self.leaf.sweeps_ms(profile, shared)
+        sweeps_ms.append((adds.slowdown * up_ms, adds.slowdown * down_ms))
         fibres = self.root[-1].nbytes // _FLOAT64_BYTES if self.root else 1
         moved_ms = adds.moved_ms_per_mib * MOVED_BYTES * fibres / MIB
         overhead_ms = adds.request_ms + adds.block_ms * (len(blocks) - 1) + moved_ms
         if blocks[0].part and self.leaf.norm == "l1":  # each round of the search is a phase like up and down
             overhead_ms *= 1 + _ROUNDS / 2
-        return Prediction(workers, tuple(ns / _NS_PER_MS for ns in levels_ns), overhead_ms)
+        return Prediction(workers, tuple(sweeps_ms), overhead_ms)
 
 
 def _leaf_work(shape: tuple[int, ...], dtype: str, norm: MixedNorm) -> Work:

@@ -1,13 +1,14 @@
 """Measuring the machine profile: leaves on the bench, then whole requests on the engines. It takes a second or two."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import reduce
 
 from normtree.engine.bench import SIZES, Bench
 from normtree.engine.cost import MOVED_BYTES, Prediction, Workload
+from normtree.engine.disturbance import Disturbance
 from normtree.engine.machine import Machine
 from normtree.engine.profile import MIB, SWEEPS, Engine, EngineCost, LeafSweep, MachineProfile, SweepCost
 from normtree_kernels.blocks import split
@@ -23,12 +24,39 @@ FREE = EngineCost(request_ms=0.0, block_ms=0.0, moved_ms_per_mib=0.0, slowdown=1
 
 _NORM = MixedNorm.parse("l1,linf", ndim=2)
 _ROUNDS = 2  # apart in time, so that what disturbs the machine for a moment disturbs one of them; the lower counts
-_TINY_SIDE, _SHORT, _LARGEST_BYTES = 64, 16, 1 << 26
+_TINY_SIDE, _SHORT = 64, 16
+_LARGE_BYTES, _LARGEST_BYTES = 1 << 26, 1 << 28
+_ROOM = 4  # the largest is measured where requests may be so many times as large
 
 
-def measure_leaves(machine: Machine, workers: int) -> MachineProfile:
-    """Measure the memory and the leaves; the engines add nothing yet."""
-    bench = Bench(workers)
+def measure(
+    machine: Machine,
+    workers: int,
+    engines: Iterable[Engine],
+    requests: Callable[[MachineProfile, Engine], Request],
+    limit_bytes: int,
+) -> MachineProfile:
+    """Measure leaves and engines.
+
+    Args:
+        machine: this one.
+        workers: leaves that can run at once.
+        engines: those that there are.
+        requests: makes what runs requests on an engine, planned by a profile.
+        limit_bytes: of the largest tensor that they take.
+    """
+    with Disturbance() as disturbance:
+        largest = _LARGEST_BYTES if limit_bytes >= _ROOM * _LARGEST_BYTES else _LARGE_BYTES
+        profile = measure_leaves(machine, workers, largest)
+        for engine in engines:
+            request = requests(replace(profile, engines={"inline": FREE, engine: FREE}), engine)
+            profile = measure_engine(profile, engine, request, limit_bytes)
+    return replace(profile, disturbed=disturbance.share)
+
+
+def measure_leaves(machine: Machine, workers: int, largest_bytes: int) -> MachineProfile:
+    """Measure the memory and the leaves, of tensors up to a size; the engines add nothing yet."""
+    bench = Bench(workers, largest_bytes)
     leaves = [
         {f"{norm} {layout}": bench.leaf(norm, layout) for norm in NORMS for layout in SIZES} for _ in range(_ROUNDS)
     ]
@@ -40,7 +68,7 @@ def measure_leaves(machine: Machine, workers: int) -> MachineProfile:
                 ratios[f"{norm} {layout} {dtype}"] = ratio
     return MachineProfile(
         machine=machine,
-        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured=datetime.now(UTC).replace(microsecond=0),
         workers=workers,
         bandwidth_gb_s=bench.bandwidth_gb_s(),
         leaves={
@@ -62,7 +90,7 @@ def measure_engine(profile: MachineProfile, engine: Engine, request: Request, li
         limit_bytes: of the largest tensor that it takes.
     """
     most, adds = profile.workers, FREE
-    large_bytes = min(_LARGEST_BYTES, limit_bytes)
+    large_bytes = min(_LARGE_BYTES, limit_bytes)
     side = math.isqrt(large_bytes // 4) * 31 // 32
     tiny, large = (_TINY_SIDE, _TINY_SIDE), (side, side)
     many = (large_bytes // (4 * 8 * _SHORT), _SHORT)

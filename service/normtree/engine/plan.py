@@ -1,6 +1,6 @@
 """Plans: how a projection will run, decided from shapes and the machine profile before any data is touched."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from normtree.engine.cost import Prediction, Workload
 from normtree.engine.profile import Engine, MachineProfile
+from normtree.engine.units import size_text
 from normtree_kernels.blocks import Block, split, split_fibres
 from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
@@ -23,6 +24,8 @@ _WORKER_TOLERANCE = 1.05
 
 # More workers that make leaves no faster than this share of the time are held up by the memory.
 _MEMORY_BOUND = 0.8
+
+_ROW = "{:<7}{:<6}{:<8}{:>13}{:>13}{:>8}{:>10}{:>10}{:>10}{:>7}"
 
 
 @dataclass(frozen=True)
@@ -77,24 +80,42 @@ class Plan:
 
     def __str__(self) -> str:
         """A table for people: what, how and why, then a line a level."""
-        goal = f"{self.goal}, exact" if self.exact else f"{self.goal}"
+        chosen = self.predicted[self.engine]
+        others = [_describe(*each) for each in self.predicted.items() if each[0] != self.engine]
+        instead = "".join(f"; {other}" for other in others)
         lines = [
-            f"tensor     {' × '.join(map(str, self.shape)) or 'scalar'} {self.dtype}, {self.nbytes:,} bytes",
-            f"ball       {self.norm}, {goal}",
-            f"engine     {self.engine}, {_count(self.workers, 'worker')}: {self.reason}",
-            f"predicted  {', '.join(_describe(*each) for each in self.predicted.items())}; "
-            f"one thread {self.serial_ms:.2f} ms",
+            f"tensor     {_times(self.shape) or 'scalar'} {self.dtype}, {size_text(self.nbytes)}",
+            f"ball       {self.norm}, {self.goal}{', exact' if self.exact else ''}",
+            f"engine     {self.engine} on {_count(self.workers, 'worker')}",
+            f"why        {self.reason}",
+            f"blocks     {self._describe_blocks()}",
+            f"predicted  {chosen.wall_ms:.2f} ms{instead}; one thread {self.serial_ms:.2f} ms",
             "",
-            f"{'level':<7}{'norm':<6}{'axes':<10}{'fibres':>14}{'length':>12}{'blocks':>8}{'ms':>10}",
+            _ROW.format("level", "norm", "axes", "fibres", "length", "tasks", "up ms", "down ms", "ms", "share"),
         ]
-        prediction, fibres = self.predicted[self.engine], 1
-        for index, (level, ms) in enumerate(zip(self.norm.levels, prediction.levels_ms, strict=True)):
+        fibres = 1
+        for index, (level, sweeps_ms) in enumerate(zip(self.norm.levels, chosen.sweeps_ms, strict=True)):
             length = prod(self.shape[axis] for axis in level.axes)
-            blocks = len(self.blocks) if level is self.norm.inner else 1
+            tasks = len(self.blocks) if level is self.norm.inner else 1
             axes = ".".join(map(str, level.axes)) or "-"
-            lines.append(f"{index:<7}{level.norm:<6}{axes:<10}{fibres:>14,}{length:>12,}{blocks:>8}{ms:>10.2f}")
+            what = (index, level.norm, axes, f"{fibres:,}", f"{length:,}", tasks)
+            lines.append(_ROW.format(*what, *(f"{ms:.2f}" for ms in sweeps_ms), *_part(sum(sweeps_ms), chosen)))
             fibres *= length
-        return "\n".join([*lines, f"{'engine':<57}{prediction.overhead_ms:>10.2f}"])
+        rest = "engine", *[""] * 7, *_part(chosen.overhead_ms, chosen)
+        return "\n".join([*lines, _ROW.format(*rest)])
+
+    def _describe_blocks(self) -> str:
+        """How many, along what, and how large."""
+        count, first = len(self.blocks), self.blocks[0]
+        if first.part:
+            longest = max(block.part[1] - block.part[0] for block in self.blocks if block.part)
+            return f"{count} parts of each fibre, of at most {longest:,} elements"
+        if first.axis is None or count == 1:
+            return "1, the whole tensor"
+        shape = list(self.shape)
+        shape[first.axis] = max(block.stop - block.start for block in self.blocks)
+        size = size_text(prod(shape) * np.dtype(self.dtype).itemsize)
+        return f"{count} along axis {first.axis}, of at most {_times(shape)}, {size}"
 
 
 def make_plan(
@@ -222,3 +243,12 @@ def _count(number: int, noun: str) -> str:
 
 def _describe(engine: Engine, prediction: Prediction) -> str:
     return f"{engine} {prediction.wall_ms:.2f} ms on {_count(prediction.workers, 'worker')}"
+
+
+def _times(lengths: Sequence[int]) -> str:
+    return " × ".join(map(str, lengths))
+
+
+def _part(ms: float, whole: Prediction) -> tuple[str, str]:
+    """A time, and its share of the wall."""
+    return f"{ms:.2f}", f"{ms / whole.wall_ms:.0%}" if whole.wall_ms else "-"

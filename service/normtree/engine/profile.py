@@ -3,17 +3,22 @@
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from pydantic import TypeAdapter
 
 from normtree.engine.machine import Machine
+from normtree.engine.units import size_text
 
 Engine = Literal["inline", "ray"]
 Layout = Literal["rows", "columns", "packed"]
 LeafSweep = Literal["up", "down"]
 MIB = 1 << 20
 SWEEPS: tuple[LeafSweep, ...] = ("up", "down")
+
+_CALM = 0.05
+_PATIENCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,10 @@ class Curve:
             return self.ns[0]
         below, above = self.sizes[i - 1], self.sizes[i]
         return self.ns[i - 1] + (self.ns[i] - self.ns[i - 1]) * (size - below) / (above - below)
+
+    def rates(self) -> dict[str, float]:
+        """For people: GB/s by size in bytes."""
+        return {size_text(size): round(size / ns, 2) for size, ns in zip(self.sizes, self.ns, strict=True)}
 
     def least(self, other: "Curve") -> "Curve":
         """The lower of two measurements of the same sizes."""
@@ -100,7 +109,7 @@ class MachineProfile:
 
     Args:
         machine: which.
-        measured: when; UTC, ISO 8601.
+        measured: when; UTC.
         workers: threads with which shared rates were measured.
         bandwidth_gb_s: of the memory on 1, 2, 4, … threads, over the bytes of the tensor: ``read``, ``copy``,
             ``stream`` (clipped to another place past the caches).
@@ -108,20 +117,46 @@ class MachineProfile:
         dtypes: by leaf norm, layout and element type, such as ``"l1 rows float64"``, the time in the caches over that
             of float32 for as many bytes.
         engines: what each engine that there is adds.
+        disturbed: share of the measuring's time in which others had the processors, 0 to 1.
     """
 
     machine: Machine
-    measured: str
+    measured: datetime
     workers: int
     bandwidth_gb_s: Mapping[str, Mapping[int, float]]
     leaves: Mapping[str, Mapping[LeafSweep, SweepCost]]
     dtypes: Mapping[str, Mapping[LeafSweep, float]]
     engines: Mapping[Engine, EngineCost]
+    disturbed: float = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is better measured again: others disturbed it, and that was a while ago."""
+        return self.disturbed > _CALM and datetime.now(UTC) - self.measured > _PATIENCE
 
     def as_dict(self) -> dict[str, object]:
         """The profile as plain values, for JSON."""
         plain: dict[str, object] = _ADAPTER.dump_python(self, mode="json")
         return plain
+
+    def readable(self) -> dict[str, object]:
+        """The profile for people: rates in GB/s of the tensor, by threads and by its size."""
+        plain = self.as_dict()
+        return {
+            **{name: plain[name] for name in ("machine", "measured", "disturbed", "workers")},
+            "memory_gb_per_s": {
+                kind: {_threads(count): round(rate, 1) for count, rate in rates.items()}
+                for kind, rates in self.bandwidth_gb_s.items()
+            },
+            "leaves_gb_per_s": {
+                kind: {
+                    sweep: {_threads(1): cost.serial.rates(), _threads(self.workers): cost.shared.rates()}
+                    for sweep, cost in costs.items()
+                }
+                for kind, costs in self.leaves.items()
+            },
+            "engines": plain["engines"],
+        }
 
     def to_json(self) -> bytes:
         """The profile as `from_json` reads it."""
@@ -138,3 +173,7 @@ class MachineProfile:
 
 
 _ADAPTER = TypeAdapter(MachineProfile)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"

@@ -21,7 +21,7 @@ from normtree.engine.environment import prepare_environment
 from normtree.engine.executor import Executor
 from normtree.engine.inline import InlineExecutor
 from normtree.engine.machine import this_machine
-from normtree.engine.measure import FREE, Request, measure_engine, measure_leaves
+from normtree.engine.measure import Request, measure
 from normtree.engine.plan import Plan, make_plan
 from normtree.engine.profile import Engine, MachineProfile
 from normtree.engine.profile_store import load_profile, profile_path, save_profile
@@ -72,7 +72,8 @@ class Projector:
         self.slates = Arena(max(_LEAST_SLATES_BYTES, settings.arena_bytes // 2))
         self.inline = InlineExecutor(settings.workers)
         self._plan = lru_cache(_PLANS_KEPT, typed=True)(self._make_plan)
-        self.profile = load_profile(self._profile_path) or self.measure()
+        kept = load_profile(self._profile_path)
+        self.profile = kept if kept and not kept.is_due else self.measure()
         self._planned_by = self.profile
         self.ready = True
 
@@ -189,13 +190,10 @@ class Projector:
 
     def measure(self) -> MachineProfile:
         """Measure this machine anew, plan by it from now on, and keep the profile for the next start."""
-        profile = measure_leaves(this_machine(), self.workers)
-        for engine in self._engines:
-            request = self._request(replace(profile, engines={"inline": FREE, engine: FREE}), engine)
-            profile = measure_engine(profile, engine, request, self.arena.capacity_bytes // 2)
-        save_profile(self._profile_path, profile)
-        self.profile = profile
-        return profile
+        limit_bytes = self.arena.capacity_bytes // 2
+        self.profile = measure(this_machine(), self.workers, self._engines, self._request, limit_bytes)
+        save_profile(self._profile_path, self.profile)
+        return self.profile
 
     def project(
         self,

@@ -42,7 +42,7 @@ def info_router(service: Service) -> APIRouter:
                 **{name: version(name) for name in ("numpy", "numba", "ray")},
             },
             "limits": {name: getattr(service.settings, name) for name in _LIMITS},
-            "profile": service.projector.profile.as_dict(),
+            "profile": service.projector.profile.readable(),
             "engine": service.projector.info(),
         }
 
