@@ -111,8 +111,7 @@ def foretold_table(rows: Sequence[Foretold]) -> Table:
 
 
 def _memory(profile: MachineProfile) -> Table:
-    when = f"{profile.measured:%Y-%m-%d %H:%M} UTC, others had {profile.disturbed:.0%} of the time"
-    table = Table("memory, GB/s of the tensor", title=f"{profile.machine.processor}, measured {when}")
+    table = Table("memory, GB/s of the tensor", title=f"{profile.machine.processor}, {profile.circumstances}")
     threads = list(next(iter(profile.bandwidth_gb_s.values())))
     for count in threads:
         table.add_column(f"{count} thread{'s' if count > 1 else ''}", justify="right")

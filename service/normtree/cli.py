@@ -167,7 +167,8 @@ def plan(
         lengths = tuple(int(length) for length in shape.split("x"))
         with Projector.start(_settings(workers=workers, inline_only=engine == "inline")) as projector:
             text = str(projector.plan(lengths, dtype, norm=norm, axes=axes, radius=radius, exact=exact, engine=engine))
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+            profile = projector.profile.circumstances
+        console.print(f"{text}\n\nprofile    {profile}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -122,7 +122,8 @@ def test_plan_prints_the_plan() -> None:
     done = run("plan", "64x32x3x3", "--axes", "0,1.2.3", "--norm", "l1,l2")
     assert done.returncode == 0, done.stderr
     assert "l1,l2 over axes 0,1.2.3" in done.stdout
-    assert "73,728 bytes" in done.stdout
+    assert "72 KiB" in done.stdout
+    assert "UTC, others had" in done.stdout
 
 
 def test_bench_shows_the_machine_and_how_well_plans_foretell_it() -> None:

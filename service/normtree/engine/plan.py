@@ -24,6 +24,7 @@ _WORKER_TOLERANCE = 1.05
 
 # More workers that make leaves no faster than this share of the time are held up by the memory.
 _MEMORY_BOUND = 0.8
+_CACHED_BYTES = 1 << 22  # tensors below that are held up by their smallness
 
 _ROW = "{:<7}{:<6}{:<8}{:>13}{:>13}{:>8}{:>10}{:>10}{:>10}{:>7}"
 
@@ -189,7 +190,7 @@ def _best(
     fastest = min(prediction.wall_ms for prediction in predictions)
     index = next(i for i, each in enumerate(predictions) if each.wall_ms <= _WORKER_TOLERANCE * fastest)
     return _Option(
-        engine, cuts[index], predictions[index], _why_not_more(predictions[index], predictions[-1], cuts[-1])
+        engine, cuts[index], predictions[index], _why_not_more(work, predictions[index], predictions[-1], cuts[-1])
     )
 
 
@@ -201,13 +202,13 @@ def _cut(shape: tuple[int, ...], norm: MixedNorm, count: int) -> tuple[Block, ..
     return max(whole, split_fibres(shape, norm, count), key=len)
 
 
-def _why_not_more(chosen: Prediction, most: Prediction, blocks: tuple[Block, ...]) -> str:
+def _why_not_more(work: Workload, chosen: Prediction, most: Prediction, blocks: tuple[Block, ...]) -> str:
     if chosen.workers == most.workers:
         return ""
     suffices = f"{_count(chosen.workers, 'worker')} suffice{'s' if chosen.workers == 1 else ''}"
     if len(blocks) <= chosen.workers:
         return f"{_count(len(blocks), 'block')}: {suffices}"
-    bound = most.leaves_ms >= _MEMORY_BOUND * chosen.leaves_ms
+    bound = work.leaf.nbytes >= _CACHED_BYTES and most.leaves_ms >= _MEMORY_BOUND * chosen.leaves_ms
     return f"{'memory-bound' if bound else 'small'}: {suffices}"
 
 

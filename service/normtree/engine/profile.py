@@ -134,6 +134,11 @@ class MachineProfile:
         """Whether it is better measured again: others disturbed it, and that was a while ago."""
         return self.disturbed > _CALM and datetime.now(UTC) - self.measured > _PATIENCE
 
+    @property
+    def circumstances(self) -> str:
+        """When it was measured, and how undisturbed."""
+        return f"measured {self.measured:%Y-%m-%d %H:%M} UTC, others had {self.disturbed:.0%} of the time"
+
     def as_dict(self) -> dict[str, object]:
         """The profile as plain values, for JSON."""
         plain: dict[str, object] = _ADAPTER.dump_python(self, mode="json")
