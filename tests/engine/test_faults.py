@@ -3,9 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 import normtree_kernels as nk
 from normtree.engine.cancel import Cancel
+from normtree.engine.on_ray import RayExecutor
 from normtree.engine.plan import Plan
 from normtree.engine.projector import Projector
 from normtree.engine.tensor import Tensor
@@ -105,13 +105,13 @@ def test_a_worker_that_hangs_is_ended_and_the_deadline_is_kept(projector: Projec
     assert held.is_right(nk.project(held.y, "l1,l1", held.radius, axes="1,0").tobytes())
 
 
-def kill_now_and_then(pids: Callable[[], list[int]], over: threading.Event, killed: list[int]) -> None:
-    """Kill one worker after the other."""
-    for turn in count():
-        if over.wait(KILL_EVERY_S):
-            return
-        found = pids()
-        for victim in found[turn % len(found) :][:1] if found else []:
+def kill_now_and_then(ray_engine: RayExecutor, over: threading.Event, killed: list[int]) -> None:
+    """Kill one worker after the other, each when all those killed before have been replaced."""
+    whole = len(ray_engine.worker_pids())
+    while not over.wait(KILL_EVERY_S):
+        found = ray_engine.worker_pids()
+        if len(found) == whole:
+            victim = found[len(killed) % (whole - 1)]  # the last one is the spare
             with suppress(ProcessLookupError):  # it was lost already, and nobody has noticed yet
                 os.kill(victim, signal.SIGKILL)
                 killed.append(victim)
@@ -126,7 +126,7 @@ def test_requests_go_right_while_workers_are_killed(projector: Projector) -> Non
     shape = (4000, 1000)
     nbytes = 4 * shape[0] * shape[1]
     over, killed = threading.Event(), []
-    killer = threading.Thread(target=kill_now_and_then, args=(projector.ray.worker_pids, over, killed))
+    killer = threading.Thread(target=kill_now_and_then, args=(projector.ray, over, killed))
     requests = hit = retries = 0
     with projector.arena.lease(nbytes) as source, projector.arena.lease(nbytes) as target:
         held = Held(projector, source.name, target.name, shape)
