@@ -3,8 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from normtree.keys import new_key as make_key
 from normtree.settings import Settings
 
 _BENCH_SHAPES = ((128, 128), (500, 500), (2000, 2000), (4000, 4000))
+_ANY_RADIUS = 1.0  # plans are the same for all
 _TABLE_COLUMNS = 110  # tables are wider than a narrow terminal, and than a pipe's default
 
 app = typer.Typer(
@@ -43,6 +45,12 @@ Axes = Annotated[
 Radius = Annotated[float | None, typer.Option(help="Radius of the ball, in the units of the elements, >= 0.")]
 Sparsity = Annotated[
     float | None, typer.Option(help="Instead of a radius: the share of each tensor's outermost groups to make zero.")
+]
+Groups = Annotated[
+    int | None, typer.Option(help="Instead of a radius: how many of each tensor's outermost groups to keep, at most.")
+]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="The Euclidean projection: the nearest point, where a way to it is known.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Leaf tasks at once; default: the usable cores.")]
 
@@ -74,7 +82,20 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-@app.command()
+def _settings_help(options: Iterable[str]) -> str:
+    r"""Tell of the settings that are no options, one a line, which "\b" asks of typer."""
+    told = []
+    for name, field in Settings.model_fields.items():
+        if name not in options:
+            default = "" if field.default_factory or field.default in (None, "") else f" Default: {field.default}."
+            told.append(f"NORMTREE_{name.upper()}: {field.description}{default}")
+    return "\n".join(["Options can be given in the environment too, as NORMTREE_<NAME>. Only there:\n\n\b", *told])
+
+
+_SERVE_OPTIONS = ("host", "port", "workers", "ray_address", "inline_only", "keys_file", "insecure")
+
+
+@app.command(epilog=_settings_help(_SERVE_OPTIONS))
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind; default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port to bind; default 8000.")] = None,
@@ -88,25 +109,24 @@ def serve(
         bool | None, typer.Option("--insecure", help="Permit an address that other machines can reach, without keys.")
     ] = None,
 ) -> None:
-    """Serve projections over HTTP. What is not given here comes from NORMTREE_<NAME> in the environment."""
-    given = {
-        "host": host, "port": port, "workers": workers, "ray_address": ray_address,
-        "inline_only": inline_only, "keys_file": keys_file, "insecure": insecure,
-    }  # fmt: skip
+    """Serve projections over HTTP."""
     from normtree.http.serve import serve as serve_http
 
+    given = (host, port, workers, ray_address, inline_only, keys_file, insecure)
     with _told():
-        serve_http(_settings(**given))
+        serve_http(_settings(**dict(zip(_SERVE_OPTIONS, given, strict=True))))
 
 
-@app.command()
+@app.command(epilog="normtree project w.npy out.npy --norm l1,linf --axes 1,0 --sparsity 0.9")
 def project(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A .npy or .safetensors file.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write; the same kind of file.")],
     radius: Radius = None,
     sparsity: Sparsity = None,
+    groups: Groups = None,
     norm: Norm = "l1,linf",
     axes: Axes = None,
+    exact: Exact = False,
     tensor: Annotated[str, typer.Option(help="Regular expression that a tensor's whole name must match.")] = ".*",
     engine: Annotated[str, typer.Option(help="inline (threads of this process) or ray.")] = "inline",
     workers: Workers = None,
@@ -114,7 +134,8 @@ def project(
 ) -> None:
     """Project the tensors of a file, each onto its own ball; other tensors are kept as they are.
 
-    The ball has the radius given, or the one that leaves the sparsity given.
+    The ball has the radius given, or the one that leaves the sparsity or the groups given: one of the three is wanted.
+    Groups are what the outermost level counts: rows of a matrix, unless the axes say otherwise.
     """
     from normtree.engine.projector import Projector
     from normtree.files import TensorFile, check_suffix, read_file, write_file
@@ -124,7 +145,7 @@ def project(
         check_suffix(target)
         file = read_file(source)
         names = _select(file.tensors, tensor, source)
-        Goal(radius, sparsity)
+        goal = asdict(Goal(radius, sparsity, groups))
         tensors, timings, table = dict(file.tensors), {}, _results_table()
         settings = _settings(workers=workers, inline_only=engine != "ray")
         with Projector.start(settings) as projector:
@@ -132,7 +153,7 @@ def project(
                 y = tensors[name]
                 with _named(name):
                     plan = projector.plan(
-                        y.shape, y.dtype.name, norm=norm, axes=axes, radius=radius, sparsity=sparsity, engine=engine
+                        y.shape, y.dtype.name, norm=norm, axes=axes, **goal, exact=exact, engine=engine
                     )
                     x, timings[name] = projector.project_array(y, plan)
                 tensors[name] = x
@@ -143,13 +164,12 @@ def project(
         console.print(table)
 
 
-@app.command()
+@app.command(epilog="normtree plan 30522x384 --norm l1,linf --axes 1,0")
 def plan(
     shape: Annotated[str, typer.Argument(help="Lengths of the axes, such as 30522x384.")],
-    radius: Annotated[float, typer.Option(help="Radius of the ball; it changes no plan.")] = 1.0,
     norm: Norm = "l1,linf",
     axes: Axes = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Plan the Euclidean projection, where one is known.")] = False,
+    exact: Exact = False,
     dtype: Annotated[str, typer.Option(help="Element type.")] = "float32",
     engine: Annotated[str, typer.Option(help="auto, inline or ray; ray is started to be measured.")] = "inline",
     workers: Workers = None,
@@ -166,9 +186,11 @@ def plan(
             raise ValueError(f"shape: wanted lengths such as 30522x384, got {shape!r}")
         lengths = tuple(int(length) for length in shape.split("x"))
         with Projector.start(_settings(workers=workers, inline_only=engine == "inline")) as projector:
-            text = str(projector.plan(lengths, dtype, norm=norm, axes=axes, radius=radius, exact=exact, engine=engine))
+            planned = projector.plan(
+                lengths, dtype, norm=norm, axes=axes, radius=_ANY_RADIUS, exact=exact, engine=engine
+            )
             profile = projector.profile.circumstances
-        console.print(f"{text}\n\nprofile    {profile}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{planned}\n\nprofile    {profile}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     keys_file: Path | None = Field(
         default=None, description="File of the keys that open the service, a line `NAME sha256:HEX` each."
     )
-    keys: str = Field(default="", description="Such lines themselves, separated by `;`.")
+    keys: str = Field(default="", description="Lines of keys themselves, separated by `;`.")
     workers: int = Field(
         default_factory=_usable_cores, ge=1, description="Leaf tasks at once; default: the usable cores."
     )
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         description="Shared memory for tensors in flight, in bytes; default: 4 GiB or a quarter of /dev/shm.",
     )
     arena_touched_bytes: int = Field(
-        default=0, ge=0, description="Of that, the bytes whose pages are made at the start, before any request."
+        default=0, ge=0, description="Bytes of it whose pages are made at the start, before any request."
     )
     shared_memory: bool = Field(
         default=False, description="Let clients on this machine register shared memory of their own."
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
         default=None, ge=1, description="Shared memory that one key may hold, in bytes; default: no bound."
     )
     head_limit_bytes: int = Field(default=2**16, ge=2**10, description="Largest request line and headers, in bytes.")
-    head_timeout_s: float = Field(default=20.0, gt=0, description="Seconds in which they must arrive.")
+    head_timeout_s: float = Field(default=20.0, gt=0, description="Seconds in which line and headers must arrive.")
     unread_timeout_s: float = Field(default=60.0, gt=0, description="Seconds an answer waits for its client to read.")
     connections_limit: int = Field(default=4096, ge=1, description="Connections at once.")
     body_timeout_s: float = Field(default=60.0, gt=0, description="Seconds in which a body must arrive.")

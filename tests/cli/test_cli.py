@@ -1,6 +1,11 @@
-"""The command line: real files in, real files out, and errors in one line."""
+"""The command line: real files in, real files out, and errors in one line.
+
+Commands run in this process, for an interpreter's start takes as long as all that most of them do; two run as a shell
+would start them.
+"""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +13,27 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from typer.testing import CliRunner, Result
 
 import normtree_kernels as nk
+from normtree.cli import app
 from normtree.files import TensorFile, read_file, write_file
+from normtree.settings import Settings
 
 RNG = np.random.default_rng(3)
 
 
-def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "normtree.cli", *map(str, arguments)]
+def run(*arguments: str | float | Path) -> Result:
+    """Run a command; an exception that it does not turn into words is the test's."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+def start(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run the installed command in a process of its own."""
+    command = [str(Path(sys.executable).with_name("normtree")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -39,7 +56,7 @@ def test_it_projects_the_named_tensors_and_keeps_the_others(checkpoint: Path, tm
     done = run(
         "project", checkpoint, out, "--tensor", r".*\.weight|half", "--radius", 3, "--axes", "1,0", "--timing", timing
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     before, after = read_file(checkpoint), read_file(out)
     assert after.metadata == {"format": "pt"}
     for name, y in before.tensors.items():
@@ -55,15 +72,30 @@ def test_it_projects_the_named_tensors_and_keeps_the_others(checkpoint: Path, tm
 def test_it_finds_the_radius_from_the_sparsity(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", RNG.standard_normal((40, 30)).astype(np.float32))
     done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--sparsity", 0.75)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert (np.load(tmp_path / "x.npy") == 0).all(axis=1).sum() == 30
+
+
+def test_it_keeps_so_many_groups(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", y := RNG.standard_normal((40, 30)))
+    done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--groups", 7)
+    assert done.exit_code == 0, done.stderr
+    assert np.load(tmp_path / "x.npy").tobytes() == nk.project(y, "l1,linf", groups=7).tobytes()
+    assert (np.load(tmp_path / "x.npy") != 0).any(axis=1).sum() <= 7
+
+
+def test_it_finds_the_nearest_point_where_asked(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", y := RNG.standard_normal((40, 30)))
+    done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--radius", 5, "--exact")
+    assert done.exit_code == 0, done.stderr
+    assert np.load(tmp_path / "x.npy").tobytes() == nk.project(y, "l1,linf", 5.0, exact=True).tobytes()
 
 
 def test_it_projects_a_npy(tmp_path: Path) -> None:
     y = RNG.standard_normal((20, 30))
     np.save(tmp_path / "y.npy", y)
     done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--norm", "l1,l2", "--radius", 5)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert np.load(tmp_path / "x.npy").tobytes() == nk.project(y, "l1,l2", 5.0).tobytes()
 
 
@@ -94,7 +126,7 @@ def test_a_wrong_argument_is_told_in_a_line_and_writes_nothing(
 ) -> None:
     tensor = [] if "--tensor" in arguments else ["--tensor", "layer.weight"]
     done = run("project", checkpoint, tmp_path / "out.safetensors", *arguments, *tensor)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert done.stderr.startswith(f"normtree: {message}")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == [checkpoint]
@@ -113,44 +145,54 @@ def test_a_broken_file_is_told(tmp_path: Path, content: bytes | None, name: str,
     if content is not None:
         (tmp_path / name).write_bytes(content)
     done = run("project", tmp_path / name, tmp_path / "out.npy", "--radius", "1")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_plan_prints_the_plan() -> None:
     done = run("plan", "64x32x3x3", "--axes", "0,1.2.3", "--norm", "l1,l2")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "l1,l2 over axes 0,1.2.3" in done.stdout
     assert "72 KiB" in done.stdout
     assert "UTC, others had" in done.stdout
 
 
-def test_bench_shows_the_machine_and_how_well_plans_foretell_it() -> None:
-    done = run("bench", "--profile", "--workers", "2")
-    assert done.returncode == 0, done.stderr
-    for part in ("read", "l1 packed", "what an engine adds", "2 threads", "4000×4000", "ratio"):
-        assert part in done.stdout
-
-
 def test_plan_refuses_a_shape_that_is_none() -> None:
     done = run("plan", "64*32")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "shape: wanted lengths such as 30522x384, got '64*32'" in done.stderr
 
 
 def test_an_address_that_would_expose_the_service_is_refused() -> None:
     done = run("serve", "--host", "0.0.0.0")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "can be reached from other machines" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "project", "plan", "bench", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    ["serve", "project", "plan", "bench", "demo", "key new", "job plan", "job run"],
+)
 def test_every_command_explains_itself(command: str) -> None:
-    done = run(command, "--help")
-    assert done.returncode == 0
-    assert "Usage:" in done.stdout
+    done = run(*command.split(), "--help")
+    assert done.exit_code == 0
+    assert f"Usage: root {command}" in done.output
 
 
-def test_it_tells_its_version() -> None:
-    assert run("--version").stdout.strip() == "0.1.0"
+def test_serve_tells_of_every_setting() -> None:
+    shown = run("serve", "--help").output
+    options = {name.replace("-", "_") for name in re.findall(r"--([a-z-]+)", shown)}
+    named = {name.lower() for name in re.findall(r"NORMTREE_([A-Z_]+):", shown)}
+    assert options | named >= Settings.model_fields.keys()
+
+
+def test_installed_command_tells_its_version() -> None:
+    done = start("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0.1.0\n", "")
+
+
+def test_installed_command_complains_on_standard_error(tmp_path: Path) -> None:
+    done = start("project", tmp_path / "in.npy", tmp_path / "out.npy", "--radius", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"normtree: [Errno 2] No such file or directory: '{tmp_path / 'in.npy'}'\n"
