@@ -18,8 +18,11 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 Instructions = list[tuple[str, str]]
-# One element type and one norm, for the test's time's sake.
-FEWER = "import normtree.engine.warm as w; w.ACCEPTED, w.NORMS = ('float64',), ('linf',)"
+# One element type, one norm and the up-sweep alone, for the test's time's sake.
+FEWER = (
+    "import normtree.engine.warm as w; w.ACCEPTED, w.NORMS = ('float64',), ('linf',); "
+    "w.sweep.down = w.sweep.active = w.parts.excesses = w.parts.shrink = w.parts.Thresholds = lambda *_: None"
+)
 # Of all kernels: signatures loaded from the cache, and compiled.
 COUNT = (
     "import gc; from numba.core.dispatcher import Dispatcher; "

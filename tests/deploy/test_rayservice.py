@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import normtree_kernels as nk
+from normtree.demo import free_port
 from normtree.keys import new_key
 
 # A process of its own: Ray is started once a process, and Serve brings its warnings.
@@ -82,7 +83,7 @@ def test_the_application_answers_whoever_has_a_key(configuration: dict[str, Any]
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }  # fmt: skip
     before = set(Path("/dev/shm").glob("normtree-*"))
-    port = str(20_000 + os.getpid() % 10_000)
+    port = str(free_port())
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", RUN, json.dumps(configuration), str(source), port, str(target)],
         env=environment, capture_output=True, text=True, check=False, timeout=170,

@@ -1,5 +1,6 @@
 """The README's code runs as it stands: Python here, the shell's lines against the real service."""
 
+import os
 import re
 import subprocess
 import sys
@@ -39,12 +40,16 @@ def test_shell_examples_run(code: str, service: str, tmp_path: Path) -> None:
     script = code.replace(DEFAULT_URL, service)
     path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     done = subprocess.run(
-        ["bash", "-euc", script], cwd=tmp_path, env={"PATH": path, "HOME": str(tmp_path)},
+        ["bash", "-euc", script], cwd=tmp_path,
+        env={"PATH": path, "HOME": str(tmp_path), "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     if "-o out.npy" in code:
         assert np.load(tmp_path / "out.npy").shape == (512, 384)
         assert "x-normtree-timing" in done.stdout.lower()
+    if "normtree bench --profile" in code:
+        for part in ("read", "l1 packed", "what an engine adds", "thread", "4000×4000", "ratio"):
+            assert part in done.stdout
     if "radius=-1" in code:
         assert "radius must be finite and >= 0, got -1.0" in done.stdout.replace("radius: must", "radius must")
