@@ -40,7 +40,7 @@ class Tally:
 
 
 class MixedLoad:
-    """Clients on threads, each with a connection of its own, until told to stop.
+    """Clients on threads, each with a connection of its own, until told to stop; each flow is sent once at least.
 
     Args:
         url: of the service.
@@ -70,6 +70,8 @@ class MixedLoad:
         random = Random(number)
         weights = [flow.weight for flow in self._flows]
         with httpx.Client(base_url=self._url, timeout=TIMEOUT_S) as client:
+            for flow in self._flows[number :: len(self._threads)]:
+                self.send(client, flow)
             while not self._stop.is_set():
                 self.send(client, random.choices(self._flows, weights)[0])
                 self._stop.wait(self._pause_s)

@@ -12,9 +12,9 @@ from statistics import quantiles
 from job_load import JobLoad, JobTally
 from mixed import MixedLoad, Tally
 from service import Service
-from watch import Growth, Sample, Watch, growth
+from watch import PERIOD_S, Growth, Sample, Watch, growth
 
-KEPT_SAMPLES = 240
+KEPT_SAMPLES, FEWEST_SAMPLES = 240, 40
 
 
 def soak(service: Service, folder: Path, seconds: float, clients: int = 4) -> dict[str, object]:
@@ -26,7 +26,12 @@ def soak(service: Service, folder: Path, seconds: float, clients: int = 4) -> di
         seconds: how long.
         clients: how many send at once.
     """
-    with JobLoad(folder) as jobs, Watch(service.process.pid) as watch, MixedLoad(service.url, clients) as load:
+    period_s = min(PERIOD_S, seconds / FEWEST_SAMPLES)
+    with (
+        JobLoad(folder) as jobs,
+        Watch(service.process.pid, period_s) as watch,
+        MixedLoad(service.url, clients) as load,
+    ):
         watch.wait(seconds)
     return report(watch.samples, load.tally, jobs.tally, seconds)
 

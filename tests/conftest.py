@@ -2,10 +2,8 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +12,8 @@ import httpx
 import pytest
 from hypothesis import settings
 
+from normtree.demo import free_port, wait_until_ready
+
 # On top of Hypothesis' own default, which is another one on CI. The first call of a kernel compiles it,
 # so no example has a deadline; pytest's timeout guards the test.
 settings.register_profile("house", settings.default, deadline=None)
@@ -21,36 +21,23 @@ settings.register_profile("fuzz", settings.default, deadline=None, max_examples=
 settings.load_profile("house")
 
 SERVE = "from normtree.http.serve import serve; from normtree.settings import Settings; serve(Settings())"
-START_S = 240
 STOP_S = 30
 WORKERS = 2
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-def wait_until_ready(base: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + START_S
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if httpx.get(f"{base}/v2/health/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    pytest.fail(f"the service did not start:\n{log.read_text()}")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Profiles of a machine that is busy with tests are not kept for later."""
+    """Profiles of a machine that is busy with tests are not kept for later; processes of one run share them."""
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str((base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cache"))
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that two test processes end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("nodes")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @contextmanager
@@ -67,7 +54,11 @@ def serving(log: Path, **settings: object) -> Iterator[tuple[str, subprocess.Pop
         process = subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdout=sink, stderr=sink)
     base = f"http://127.0.0.1:{port}"
     try:
-        wait_until_ready(base, process, log)
+        with httpx.Client(base_url=base) as client:
+            try:
+                wait_until_ready(client, process)
+            except ValueError as error:
+                pytest.fail(f"{error}\n{log.read_text()}")
         yield base, process
     finally:
         process.send_signal(signal.SIGTERM)
@@ -90,11 +81,17 @@ def serve() -> Serving:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of the real service on an embedded Ray."""
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Base URL and process of the real service on an embedded Ray."""
     log = tmp_path_factory.mktemp("service") / "log.txt"
-    with serving(log, workers=WORKERS, arena_bytes=2**29, body_limit_bytes=2**28) as (base, _):
-        yield base
+    with serving(log, workers=WORKERS, arena_bytes=2**29, body_limit_bytes=2**28) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def service(started: tuple[str, subprocess.Popen[bytes]]) -> str:
+    """Base URL of the real service on an embedded Ray."""
+    return started[0]
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,15 +12,12 @@ from service import Service
 from soak import passed, soak
 from watch import Growth, Sample, growth, sample, tree
 
-SECONDS = 12.0
+SECONDS = 8.0
 
 
 @pytest.mark.slow
-def test_mixed_load(
-    serve: Callable[..., AbstractContextManager[tuple[str, "subprocess.Popen[bytes]"]]], tmp_path: Path
-) -> None:
-    with serve(tmp_path / "log.txt", workers=2, arena_bytes=2**29, body_limit_bytes=2**26) as (url, process):
-        found = soak(Service(url, process), tmp_path / "jobs", SECONDS)
+def test_mixed_load(started: tuple[str, "subprocess.Popen[bytes]"], tmp_path: Path) -> None:
+    found = soak(Service(*started), tmp_path / "jobs", SECONDS)
     assert found["wrong"] == []
     assert found["broken"] == {}
     assert [each for each in found["growth"] if not each["flat"]] == []
