@@ -79,8 +79,8 @@ def test_a_killed_worker_breaks_the_line_at_once(worker: tuple[Line, Any]) -> No
     Timer(0.05, os.kill, [process.pid, signal.SIGKILL]).start()
     start = monotonic()
     with pytest.raises(LineBroken):
-        line.call(nap, (30.0,))
-    assert monotonic() - start < 5.0
+        line.call(nap, (150.0,))
+    assert monotonic() - start < 60.0
     with pytest.raises(LineBroken):
         line.call(nap, (0.0,))
 
@@ -98,7 +98,7 @@ def test_hanging_up_breaks_a_call_in_another_thread(worker: tuple[Line, Any]) ->
     thread.start()
     sleep(0.05)
     line.hang_up()
-    thread.join(5)
+    thread.join(30)
     assert broken == [True]
 
 

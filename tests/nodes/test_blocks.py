@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from threading import Thread
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -146,9 +146,7 @@ def test_a_node_that_is_removed_in_mid_request_changes_no_bit(cluster: Cluster) 
     ray.wait(blocks, num_returns=2, fetch_local=False)
     assert where(blocks)[1] == {added.node_id}
     remover = Thread(target=lambda: (sleep(0.03), cluster.remove_node(added, allow_graceful=False)))
-    start = monotonic()
     remover.start()
     x = np.concatenate(ray.get(on_ray.project(blocks, "l1,l1", 500.0, deadline_s=100.0)))
     remover.join()
     assert x.tobytes() == nk.project(y, "l1,l1", 500.0).tobytes()
-    assert monotonic() - start < 60
