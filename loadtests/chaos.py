@@ -232,7 +232,19 @@ def recover(service: Service, flows: tuple[Flow, ...]) -> float | None:
     return None
 
 
-def measure(seconds: float) -> list[dict[str, Any]]:
-    """Let every fault happen, each to a service of its own; two meet jobs, where this user may make disks and nodes."""
-    met = [full_disk(), kill_node()]
-    return [*(survive(fault, seconds) for fault in FAULTS), *(found for found in met if found)]
+def measure(seconds: float, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """Let every fault happen, each to a service of its own; two meet jobs, where this user may make disks and nodes.
+
+    Args:
+        seconds: that each lasts.
+        say: is told how far it is.
+    """
+    found = []
+    for fault in FAULTS:
+        say(fault.name)
+        found.append(survive(fault, seconds))
+    for name, happen in (("full disk", full_disk), ("SIGKILL of a node", kill_node)):
+        say(name)
+        if met := happen():
+            found.append(met)
+    return found

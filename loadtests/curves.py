@@ -9,6 +9,7 @@ The roofline is measured, not read off a data sheet: as many threads as workers 
 again and write as much, in plain compiled loops. Kernels that write past the caches can be a little faster than that.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -220,20 +221,41 @@ def curves(points: Sequence[Point]) -> list[Curve]:
     return [Curve(*key, fit(walls)) for key, walls in groups.items() if len(walls) > 1 and 1 in walls]
 
 
-def measure(projector: Projector, largest_bytes: int, weak_bytes: Sequence[int], budget_s: float) -> list[Point]:
-    """Measure all curves; a case takes about the budget, or five rounds where those take longer."""
+def measure(
+    projector: Projector,
+    largest_bytes: int,
+    weak_bytes: Sequence[int],
+    budget_s: float,
+    end_s: float = math.inf,
+    say: Callable[[str], None] = print,
+) -> list[Point]:
+    """Measure all curves; a case takes about the budget, or five rounds where those take longer.
+
+    Args:
+        projector: whose engines run.
+        largest_bytes: of the tensors.
+        weak_bytes: one worker's parts, for weak scaling.
+        budget_s: of a case.
+        end_s: `time.perf_counter` after which no size is begun.
+        say: is told how far it is, and what was left out.
+    """
     points = []
-    for nbytes in sizes(largest_bytes):
-        with cases(projector, nbytes) as each:
-            for case in each:
-                points += strong(projector, case, budget_s)
     counts = range(1, projector.workers + 1)
     for nbytes in weak_bytes:
         with ExitStack() as stack:
             grown = {n: stack.enter_context(cases(projector, n * nbytes)) for n in counts}
-            for index in range(len(NORMS)):
+            for index, norm in enumerate(NORMS):
+                say(f"weak, {nbytes >> 20} MiB a worker, {norm}")
                 here = {n: grown[n][index] for n in counts}
                 points += weak(projector, here[1], here, budget_s)
+    for nbytes in sizes(largest_bytes):
+        if perf_counter() > end_s:
+            say(f"no time left for {nbytes >> 20} MiB")
+            continue
+        with cases(projector, nbytes) as each:
+            for case in each:
+                say(f"strong, {nbytes / MIB:g} MiB, {case.norm}")
+                points += strong(projector, case, budget_s)
     return points
 
 

@@ -4,13 +4,14 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from json import dumps
 from urllib.parse import urlencode
 
 import numpy as np
 
 import normtree_kernels as nk
 
-NPY = "application/x-npy"
+NPY, JSON = "application/x-npy", "application/json"
 RADIUS_SHARE = 0.1
 
 
@@ -74,7 +75,7 @@ def large() -> Flow:
 
 @cache
 def mixed() -> tuple[Flow, ...]:
-    """Small and large tensors on both engines, and requests that are wrong in one way each."""
+    """Small and large tensors on both engines, and requests and jobs that are wrong in one way each."""
     y = npy(np.ones((8, 8), np.float32))
     bad = np.ones((8, 8), np.float32)
     bad[3, 5] = np.nan
@@ -86,6 +87,11 @@ def mixed() -> tuple[Flow, ...]:
         "no .npy": ("/v1/project?radius=1", b"\x00" * 200, 400),
         "cut short": ("/v1/project?radius=1", y[:-7], 400),
     }
+    rule = {"tensors": ".*", "norm": "l1,linf", "sparsity": 0.5}
+    jobs = {
+        "job on others' files": {"input": "/etc", "output": "etc", "rules": [rule]},
+        "job without rules": {"input": "in", "output": "out", "rules": []},
+    }
     return (
         small(),
         projection("small, l1,l1", (96, 200), "l1,l1", weight=15),
@@ -94,4 +100,5 @@ def mixed() -> tuple[Flow, ...]:
         large(),
         projection("large on Ray", (512, 8192), "l1,l1", weight=2, engine="ray"),
         *(Flow(name, path, body, status) for name, (path, body, status) in wrong.items()),
+        *(Flow(name, "/v1/jobs", dumps(recipe).encode(), 422, content_type=JSON) for name, recipe in jobs.items()),
     )

@@ -101,10 +101,12 @@ class JobLoad:
         folder: for the checkpoint.
         shards: of it.
         shard_bytes: of each.
+        pause_s: rest between two jobs.
     """
 
-    def __init__(self, folder: Path, shards: int = 2, shard_bytes: int = 1 << 22) -> None:
+    def __init__(self, folder: Path, shards: int = 2, shard_bytes: int = 1 << 22, pause_s: float = 0.0) -> None:
         self.tally = JobTally()
+        self._pause_s = pause_s
         self._checkpoint = Checkpoint.make(folder, shards, shard_bytes)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -133,4 +135,5 @@ class JobLoad:
                 lost.append(complaint or "other bytes than the job that was left alone")
             else:
                 self.tally.done += 1
+            self._stop.wait(self._pause_s)
         self.tally.lost = lost

@@ -9,15 +9,17 @@ from pathlib import Path
 PACKAGES = ("normtree", "numpy", "numba", "llvmlite", "ray", "uvicorn")
 
 
-def describe(warm_up: str) -> dict[str, object]:
+def describe(warm_up: str, note: str = "") -> dict[str, object]:
     """Describe this machine now.
 
     Args:
         warm_up: what ran before the first number was taken, in words.
+        note: what else a reader should know, such as that others used the machine meanwhile.
     """
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor(),
+        "processor_model": ", ".join(f"{name} {cpuinfo(name)}" for name in ("cpu family", "model", "stepping")),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release().partition("-")[0],
@@ -25,12 +27,19 @@ def describe(warm_up: str) -> dict[str, object]:
         **{name: version(name) for name in PACKAGES},
         "load_average": [float(part) for part in Path("/proc/loadavg").read_text().split()[:3]],
         "warm_up": warm_up,
+        **({"note": note} if note else {}),
     }
 
 
 def processor() -> str:
     """Name the processor as the kernel does."""
+    return cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpuinfo(name: str) -> str:
+    """What the kernel says of the first processor; empty where it does not."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""

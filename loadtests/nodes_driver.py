@@ -1,11 +1,11 @@
 """What runs on the first host: blocks on both nodes, then both ways in turn, timed and with the wire's bytes counted.
 
-Usage: python loadtests/nodes_driver.py ADDRESS BYTES ROUNDS
+Usage: python loadtests/nodes_driver.py ADDRESS, then on the standard input a line `BYTES ROUNDS` for each measurement
 """
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -16,14 +16,13 @@ from curves import RADIUS_SHARE, shape_of
 from results import quartiles
 
 import normtree_kernels as nk
-from normtree_kernels import sweep
-from normtree_kernels.goal import Goal
-from normtree_kernels.norms import MixedNorm
-from normtree_kernels.tree import crown
+from normtree import on_ray
 
 NORM = "l1,linf"
 HOSTS = ("a", "b")
-WAIT_S, TASKS = 60, 200
+WAIT_S, REST_S = 60, 0.2
+# Tiny blocks are still too large to travel with their tasks.
+TINY_BYTES, TINY_BLOCKS, TINY_ROUNDS, WARM_ROUNDS = 1 << 18, (2, 8), 9, 3
 
 
 def wire_bytes() -> int:
@@ -47,31 +46,9 @@ def receive(block: np.ndarray) -> int:
     return block.nbytes
 
 
-@ray.remote(num_cpus=1)
-def nothing() -> None:
-    """What a task costs that has nothing to do."""
-
-
-@ray.remote(num_cpus=1)
-def up(block: np.ndarray) -> np.ndarray:
-    return sweep.up("linf", block, 1)
-
-
-@ray.remote(num_cpus=1)
-def down(block: np.ndarray, norms: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    out = np.empty_like(block)
-    sweep.down("linf", block, 1, norms, radii, out)
-    return out
-
-
 def move_tree(blocks: list[Any], radius: float) -> list[Any]:
-    """Project where the blocks are: norms come here, radii go there."""
-    places = [{host: 0.01} for host in HOSTS]
-    norms = ray.get([up.options(resources=place).remote(block) for block, place in zip(blocks, places, strict=True)])
-    top = crown(MixedNorm.parse(NORM, ndim=2), np.concatenate(norms), Goal(radius=radius))
-    cuts = np.cumsum([len(each) for each in norms])[:-1]
-    parts = zip(blocks, norms, np.split(top.radii, cuts), places, strict=True)
-    return [down.options(resources=place).remote(*part) for *part, place in parts]
+    """Project where the blocks are, as the product does."""
+    return on_ray.project(blocks, NORM, radius)
 
 
 def ship_tensor(blocks: list[Any], radius: float) -> list[Any]:
@@ -83,6 +60,15 @@ def ship_tensor(blocks: list[Any], radius: float) -> list[Any]:
     return [mine, receive.options(resources={HOSTS[1]: 0.01}).remote(other)]
 
 
+def lay_out(shape: tuple[int, int], count: int) -> list[Any]:
+    """Make so many blocks of a shape, on the nodes in turn."""
+    places = [{HOSTS[part % len(HOSTS)]: 0.01} for part in range(count)]
+    made = [make_block.options(resources=place).remote(shape, part) for part, place in enumerate(places)]
+    ray.wait(made, num_returns=count, timeout=WAIT_S, fetch_local=False)
+    sleep(REST_S)
+    return made
+
+
 def timed(way: Callable[[list[Any], float], list[Any]], blocks: list[Any], radius: float) -> tuple[float, int]:
     """Run one way; return milliseconds and bytes on the wire."""
     before, start = wire_bytes(), perf_counter()
@@ -92,48 +78,57 @@ def timed(way: Callable[[list[Any], float], list[Any]], blocks: list[Any], radiu
     return wall_ms, wire_bytes() - before
 
 
-def main(address: str, nbytes: int, rounds: int) -> None:
-    ray.init(address=address, log_to_driver=False, configure_logging=False)
-    rows, columns = shape_of(nbytes)
-    parts = [np.random.default_rng(part).standard_normal((rows // 2, columns), dtype=np.float32) for part in (0, 1)]
+def summary(found: Sequence[tuple[float, int]]) -> dict[str, Any]:
+    """Quartiles of the walls, and the middle count of bytes."""
+    lower, wall, upper = quartiles([wall for wall, _ in found])
+    crossed = int(np.median([crossed for _, crossed in found]))
+    return {"rounds": len(found), "wall_ms": wall, "lower_ms": lower, "upper_ms": upper, "wire_bytes": crossed}
+
+
+def probe(nbytes: int, count: int, rounds: int) -> dict[str, Any]:
+    """Move the tree over so many blocks, again and again."""
+    rows, columns = shape_of(nbytes // count)
+    found = [timed(move_tree, lay_out((rows, columns), count), 1.0) for _ in range(rounds + 1)]
+    return {"blocks": count, "nbytes": nbytes, "fibres": count * rows, **summary(found[1:])}
+
+
+def measure(nbytes: int, rounds: int) -> dict[str, Any]:
+    """Compare both ways on the wire as it is now.
+
+    Raises:
+        ValueError: the tree's answer is not the library's.
+    """
+    shape = shape_of(nbytes // len(HOSTS))
+    parts = [np.random.default_rng(part).standard_normal(shape, dtype=np.float32) for part in range(len(HOSTS))]
     y = np.concatenate(parts)
     radius = RADIUS_SHARE * nk.norm(y, NORM)
-
-    def blocks() -> list[Any]:
-        made = [
-            make_block.options(resources={host: 0.01}).remote((rows // 2, columns), part)
-            for part, host in enumerate(HOSTS)
-        ]
-        ray.wait(made, num_returns=2, timeout=WAIT_S, fetch_local=False)
-        return made
-
-    x = np.concatenate(ray.get(move_tree(blocks(), radius)))
+    x = np.concatenate(ray.get(move_tree(lay_out(shape, len(HOSTS)), radius)))
     if not np.array_equal(x, nk.project(y, NORM, radius)):
         raise ValueError("the tree's answer differs from the library's")
+    for _ in range(WARM_ROUNDS):  # every worker of both nodes starts and loads its kernels
+        probe(TINY_BLOCKS[-1] * TINY_BYTES, TINY_BLOCKS[-1], 1)
+    probes = [probe(count * TINY_BYTES, count, TINY_ROUNDS) for count in TINY_BLOCKS]
+    probes.append(probe(nbytes // 2, len(HOSTS), rounds))
     taken: dict[str, list[tuple[float, int]]] = {"tree": [], "tensor": []}
     for round_ in range(rounds + 1):
         for way, run in (("tree", move_tree), ("tensor", ship_tensor)):
-            here = blocks()
-            sleep(0.2)
-            found = timed(run, here, radius)
+            found = timed(run, lay_out(shape, len(HOSTS)), radius)
             if round_:
                 taken[way].append(found)
-    start = perf_counter()
-    ray.get([nothing.options(resources={HOSTS[n % 2]: 0.01}).remote() for n in range(TASKS)])
-    task_ms = 1e3 * (perf_counter() - start) / TASKS
     before = wire_bytes()
     sleep(1)
     idle = wire_bytes() - before
-    plain = []
-    for way, found in taken.items():
-        lower, wall, upper = quartiles([wall for wall, _ in found])
-        crossed = int(np.median([crossed for _, crossed in found]))
-        plain.append({"way": way, "nbytes": y.nbytes, "norm": NORM, "wall_ms": wall, "lower_ms": lower,
-                      "upper_ms": upper, "wire_bytes": crossed, "idle_bytes_per_s": idle,
-                      "task_ms": task_ms})  # fmt: skip
+    about = {"nbytes": y.nbytes, "fibres": len(y), "blocks": len(HOSTS), "norm": NORM, "idle_bytes_per_s": idle}
+    return {"runs": [{"way": way, **about, **summary(found)} for way, found in taken.items()], "probes": probes}
+
+
+def main(address: str) -> None:
+    ray.init(address=address, log_to_driver=False, configure_logging=False)
+    for line in sys.stdin:
+        nbytes, rounds = map(int, line.split())
+        print(json.dumps(measure(nbytes, rounds)), flush=True)
     ray.shutdown()
-    print(json.dumps(plain))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1])

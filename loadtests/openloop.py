@@ -46,6 +46,7 @@ class Shot:
     done_s: float = 0.0
     status: int = UNANSWERED
     right: bool = False
+    told_when: bool = False  # its rejection said after how long to come again
 
     @property
     def latency_ms(self) -> float:
@@ -56,13 +57,16 @@ class Shot:
 class Summary:
     """What came of one offered rate. Latencies are of right answers, from the intended time, in milliseconds.
 
-    A percentile is None where fewer than ten requests lie beyond it: it would be a guess.
+    A percentile is None where fewer than ten requests lie beyond it: it would be a guess. ``rejected_as`` counts
+    rejections by status, ``told_when`` those that said when to come again (Retry-After).
     """
 
     offered_per_s: float
     sent: int
     good: int
     rejected: int
+    rejected_as: dict[str, int]
+    told_when: int
     wrong: int
     failed: int
     unanswered: int
@@ -121,6 +125,10 @@ class Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after":
+            self._shot.told_when = value.isdigit()
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -274,6 +282,8 @@ def summarise(shots: Sequence[Shot], rate: float, seconds: float, cpu: float) ->
         sent=len(shots),
         good=len(good),
         rejected=len(rejected),
+        rejected_as={str(status): count for status in REJECTIONS if (count := sum(s.status == status for s in shots))},
+        told_when=sum(shot.status in REJECTIONS and shot.told_when for shot in shots),
         wrong=sum(shot.status == 200 and not shot.right for shot in shots),
         failed=sum(shot.status not in (200, UNANSWERED, *REJECTIONS) for shot in shots),
         unanswered=sum(shot.status == UNANSWERED for shot in shots),

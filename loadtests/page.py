@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pictures
+import simulation_pictures
 from results import Point, read_json, write
+from words import bytes_text
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c2126; --dim: #5b6570; --line: #d9dee3; --blue: #1b6ca8; }
@@ -89,13 +91,13 @@ def curves(folder: Path, plain: Mapping[str, Any]) -> str:
     pictures.by_size(points, folder / "speedup-by-size")
     pictures.by_workers(points, plain["fits"], folder / "speedup-by-workers")
     pictures.weak(points, folder / "weak-scaling")
-    lost = [(p.engine, p.workers, p.norm, pictures.bytes_text(p.nbytes), p.wall_ms[1], p.speedups[1]) for p in points
+    lost = [(p.engine, p.workers, p.norm, bytes_text(p.nbytes), p.wall_ms[1], p.speedups[1]) for p in points
             if p.scaling == "strong" and p.workers > 1 and p.speedups[1] < 1]  # fmt: skip
     many = sum(p.scaling == "strong" and p.workers > 1 for p in points)
-    fits = [(f["engine"], f["norm"], pictures.bytes_text(f["nbytes"]), _interval(f["fit"]["serial"]),
+    fits = [(f["engine"], f["norm"], bytes_text(f["nbytes"]), _interval(f["fit"]["serial"]),
              _interval(f["fit"]["contention"]), _interval(f["fit"]["coherency"]), f["fit"]["spare"])
             for f in plain["fits"]]  # fmt: skip
-    rows = [(p.scaling, p.engine, p.workers, p.norm, pictures.bytes_text(p.nbytes), len(p.walls_ms), *p.wall_ms,
+    rows = [(p.scaling, p.engine, p.workers, p.norm, bytes_text(p.nbytes), len(p.walls_ms), *p.wall_ms,
              p.row()["serial_ms"], p.floor_ms, p.speedups[1], p.speedups[1] / p.workers, p.predicted_ms)
             for p in points]  # fmt: skip
     heads = ("scaling", "engine", "workers", "norm", "tensor", "rounds", "wall, lower quartile ms", "median ms",
@@ -124,18 +126,28 @@ def curves(folder: Path, plain: Mapping[str, Any]) -> str:
 
 def latency(folder: Path, plain: Mapping[str, Any]) -> str:
     pictures.latency(plain["curves"], folder / "latency")
-    heads = ("of capacity", "offered/s", "goodput/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "worst ms", "rejected",
-             "unanswered", "wrong", "failed", "generator's CPU", "generator late, p99 ms")  # fmt: skip
-    names = ("share", "offered_per_s", "goodput_per_s", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "worst_ms", "rejected",
-             "unanswered", "wrong", "failed", "generator_cpu", "generator_late_p99_ms")  # fmt: skip
+    heads = ("of capacity", "offered/s", "goodput/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "worst ms",
+             "refused (with Retry-After)", "refused after, p50 ms", "unanswered", "wrong", "failed",
+             "generator's CPU", "generator late, p99 ms")  # fmt: skip
+
+    def row(rate: Mapping[str, Any]) -> list[object]:
+        kinds = ", ".join(f"{count:,} as {status}" for status, count in rate["rejected_as"].items())
+        refused = f"{kinds} ({rate['told_when']:,})" if kinds else "0"
+        names = ("share", "offered_per_s", "goodput_per_s", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "worst_ms")
+        rest = ("rejected_p50_ms", "unanswered", "wrong", "failed", "generator_cpu", "generator_late_p99_ms")
+        return [*(rate[name] for name in names), refused, *(rate[name] for name in rest)]
+
     parts = [
-        f"<h3>{escape(curve['name'])}: {pictures.bytes_text(curve['body_bytes'] // 1024 * 1024)} a request, "
-        f"capacity {curve['capacity_per_s']:.0f}/s</h3>" + table(heads, [[r[n] for n in names] for r in curve["rates"]])
+        f"<h3>{escape(curve['name'])}: {bytes_text(curve['body_bytes'] // 1024 * 1024)} a request, "
+        f"capacity {curve['capacity_per_s']:.0f}/s</h3>" + table(heads, map(row, curve["rates"]))
         for curve in plain["curves"]
     ]
     return (
         "<p>Open loop: every request has an intended time drawn beforehand, and its latency counts from there. A dash "
-        "is a percentile that fewer than ten requests would decide.</p>"
+        "is a percentile that fewer than ten requests would decide. The service may hold 256 MiB of tensors and lets "
+        "16 requests wait: small tensors never fill that and queue, large ones do, and the rest is refused with 503. "
+        "The third service bounds each client's rate, and refuses what is beyond it with 429. Whoever is still "
+        "without an answer 5 s after the end is counted as unanswered.</p>"
         + picture(folder / "latency", "latency and goodput against offered rate")
         + "".join(parts)
     )
@@ -149,6 +161,8 @@ def soak(folder: Path, plain: Mapping[str, Any]) -> str:
     jobs = plain["jobs"]
     counted = f"{plain['sent']:,} requests, {len(plain['wrong'])} wrong answers"
     beside = f"{jobs['done']} jobs done beside it, {jobs['killed']} killed and resumed, {len(jobs['lost'])} lost"
+    served = plain["served_jobs"]
+    beside += f"; {served['done']} jobs done by it, {len(served['lost'])} lost"
     kind = "good" if plain["passed"] else "bad"
     minutes = f"{plain['seconds'] / 60:.1f} minutes of mixed load"
     return (
@@ -174,7 +188,7 @@ def nodes(folder: Path, plain: Mapping[str, Any]) -> str:
     pictures.nodes(plain["runs"], folder / "nodes")
     heads = ("link", "delay ms", "nodes", "tensor", "way", "wall ms", "lower ms", "upper ms", "on the wire, bytes",
              "share of tensor")  # fmt: skip
-    rows = [(r["link"], r["delay_ms"], r["nodes"], pictures.bytes_text(r["nbytes"]), r["way"], r["wall_ms"],
+    rows = [(r["link"], r["delay_ms"], r["nodes"], bytes_text(r["nbytes"]), r["way"], r["wall_ms"],
              r["lower_ms"], r["upper_ms"], float(r["wire_bytes"]), f"{r['wire_bytes'] / r['nbytes']:.2%}")
             for r in plain["runs"]]  # fmt: skip
     return (
@@ -185,10 +199,11 @@ def nodes(folder: Path, plain: Mapping[str, Any]) -> str:
 
 
 def simulation(folder: Path, plain: Mapping[str, Any]) -> str:
-    pictures.simulation(plain, folder / "simulation")
+    simulation_pictures.simulation(plain, folder / "simulation")
+    simulation_pictures.checks(plain, folder / "simulation-check")
     parameters = [(p["name"], p["value"], p["lower"], p["upper"], p["unit"], p["source"]) for p in plain["parameters"]]
     checked = [(v["against"], v["runs"], f"{v['median']:.0%}", f"{v['worst']:.0%}") for v in plain["validation"]]
-    bounds = [(pictures.bytes_text(r["nbytes"]), r["nodes"], r["where"], r["wall_s"], r["lower_s"], r["upper_s"],
+    bounds = [(bytes_text(r["nbytes"]), r["nodes"], r["where"], r["wall_s"], r["lower_s"], r["upper_s"],
                r["speedup"], r["bound"]) for r in plain["scales"]]  # fmt: skip
     return "".join(
         (
@@ -196,6 +211,8 @@ def simulation(folder: Path, plain: Mapping[str, Any]) -> str:
             "middle nine tenths of walls drawn from the parameters' own spread.</p>",
             picture(folder / "simulation", "simulated speed-up and what bounds it"),
             "<h3>Against what was measured</h3>",
+            "<p>Walls of moving the tree over two nodes were not fitted to: the smaller requests beside them were.</p>",
+            picture(folder / "simulation-check", "the model against what was measured"),
             table(("against", "runs", "median error", "worst error"), checked),
             "<h3>Parameters</h3>",
             table(("parameter", "value", "lower", "upper", "unit", "source"), parameters),
@@ -203,6 +220,20 @@ def simulation(folder: Path, plain: Mapping[str, Any]) -> str:
             table(("tensor", "nodes", "where", "wall s", "lower s", "upper s", "speed-up", "bound"), bounds),
             "</details>",
         )
+    )
+
+
+def predict(folder: Path, plain: Mapping[str, Any]) -> str:
+    pictures.predict(plain["cases"], folder / "predict")
+    heads = ("tensor", "norm", "axes", "threads: plan said ms", "took ms", "ratio", "Ray: plan said ms", "took ms",
+             "ratio", "auto took", "its wall over the better one's")  # fmt: skip
+    rows = [(f"{case['mib']:g} MiB", case["norm"], case["axes"],
+             *(case[engine][name] for engine in ("inline", "ray") for name in ("predicted_ms", "measured_ms", "ratio")),
+             case["auto"], case["auto_over_best"]) for case in plain["cases"]]  # fmt: skip
+    return (
+        "<p>What a plan says beforehand against what the projection then takes, both engines in turn.</p>"
+        + picture(folder / "predict", "measured over predicted walls against size")
+        + table(heads, rows)
     )
 
 
@@ -218,6 +249,7 @@ def _interval(value: Mapping[str, float]) -> str:
 
 SECTIONS: tuple[tuple[str, str, Section], ...] = (
     ("curves", "Speed-up", curves),
+    ("predict", "Plans against walls", predict),
     ("latency", "Latency under load", latency),
     ("users", "User flows", users),
     ("nodes", "Several nodes", nodes),

@@ -5,49 +5,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from laws import amdahl, usl
-from results import Point
-
-mpl.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-
-INK, GRID = "#222222", "#dddddd"
-COLOURS = {"inline": "#1b6ca8", "ray": "#d1671c", "floor": "#777777", "good": "#2a7f4f", "bad": "#b3261e"}
-NAMES = {"inline": "threads", "ray": "Ray"}
-MIB = 2**20
-plt.rcParams.update(
-    {
-        "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
-        "axes.axisbelow": True, "axes.edgecolor": INK, "axes.titlesize": 10, "axes.titleweight": "bold",
-        "legend.frameon": True, "legend.framealpha": 0.85, "legend.edgecolor": "none", "legend.fontsize": 8,
-        "svg.fonttype": "none", "svg.hashsalt": "normtree",
-        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"],
-    }
-)  # fmt: skip
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as SVG and as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(path.with_suffix(".png"), dpi=110)
-    plt.close(figure)
-
-
-def bytes_text(nbytes: float) -> str:
-    """A size as people write it: 64 KiB, 2 GiB, 100 TB where it is a power of ten."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9)):
-        if nbytes >= size and nbytes % size == 0:
-            return f"{nbytes / size:g} {unit}"
-    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", MIB)):
-        if nbytes >= size:
-            return f"{nbytes / size:g} {unit}"
-    return f"{nbytes / 1024:g} KiB"
+from results import Point
+from style import COLOURS, INK, save
+from words import MIB, NAMES, bytes_text
 
 
 def by_size(points: Sequence[Point], path: Path) -> None:
@@ -205,50 +170,88 @@ def _size_axis(panel: Axes, ticks: Sequence[int]) -> None:
     panel.xaxis.set_minor_formatter(NullFormatter())
 
 
+def predict(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Measured over predicted walls against the size of the tensor."""
+    figure, panels = plt.subplots(1, 2, figsize=(12, 3.6), constrained_layout=True, sharey=True)
+    kinds = list(dict.fromkeys((case["norm"], case["axes"]) for case in cases))
+    sizes = sorted({int(case["mib"] * MIB) for case in cases})
+    for panel, engine in zip(panels, ("inline", "ray"), strict=True):
+        for (norm, axes), colour in zip(kinds, ("#1b6ca8", "#d1671c", "#2a7f4f"), strict=False):
+            here = [case for case in cases if (case["norm"], case["axes"]) == (norm, axes)]
+            ratios = [case[engine]["measured_ms"] / case[engine]["predicted_ms"] for case in here]
+            panel.plot([case["mib"] * MIB for case in here], ratios, "o-", ms=4, color=colour, label=f"{norm}, {axes}")
+        panel.axhspan(1 / 1.25, 1.25, color="#eeeeee", zorder=0)
+        panel.axhline(1, color=INK, lw=0.8)
+        panel.set_yscale("log", base=2)
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.set_title(NAMES[engine])
+        panel.set_xlabel("tensor, float32")
+        _size_axis(panel, sizes)
+    panels[0].set_ylabel("measured / plan (grey: within a quarter)")
+    panels[0].legend(loc="best")
+    save(figure, path)
+
+
+LATENCIES = {"p50_ms": "#9ec5e3", "p90_ms": "#5a9bce", "p99_ms": "#1b6ca8", "p999_ms": "#0d3b5e"}
+
+
 def latency(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Percentiles above, what became of the requests below, against the offered rate."""
     figure, panels = plt.subplots(
-        2, len(curves), figsize=(12, 6.6), constrained_layout=True, sharex="col", squeeze=False
+        2, len(curves), figsize=(4.6 * len(curves), 6.8), constrained_layout=True, sharex="col", squeeze=False
     )
-    shades = {"p50_ms": "#9ec5e3", "p90_ms": "#5a9bce", "p99_ms": "#1b6ca8", "p999_ms": "#0d3b5e"}
-    for column, curve in enumerate(curves):
-        above, below = panels[:, column]
-        rates = curve["rates"]
-        offered = [rate["offered_per_s"] for rate in rates]
-        for name, colour in shades.items():
-            known = [(rate["offered_per_s"], rate[name]) for rate in rates if rate[name] is not None]
-            if known:
-                label = name.removesuffix("_ms").replace("p999", "p99.9")
-                above.plot(*zip(*known, strict=True), "o-", ms=4, color=colour, label=label)
-        seconds = [max(curve["seconds"], rate["sent"] / rate["offered_per_s"]) for rate in rates]
-        good = [rate["goodput_per_s"] for rate in rates]
-        below.plot(offered, offered, "--", color=COLOURS["floor"], lw=1, label="offered")
-        below.plot(offered, good, "o-", ms=4, color=COLOURS["good"], label="right answers in time")
-        rejected = [rate["rejected"] / s for rate, s in zip(rates, seconds, strict=True)]
-        below.plot(offered, rejected, "s-", ms=4, color=COLOURS["bad"], label="rejected")
-        busy = below.twinx()
-        busy.plot(
-            offered, [rate["generator_cpu"] for rate in rates], ":", color=INK, label="generator's share of a core"
-        )
-        busy.set_ylim(0, 1.05)
-        busy.grid(False)
-        busy.spines["right"].set_visible(True)
+    for (above, below), curve in zip(panels.T, curves, strict=True):
+        offered = [rate["offered_per_s"] for rate in curve["rates"]]
+        _percentiles(above, offered, curve["rates"])
+        _outcomes(below, offered, curve["rates"])
         for panel in (above, below):
             panel.axvline(curve["capacity_per_s"], color=COLOURS["floor"], lw=1)
             panel.axvspan(curve["capacity_per_s"], 1.03 * offered[-1], color="#f3f3f3", zorder=0)
             panel.set_xlim(0, 1.03 * offered[-1])
-        above.set_yscale("log")
-        above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        if "bound_per_s" in curve:
+            below.axhline(curve["bound_per_s"], color=COLOURS["good"], lw=0.8, label="bound of the rate")
         above.set_title(f"{curve['name']}: {bytes_text(curve['body_bytes'] // 1024 * 1024)} a request")
         below.set_xlabel("offered, requests a second (grey: beyond capacity)")
-        below.set_ylim(0, 1.05 * offered[-1])
-        if column == len(curves) - 1:
-            busy.set_ylabel("generator's share of a core")
     panels[0, 0].set_ylabel("latency from the intended time, ms")
     panels[1, 0].set_ylabel("requests a second")
-    panels[0, 0].legend(loc="upper left")
-    panels[1, 0].legend(loc="upper left")
+    every = {label: handle for panel in panels.flat
+             for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}  # fmt: skip
+    figure.legend(every.values(), every.keys(), loc="outside upper center", ncols=6)
     save(figure, path)
+
+
+def _percentiles(panel: Axes, offered: Sequence[float], rates: Sequence[Mapping[str, Any]]) -> None:
+    for name, colour in LATENCIES.items():
+        known = [(x, rate[name]) for x, rate in zip(offered, rates, strict=True) if rate[name] is not None]
+        if known:
+            label = name.removesuffix("_ms").replace("p999", "p99.9")
+            panel.plot(*zip(*known, strict=True), "o-", ms=4, color=colour, label=label)
+    late = [max(rate["generator_late_p99_ms"], 1e-2) for rate in rates]
+    panel.plot(offered, late, ":", lw=1, color=INK, label="generator late, p99")
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _outcomes(panel: Axes, offered: Sequence[float], rates: Sequence[Mapping[str, Any]]) -> None:
+    panel.plot(offered, offered, "--", color=COLOURS["floor"], lw=1, label="offered")
+    good = [rate["goodput_per_s"] for rate in rates]
+    panel.plot(offered, good, "o-", ms=4, color=COLOURS["good"], label="right answers in time")
+    for status, mark in (("429", "s-"), ("503", "^-")):
+        refused = [rate["rejected_as"].get(status, 0) / rate["seconds"] for rate in rates]
+        if any(refused):
+            panel.plot(offered, refused, mark, ms=4, color=COLOURS["bad"], label=f"refused, {status}")
+    late = [max(0.0, rate["good"] / rate["seconds"] - rate["goodput_per_s"]) for rate in rates]
+    lost = [rate["unanswered"] / rate["seconds"] for rate in rates]
+    panel.plot(offered, late, ":", lw=1.2, color=COLOURS["good"], label="right answers after the end")
+    panel.plot(offered, lost, ":", lw=1.2, color=COLOURS["bad"], label="still unanswered 5 s later")
+    panel.set_ylim(0, 1.05 * offered[-1])
+    busy = panel.twinx()
+    busy.plot(offered, [rate["generator_cpu"] for rate in rates], "-.", lw=1, color="#8a6db1")
+    busy.set_ylim(0, 1.05)
+    busy.grid(False)
+    busy.spines["right"].set_visible(True)
+    busy.tick_params(axis="y", colors="#8a6db1")
+    busy.set_ylabel("generator's share of a core", color="#8a6db1", fontsize=8)
 
 
 def soak(samples: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -297,62 +300,3 @@ def nodes(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     right.set_xlabel("rate and round trip of the wire")
     left.legend(loc="upper right")
     save(figure, path)
-
-
-def simulation(plain: Mapping[str, Any], path: Path) -> None:
-    """Speed-up over one node with its band, and what bounds each scale, for each norm."""
-    norms = list(dict.fromkeys(each["norm"] for each in plain["scales"]))
-    figure, panels = plt.subplots(2, len(norms), figsize=(12, 8), constrained_layout=True, squeeze=False)
-    for column, norm in enumerate(norms):
-        here = [each for each in plain["scales"] if each["norm"] == norm]
-        _simulated_speedup(panels[0, column], here)
-        _bounds(panels[1, column], here)
-        panels[0, column].set_title(f"{norm}: speed-up over one node")
-        panels[1, column].set_title(f"{norm}: seconds, and what bounds them")
-    save(figure, path)
-
-
-def _simulated_speedup(panel: Axes, here: Sequence[Mapping[str, Any]]) -> None:
-    sizes = sorted({each["nbytes"] for each in here})
-    for nbytes, colour in zip(sizes, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(sizes))), strict=True):
-        line = sorted((each for each in here if each["nbytes"] == nbytes), key=lambda each: each["nodes"])
-        x = [each["nodes"] for each in line]
-        panel.plot(x, [each["speedup"] for each in line], color=colour, label=bytes_text(nbytes))
-        lower, upper = ([each[name] for each in line] for name in ("speedup_lower", "speedup_upper"))
-        panel.fill_between(x, lower, upper, color=colour, alpha=0.2, lw=0)
-    nodes = sorted({each["nodes"] for each in here})
-    panel.plot(nodes, nodes, "--", color=INK, lw=0.8, label="ideal")
-    panel.set_xscale("log", base=2)
-    panel.set_yscale("log", base=2)
-    panel.set_xticks(nodes, nodes)
-    ticks = [2.0**n for n in range(-8, 15, 2) if 2.0**n <= 2 * max(each["speedup_upper"] for each in here)]
-    panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    panel.set_ylim(0.7 * min(each["speedup_lower"] for each in here), 1.5 * max(each["speedup_upper"] for each in here))
-    panel.set_xlabel("nodes")
-    panel.legend(loc="upper left", ncols=2)
-
-
-def _bounds(panel: Axes, here: Sequence[Mapping[str, Any]]) -> None:
-    colours = {"bandwidth": "#cfe3f2", "storage": "#f4d9c2", "root": "#f3c4c0", "latency": "#e2e2e2"}
-    sizes, nodes = (sorted({each[name] for each in here}) for name in ("nbytes", "nodes"))
-    for each in here:
-        x, y = nodes.index(each["nodes"]), sizes.index(each["nbytes"])
-        panel.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, color=colours[each["bound"]], lw=0))
-        panel.text(x, y, _seconds(each["wall_s"]), ha="center", va="center", fontsize=7)
-    panel.set_xlim(-0.5, len(nodes) - 0.5)
-    panel.set_ylim(-0.5, len(sizes) - 0.5)
-    panel.set_xticks(range(len(nodes)), nodes)
-    panel.set_yticks(range(len(sizes)), [bytes_text(nbytes) for nbytes in sizes])
-    panel.set_xlabel("nodes")
-    panel.grid(False)
-    seen = [bound for bound in colours if any(each["bound"] == bound for each in here)]
-    names = {"bandwidth": "memory bandwidth", "root": "root and its link", "latency": "latency and hand-out"}
-    marks = [plt.Rectangle((0, 0), 1, 1, color=colours[bound]) for bound in seen]
-    panel.legend(marks, [names.get(bound, bound) for bound in seen], loc="upper center", ncols=4,
-                 bbox_to_anchor=(0.5, -0.16))  # fmt: skip
-
-
-def _seconds(value: float) -> str:
-    if value < 0.1:
-        return f"{1e3 * value:.0f} ms"
-    return f"{value:.1f}" if value < 10 else f"{value:,.0f}"

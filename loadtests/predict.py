@@ -7,22 +7,24 @@ Measures the machine, then runs every plan in turn with its rivals, and writes `
 """
 
 import argparse
-import json
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from results import FOLDER, write, write_json
 
 from normtree.bench import Foretold, Trial
 from normtree.engine.profile import MIB
 from normtree.engine.projector import Projector
 from normtree.settings import Settings
 
-RESULTS = Path(__file__).parent / "results"
 SIZES_MIB = (1 / 16, 1 / 4, 1, 4, 16, 64, 256, 1024)
 BALLS = (("l1,linf", "0,1"), ("l1,l1", "0,1"), ("l1,l2", "1,0"))
 FORETOLD_FROM_MIB = 1
+BUDGET_S = 110.0
 WITHIN, NEVER_OVER = 0.25, 1.15
 
 
@@ -64,7 +66,7 @@ def shape_of(mib: float) -> tuple[int, int]:
     return rows, elements // rows
 
 
-def run(projector: Projector, sizes: list[float], budget_s: float) -> list[Case]:
+def run(projector: Projector, sizes: Sequence[float], budget_s: float) -> list[Case]:
     """Run all that the time permits, small sizes first."""
     end_s, cases = time.monotonic() + budget_s, []
     for mib in sizes:
@@ -125,21 +127,28 @@ def summary(cases: list[Case]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measure, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES_MIB)), help="MiB, by commas")
-    parser.add_argument("--budget", type=float, default=75.0, help="seconds")
-    arguments = parser.parse_args()
+def measure(sizes: Sequence[float], budget_s: float) -> tuple[dict[str, object], list[Case]]:
+    """Measure the machine, then run all that the time permits."""
     start = time.monotonic()
     with Projector.start(Settings(arena_bytes=4 << 30)) as projector:
         profile = projector.measure().as_dict()
-        sizes = [float(size) for size in arguments.sizes.split(",")]
-        cases = run(projector, sizes, arguments.budget - (time.monotonic() - start))
-    RESULTS.mkdir(exist_ok=True)
-    found = {"profile": profile, "cases": [case.row() for case in cases]}
-    (RESULTS / "predict.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / "predict.md").write_text(page(cases, profile))
+        return profile, run(projector, sizes, budget_s - (time.monotonic() - start))
+
+
+def save(folder: Path, profile: dict[str, object], cases: list[Case]) -> None:
+    """Write the results."""
+    write_json(folder / "predict.json", {"profile": profile, "cases": [case.row() for case in cases]})
+    write(folder / "predict.md", page(cases, profile))
+
+
+def main() -> None:
+    """Measure, write, tell."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES_MIB)), help="MiB, by commas")
+    parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds")
+    arguments = parser.parse_args()
+    profile, cases = measure([float(size) for size in arguments.sizes.split(",")], arguments.budget)
+    save(FOLDER, profile, cases)
     print("\n".join(summary(cases)))
 
 

@@ -1,15 +1,15 @@
 """The plan's cost model carried beyond this machine: to 1,024 nodes and 100 TB.
 
-The leaves' and the root's times, and what an engine adds, are the model's own with this machine's measured profile;
-every node is taken to be like this machine. What one machine does not have is added from measurements of its own or,
-where there are none, from assumptions that are named so: the links between nodes, and storage. A node whose share of
-the tensor does not fit in its memory twice (the projection is out of place) streams it from storage: read for each
-sweep, written once.
+The leaves' and the root's times, and what an engine adds on one node, are the model's own with this machine's measured
+profile; every node is taken to be like this machine. What a request over several nodes adds is fitted to small requests
+over two nodes (`nodes_cost`), made by the product's own path. What neither has is measured by itself or, where it
+cannot be, assumed, and named so: the links between nodes, and storage. A node whose share of the tensor does not fit in
+its memory twice (the projection is out of place) streams it from storage: read for each sweep, written once.
 
-    leaves   T = slowdown * (up + down)(bytes / nodes)             memory bandwidth
+    leaves   T = slowdown * (up + down)(bytes / nodes) + keep      memory bandwidth
     storage  T = (2 reads + 1 write)(bytes / nodes) / rate         only where the share does not fit
     root     T = levels above + aggregates through one link        24 bytes a fibre: norm up, norm and radius down
-    latency  T = request + 2 phases * (blocks * each + round trip)  the driver hands out one block after the other
+    latency  T = request + blocks * each + trips * round trip      the driver hands out one block after the other
 
 The parts are added, as if none overlapped. The largest is the bound. The band holds the middle nine tenths of walls
 whose leaves, overheads and links are drawn from the spread that was seen: how far the model was from each measured
@@ -24,20 +24,23 @@ from itertools import product
 from typing import Any, Literal
 
 import numpy as np
+from nodes_cost import NodesCost, fit_probes
 from results import Point, quartiles
+from words import NAMES
 
 from normtree.engine.cost import MOVED_BYTES, Work
-from normtree.engine.profile import SWEEPS, MachineProfile
+from normtree.engine.profile import MIB, SWEEPS, MachineProfile
 
 Bound = Literal["bandwidth", "storage", "root", "latency"]
 BOUNDS: tuple[Bound, ...] = ("bandwidth", "storage", "root", "latency")
+NODES_HERE = 2
+RELAYED_GBIT_S = 1.0  # what is faster is bound by the relay between the nodes, and says nothing of real links
 NODES = tuple(2**n for n in range(11))
 SIZES = (1e9, 1e10, 1e11, 1e12, 1e13, 1e14)
 FIBRE = 8192  # elements
 FLOAT32_BYTES, FLOAT64_BYTES = 4, 8
-PHASES = 2
 DRAWS = 400
-REQUEST_MS, TASK_MS = 20.0, 0.5  # where two nodes were not measured
+ASSUMED = NodesCost(request_ms=10.0, block_ms=1.0, trips=4.0, keep_ms_per_mib=0.5)  # where two nodes were not measured
 SMALL_BYTES, LARGE_BYTES = 1 << 20, 1 << 26
 # Of memory, for one copy of a node's share: input and output, and a rest for everything else.
 MEMORY_SHARE = 0.4
@@ -69,8 +72,7 @@ class Hardware:
         round_trip_ms: between two nodes.
         read_gb_s: from a node's storage.
         write_gb_s: to it.
-        request_ms: what a request adds that goes to several nodes.
-        task_ms: what each block of it adds in each phase.
+        several: what a request adds that goes to several nodes.
     """
 
     memory_bytes: float
@@ -78,8 +80,7 @@ class Hardware:
     round_trip_ms: float
     read_gb_s: float
     write_gb_s: float
-    request_ms: float
-    task_ms: float
+    several: NodesCost
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,13 @@ class Factors:
 
 
 def simulate(
-    profile: MachineProfile, hardware: Hardware, nbytes: float, nodes: int, norm: str, factors: Factors = Factors()
+    profile: MachineProfile,
+    hardware: Hardware,
+    nbytes: float,
+    nodes: int,
+    norm: str,
+    factors: Factors = Factors(),
+    columns: int = FIBRE,
 ) -> Parts:
     """Predict one two-level projection of float32 with long rows as groups, on so many nodes.
 
@@ -121,10 +128,11 @@ def simulate(
         nodes: that share it evenly.
         norm: of the leaves.
         factors: of a draw.
+        columns: elements of a group.
     """
-    share, fibres = nbytes / nodes, nbytes / FLOAT32_BYTES / FIBRE
+    share, fibres = nbytes / nodes, nbytes / FLOAT32_BYTES / columns
     engine = profile.engines["ray" if "ray" in profile.engines else "inline"]
-    leaf = Work(norm, "rows", "float32", int(share), FIBRE)
+    leaf = Work(norm, "rows", "float32", int(share), columns)
     leaves_ns = engine.slowdown * sum(leaf.ns(profile, sweep, profile.workers) for sweep in SWEEPS)
     above = Work("l1", "rows", "float64", int(FLOAT64_BYTES * fibres), int(fibres))
     above_ns = sum(above.ns(profile, sweep, 1.0) for sweep in SWEEPS)
@@ -133,15 +141,15 @@ def simulate(
     fits = share <= MEMORY_SHARE * hardware.memory_bytes
     stored_ns = 0.0 if fits else share * (2 / hardware.read_gb_s + 1 / hardware.write_gb_s)
     blocks = nodes * profile.workers
-    added_ms, trips_ms = engine.request_ms + engine.block_ms * (blocks - 1), 0.0
+    added_ms, trips_ms, keep_ms = engine.request_ms + engine.block_ms * (blocks - 1), 0.0, 0.0
     if nodes > 1:
-        added_ms = hardware.request_ms + PHASES * hardware.task_ms * blocks
-        trips_ms = PHASES * hardware.round_trip_ms
+        added_ms = hardware.several.ms(blocks, 0.0, 0.0)
+        trips_ms = hardware.several.trips * hardware.round_trip_ms
+        keep_ms = hardware.several.keep_ms_per_mib * share / MIB
     return Parts(
-        bandwidth=factors.leaves * leaves_ns / 1e6,
+        bandwidth=factors.leaves * (leaves_ns / 1e6 + keep_ms),
         storage=stored_ns / 1e6,
-        root=(factors.leaves * above_ns + crossing_ns) / 1e6
-        + factors.overhead * engine.moved_ms_per_mib * moved / 2**20,
+        root=(factors.leaves * above_ns + crossing_ns) / 1e6 + factors.overhead * engine.moved_ms_per_mib * moved / MIB,
         latency=factors.overhead * added_ms + factors.link * trips_ms,
     )
 
@@ -187,42 +195,64 @@ def scale(profile: MachineProfile, hardware: Hardware, norm: str, factors: Seque
     return found
 
 
-def validate(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """How far the model was from what was measured, by engine: relative errors of the walls."""
-    rows = []
-    for engine in dict.fromkeys(point.engine for point in points):
-        for what, least in (("all sizes", 0), ("64 MiB and more", LARGE_BYTES)):
-            off = [abs(p.predicted_ms / p.wall_ms[1] - 1) for p in points if p.engine == engine and p.nbytes >= least]
-            if off:
-                rows.append(_row(f"curves, {engine}, {what}", off))
-    return rows
+@dataclass(frozen=True)
+class Check:
+    """One point that was measured, and what the model says of it."""
+
+    against: str
+    wall_ms: float
+    predicted_ms: float
+
+    @property
+    def off(self) -> float:
+        return abs(self.predicted_ms / self.wall_ms - 1)
 
 
-def on_wires(
-    profile: MachineProfile, hardware: Hardware, nodes: Mapping[str, Any]
-) -> tuple[Hardware, list[dict[str, Any]]]:
-    """Take what a request over two nodes adds from the shortest, fastest wire, and predict the other wires with it.
+def check_curves(points: Sequence[Point]) -> list[Check]:
+    """The model against every measured point of one node."""
+    return [Check(f"one node, {NAMES[p.engine]}", p.wall_ms[1], p.predicted_ms) for p in points]
 
-    Both nodes share this machine's memory, so their leaves take what one node's would with all workers.
+
+def check_nodes(profile: MachineProfile, hardware: Hardware, nodes: Mapping[str, Any]) -> tuple[Hardware, list[Check]]:
+    """Fit what a request over two nodes adds to the probes, and predict the walls, of which none was fitted to.
+
+    Both nodes share this machine's memory and cores, so their leaves take what one node's would with all workers.
 
     Returns:
-        The hardware with what was found, and how far the walls on the other wires were predicted off.
+        The hardware with what was found, and the walls of moving the tree on every wire.
     """
-    runs = [run for run in nodes["runs"] if run["way"] == "tree"]
-    runs.sort(key=lambda run: (run["delay_ms"], -run["gbit_s"]))
-    found = replace(hardware, request_ms=0.0, task_ms=float(np.median([run["task_ms"] for run in runs])))
+    wires = {(wire["gbit_s"], wire["round_trip_ms"]): wire["is"] for wire in nodes["wires"]}
 
-    def wall_ms(run: Mapping[str, Any], there: Hardware) -> float:
-        wires = {(wire["gbit_s"], wire["round_trip_ms"]): wire["is"] for wire in nodes["wires"]}
+    def there(run: Mapping[str, Any], several: NodesCost) -> Hardware:
         wire = wires[run["gbit_s"], run["delay_ms"]]
-        there = replace(there, link_gb_s=wire["gbit_s"] / 8, round_trip_ms=wire["round_trip_ms"])
-        alone, both = (simulate(profile, there, run["nbytes"], count, "linf") for count in (1, 2))
-        tasks_ms = PHASES * there.task_ms * 2 * (profile.workers - 1)  # each node here has one worker
-        return both.wall_ms - both.bandwidth + alone.bandwidth - tasks_ms
+        link_gb_s, round_trip_ms = wire["gbit_s"] / 8, wire["round_trip_ms"]
+        return replace(hardware, link_gb_s=link_gb_s, round_trip_ms=round_trip_ms, several=several)
 
-    found = replace(found, request_ms=max(0.0, runs[0]["wall_ms"] - wall_ms(runs[0], found)))
-    off = [abs(wall_ms(run, found) / run["wall_ms"] - 1) for run in runs[1:]]
-    return found, [_row("two nodes, moving the tree, on the other wires", off)] if off else []
+    def wall_ms(run: Mapping[str, Any], several: NodesCost) -> float:
+        where = there(run, several)
+        alone = simulate(profile, where, run["nbytes"], 1, "linf", columns=run["nbytes"] // 4 // run["fibres"])
+        added_ms = several.ms(run["blocks"], where.round_trip_ms, run["nbytes"] / NODES_HERE)
+        return alone.bandwidth + alone.root + MOVED_BYTES * run["fibres"] / 2 / where.link_gb_s / 1e6 + added_ms
+
+    nothing = NodesCost(0.0, 0.0, 0.0, 0.0)
+    probes = [
+        {**probe, "nodes": NODES_HERE, "round_trip_ms": there(probe, nothing).round_trip_ms}
+        for probe in nodes["probes"]
+    ]
+    found = fit_probes(probes, [wall_ms(probe, nothing) for probe in probes])
+    runs = [run for run in nodes["runs"] if run["way"] == "tree"]
+    checks = [Check("two nodes, moving the tree", run["wall_ms"], wall_ms(run, found)) for run in runs]
+    checks += [Check("two nodes, what was fitted", probe["wall_ms"], wall_ms(probe, found)) for probe in probes]
+    return replace(hardware, several=found), checks
+
+
+def validation(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """How far the model was from what was measured, by kind of point: relative errors of the walls."""
+    rows = []
+    for against in dict.fromkeys(check.against for check in checks):
+        off = [check.off for check in checks if check.against == against]
+        rows.append({"against": against, "runs": len(off), "median": quartiles(off)[1], "worst": max(off)})
+    return rows
 
 
 def of_results(
@@ -238,27 +268,29 @@ def of_results(
     profile = MachineProfile.from_json(json.dumps(curves["profile"]).encode())
     points = [Point.of(each) for each in curves["points"]]
     spread, wires = errors(points), nodes["wires"] if nodes else []
-    short = [wire["gbit_s"] / wire["is"]["gbit_s"] for wire in wires if wire["round_trip_ms"] <= 1]
+    short = [
+        wire["gbit_s"] / wire["is"]["gbit_s"]
+        for wire in wires
+        if wire["gbit_s"] <= RELAYED_GBIT_S and wire["round_trip_ms"] <= 1
+    ]
     link = np.array(short or [1.0, 1.25, 1.5])
     sources = {
         "link": "assumed: 10 Gb/s, 0.1 ms; its spread " + ("measured: two nodes" if short else "assumed"),
         "storage": "measured: this machine, past the page cache",
-        "tasks": "measured: two nodes" if nodes else "assumed",
+        "several": "fitted: small requests over two nodes" if nodes else "assumed",
     }
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    hardware = Hardware(memory, 1.25, 0.1, *storage, request_ms=REQUEST_MS, task_ms=TASK_MS)
-    hardware, crossed = on_wires(profile, hardware, nodes) if nodes else (hardware, [])
+    hardware = Hardware(memory, 1.25, 0.1, *storage, several=ASSUMED)
+    hardware, crossed = check_nodes(profile, hardware, nodes) if nodes else (hardware, [])
+    checks = [*check_curves(points), *crossed]
     factors = draws(spread, link)
     scales = [scale(profile, hardware, norm, factors) for norm in ("linf", "l1")]
     return {
         "parameters": [asdict(each) for each in parameters(profile, hardware, spread, link, sources)],
-        "validation": [*validate(points), *crossed],
+        "validation": validation(checks),
+        "checks": [asdict(check) for check in checks],
         "scales": [each for norm in scales for each in norm],
     }
-
-
-def _row(against: str, off: Sequence[float]) -> dict[str, Any]:
-    return {"against": against, "runs": len(off), "median": quartiles(off)[1], "worst": max(off)}
 
 
 def parameters(
@@ -287,8 +319,10 @@ def parameters(
         exact("memory of a node", hardware.memory_bytes / 2**30, "GiB", "measured: this machine"),
         exact("link", hardware.link_gb_s, "GB/s", sources["link"]),
         exact("round trip", hardware.round_trip_ms, "ms", sources["link"]),
-        exact("request over several nodes", hardware.request_ms, "ms", sources["tasks"]),
-        exact("each of its blocks, each phase", hardware.task_ms, "ms", sources["tasks"]),
+        exact("request over several nodes", hardware.several.request_ms, "ms", sources["several"]),
+        exact("each of its blocks", hardware.several.block_ms, "ms", sources["several"]),
+        exact("its round trips", hardware.several.trips, "", sources["several"]),
+        exact("keeping its result", hardware.several.keep_ms_per_mib, "ms/MiB", sources["several"]),
         exact("storage, read", hardware.read_gb_s, "GB/s", sources["storage"]),
         exact("storage, write", hardware.write_gb_s, "GB/s", sources["storage"]),
         exact("elements of a group", FIBRE, "", "chosen"),

@@ -8,26 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from served_jobs import ServedCheckpoint
 from service import Service
 
 USERS = Path(__file__).with_name("users.py")
 STOP_S = 60
 METHOD = (
-    "Locust, users who each send about five requests a second and wait for each answer; every answer is checked, and a "
-    "wrong request that is not refused as it should be is a failure."
+    "Locust, users who each send about five requests a second and wait for each answer, but for one, who posts jobs, "
+    "follows each over server-sent events to its end and compares what it wrote. Every answer is checked, and a wrong "
+    "request that is not refused as it should be is a failure."
 )
 
 
-def measure(service: Service, users: int, seconds: float) -> dict[str, Any]:
-    """Let so many users come for a while.
+def measure(service: Service, root: Path, users: int, seconds: float) -> dict[str, Any]:
+    """Let so many users come for a while, one of whom posts jobs.
 
     Args:
         service: that runs.
+        root: folder that its jobs may use.
         users: at once.
         seconds: how long.
     """
+    ServedCheckpoint.make(root)
     command = [sys.executable, "-m", "locust", "-f", str(USERS), "--headless", "--json", "--loglevel", "WARNING"]
     command += ["-u", str(users), "-r", str(users), "-t", f"{seconds:.0f}s", "-H", service.url]
+    command += ["--jobs-root", str(root)]
     done = subprocess.run(
         [*command, "--exit-code-on-error", "0"], capture_output=True, text=True, timeout=seconds + STOP_S, check=True
     )

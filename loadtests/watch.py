@@ -9,6 +9,8 @@ from time import monotonic
 
 PERIOD_S = 0.5
 MIB = 2**20
+SAMPLES = 1000  # of a long run
+JOB = "normtree.jobs.child"
 # What may grow and still be called flat. Allocators keep some memory. The pool of segments holds what the busiest
 # moment needed, and a busier one may come late; every segment is a few descriptors. A leak of one a request would be
 # thousands.
@@ -18,6 +20,8 @@ MEMORY_SLACK, MEMORY_SLACK_MIB, SEGMENT_SLACK, DESCRIPTOR_SLACK = 0.05, 48.0, 12
 @dataclass(frozen=True)
 class Sample:
     """What all processes of a service held at one moment.
+
+    A job's process comes and goes with the job: it counts among the processes, but what it holds is left out.
 
     Args:
         at_s: seconds since the watch began.
@@ -64,13 +68,14 @@ def raylets(pid: int) -> list[int]:
 def sample(pid: int, at_s: float) -> Sample:
     """Look at a service once."""
     pids = tree(pid)
+    lasting = [each for each in pids if JOB not in command(each)]
     segments = [size for path in Path("/dev/shm").glob(f"normtree-{pid}-*") if (size := _size(path)) is not None]
     return Sample(
         at_s=round(at_s, 2),
-        anonymous_mib=round(sum(_anonymous(each) for each in pids) / MIB, 1),
+        anonymous_mib=round(sum(_anonymous(each) for each in lasting) / MIB, 1),
         segments=len(segments),
         segments_mib=round(sum(segments) / MIB, 1),
-        descriptors=sum(_count(Path(f"/proc/{each}/fd")) for each in pids),
+        descriptors=sum(_count(Path(f"/proc/{each}/fd")) for each in lasting),
         processes=len(pids),
     )
 

@@ -81,10 +81,16 @@ def serve() -> Serving:
 
 
 @pytest.fixture(scope="session")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def jobs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that the jobs of the real service may use."""
+    return tmp_path_factory.mktemp("jobs-root")
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory, jobs_root: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Base URL and process of the real service on an embedded Ray."""
     log = tmp_path_factory.mktemp("service") / "log.txt"
-    with serving(log, workers=WORKERS, arena_bytes=2**29, body_limit_bytes=2**28) as found:
+    with serving(log, workers=WORKERS, arena_bytes=2**29, body_limit_bytes=2**28, jobs_roots=jobs_root) as found:
         yield found
 
 

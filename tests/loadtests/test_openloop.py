@@ -117,6 +117,13 @@ def test_other_answers_are_counted_apart(server: Server, field: str) -> None:
     assert summary.goodput_per_s == 0
 
 
+def test_rejections_that_say_when_to_come_again_are_counted() -> None:
+    with Server(status="429 Too Many Requests\r\nRetry-After: 1").running() as url:
+        summary = fire(Generator(url, b"body", RIGHT), 100, 0.3)
+    assert summary.rejected_as == {"429": summary.sent}
+    assert summary.told_when == summary.sent > 5
+
+
 def test_no_answer_is_counted_and_waiting_ends() -> None:
     with Server(stall_s=120, stall_at=1).running() as url:
         summary = fire(Generator(url, b"body", RIGHT), 50, 0.4, grace_s=0.3)

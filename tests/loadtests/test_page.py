@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from machine import describe
 from results import Point, write_json
+from words import bytes_text
 
 pytest.importorskip("matplotlib", reason="the pictures need the bench extra")
 
@@ -72,6 +73,4 @@ def test_pictures_are_the_same_again(tmp_path: Path) -> None:
     ("nbytes", "text"), [(2**16, "64 KiB"), (2**31, "2 GiB"), (1e14, "100 TB"), (48 * 2**20, "48 MiB"), (1e9, "1 GB")]
 )
 def test_sizes_read_well(nbytes: float, text: str) -> None:
-    import pictures
-
-    assert pictures.bytes_text(nbytes) == text
+    assert bytes_text(nbytes) == text

@@ -5,8 +5,20 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from nodes_cost import NodesCost
 from results import Point
-from simulation import BOUNDS, Factors, Hardware, draws, errors, on_wires, scale, simulate, validate
+from simulation import (
+    BOUNDS,
+    Factors,
+    Hardware,
+    check_curves,
+    check_nodes,
+    draws,
+    errors,
+    scale,
+    simulate,
+    validation,
+)  # fmt: skip
 
 from normtree.engine.cost import Workload
 from normtree.engine.machine import Machine
@@ -26,7 +38,12 @@ PROFILE = MachineProfile(
     engines={"ray": EngineCost(request_ms=1.0, block_ms=0.1, moved_ms_per_mib=1.0, slowdown=1.1)},
 )
 HARDWARE = Hardware(
-    memory_bytes=1e12, link_gb_s=1.0, round_trip_ms=0.5, read_gb_s=2.0, write_gb_s=1.0, request_ms=5.0, task_ms=0.2
+    memory_bytes=1e12,
+    link_gb_s=1.0,
+    round_trip_ms=0.5,
+    read_gb_s=2.0,
+    write_gb_s=1.0,
+    several=NodesCost(request_ms=5.0, block_ms=0.4, trips=4.0, keep_ms_per_mib=0.5),
 )
 
 
@@ -47,7 +64,7 @@ def test_one_node_is_the_plans_model(inner: str) -> None:
         (1e9, 1, {}, "bandwidth"),
         (1e13, 1, {}, "storage"),
         (1e12, 512, {"link_gb_s": 1e-3}, "root"),
-        (1e9, 512, {"task_ms": 1.0}, "latency"),
+        (1e9, 512, {"several": NodesCost(5.0, 2.0, 4.0, 0.5)}, "latency"),
         (1e9, 2, {"round_trip_ms": 1e4}, "latency"),
     ],
 )
@@ -80,25 +97,30 @@ def test_errors_are_told() -> None:
     points = [point(2.0, 1.0, 2**16), point(10.0, 8.0, 2**28)]
     spread = errors(points)
     assert (list(spread["small"]), list(spread["large"])) == ([2.0], [1.25])
-    rows = {row["against"]: row for row in validate(points)}
-    assert rows["curves, ray, all sizes"]["worst"] == pytest.approx(0.5)
-    assert rows["curves, ray, 64 MiB and more"]["median"] == pytest.approx(0.2)
+    (row,) = validation(check_curves(points))
+    assert (row["against"], row["runs"]) == ("one node, Ray", 2)
+    assert row["worst"] == pytest.approx(0.5)
+    assert row["median"] == pytest.approx(0.35)
 
 
-def test_other_wires_are_predicted_from_the_shortest() -> None:
+def test_walls_over_two_nodes_are_predicted_from_smaller_ones() -> None:
     """Walls that follow the model itself are predicted without error, whatever the request adds."""
-    profile = replace(PROFILE, workers=1)
-    true = replace(HARDWARE, request_ms=7.0, task_ms=0.3)
-    wires, runs = [], []
+    profile, true = replace(PROFILE, workers=2), NodesCost(7.0, 0.6, 3.5, 0.8)
+    wires, walls = [], {"runs": [], "probes": []}
     for gbit_s, trip_ms in ((1.0, 0.1), (10.0, 0.1), (1.0, 10.0), (10.0, 10.0)):
-        there = replace(true, link_gb_s=gbit_s / 8, round_trip_ms=trip_ms)
-        both, alone = (simulate(profile, there, 2**26, count, "linf") for count in (2, 1))
+        there = replace(HARDWARE, link_gb_s=gbit_s / 8)
         wires.append({"gbit_s": gbit_s, "round_trip_ms": trip_ms, "is": {"gbit_s": gbit_s, "round_trip_ms": trip_ms}})
-        wall_ms = both.wall_ms - both.bandwidth + alone.bandwidth
-        runs.append({"way": "tree", "gbit_s": gbit_s, "delay_ms": trip_ms, "nbytes": 2**26, "wall_ms": wall_ms,
-                     "task_ms": 0.3})  # fmt: skip
-    found, (row,) = on_wires(profile, HARDWARE, {"wires": wires, "runs": runs})
-    assert found.request_ms == pytest.approx(7.0)
-    assert found.task_ms == 0.3
-    assert row["runs"] == 3
-    assert row["worst"] < 1e-9
+        for kind, blocks, nbytes in (("probes", 2, 2**19), ("probes", 8, 2**21), ("probes", 2, 2**25),
+                                     ("runs", 2, 2**26)):  # fmt: skip
+            fibres = nbytes // 4 // 4096
+            one = simulate(profile, there, nbytes, 1, "linf", columns=4096)
+            wall_ms = one.bandwidth + one.root + 12 * fibres / there.link_gb_s / 1e6
+            wall_ms += true.ms(blocks, trip_ms, nbytes / 2)
+            walls[kind].append({"way": "tree", "gbit_s": gbit_s, "delay_ms": trip_ms, "nbytes": nbytes,
+                                "blocks": blocks, "fibres": fibres, "wall_ms": wall_ms})  # fmt: skip
+    found, checks = check_nodes(profile, HARDWARE, {"wires": wires, **walls})
+    assert vars(found.several) == pytest.approx(vars(true), rel=1e-6)
+    rows = {row["against"]: row for row in validation(checks)}
+    assert rows["two nodes, moving the tree"]["runs"] == 4
+    assert rows["two nodes, moving the tree"]["worst"] < 1e-6
+    assert rows["two nodes, what was fitted"]["runs"] == 12

@@ -8,6 +8,7 @@ import pytest
 from flows import mixed
 from job_load import JobTally
 from mixed import Tally
+from served_jobs import ServedTally
 from service import Service
 from soak import passed, soak
 from watch import Growth, Sample, growth, sample, tree
@@ -16,13 +17,15 @@ SECONDS = 8.0
 
 
 @pytest.mark.slow
-def test_mixed_load(started: tuple[str, "subprocess.Popen[bytes]"], tmp_path: Path) -> None:
-    found = soak(Service(*started), tmp_path / "jobs", SECONDS)
+def test_mixed_load(started: tuple[str, "subprocess.Popen[bytes]"], jobs_root: Path) -> None:
+    found = soak(Service(*started), jobs_root, SECONDS)
     assert found["wrong"] == []
     assert found["broken"] == {}
     assert [each for each in found["growth"] if not each["flat"]] == []
     assert found["jobs"]["lost"] == []
     assert found["jobs"]["done"] > 0
+    assert found["served_jobs"]["lost"] == []
+    assert found["served_jobs"]["done"] > 0
     assert found["passed"]
     assert found["right"].keys() == {flow.name for flow in mixed()}  # every flow was sent, and answered as it must be
     assert sum(found["right"].values()) + sum(found["refused"].values()) == found["sent"]
@@ -52,17 +55,18 @@ def test_a_few_samples_tell_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tally", "jobs", "grown", "wanted"),
+    ("tally", "jobs", "served", "grown", "wanted"),
     [
-        (Tally(), JobTally(done=1), [], True),
-        (Tally(wrong=["small: 200"]), JobTally(), [], False),
-        (Tally(), JobTally(lost=["other bytes"]), [], False),
-        (Tally(), JobTally(), [Growth("segments", 4, 9, 4)], False),
-        (Tally(), JobTally(), [Growth("segments", 4, 8, 4)], True),
+        (Tally(), JobTally(done=1), ServedTally(done=1), [], True),
+        (Tally(wrong=["small: 200"]), JobTally(), ServedTally(), [], False),
+        (Tally(), JobTally(lost=["other bytes"]), ServedTally(), [], False),
+        (Tally(), JobTally(), ServedTally(lost=["failed"]), [], False),
+        (Tally(), JobTally(), ServedTally(), [Growth("segments", 4, 9, 4)], False),
+        (Tally(), JobTally(), ServedTally(), [Growth("segments", 4, 8, 4)], True),
     ],
 )
-def test_what_passes(tally: Tally, jobs: JobTally, grown: list[Growth], wanted: bool) -> None:
-    assert passed(tally, jobs, grown) is wanted
+def test_what_passes(tally: Tally, jobs: JobTally, served: ServedTally, grown: list[Growth], wanted: bool) -> None:
+    assert passed(tally, jobs, served, grown) is wanted
 
 
 def test_watch_sees_children_and_their_memory() -> None:
