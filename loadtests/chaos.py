@@ -119,7 +119,7 @@ FAULTS = (
     Fault("SIGKILL of workers", kill_workers, {}, mixed()),
     Fault("SIGSTOP of workers", stop_workers, {"deadline_s": 4}, mixed()),
     Fault("SIGKILL of the node's raylet", kill_raylet, {}, mixed(), dies=True),
-    Fault("full store", fill_arena, {"arena_bytes": 2**27}, (small(),), clients=1),
+    Fault("full store", fill_arena, {"arena_bytes": 2**27, "queue_limit": 3}, (small(),), clients=1),
     Fault("disconnect storm", storm, {}, mixed()),
 )
 
@@ -140,9 +140,11 @@ def survive(fault: Fault, seconds: float) -> dict[str, Any]:
             lives = service.process.poll() is None
         left = service.segments
     tally = load.tally
+    slowest_s = max((ms for each in tally.latencies_ms.values() for ms in each), default=0.0) / 1e3
     passed = not tally.wrong and not left and (recovered_s is not None or (fault.dies and not lives))
-    return {"fault": fault.name, "seconds": seconds, **tally.as_dict(), "recovered_s": recovered_s,
-            "segments_left": len(left), "lives": lives, "passed": passed, "seen": seen}  # fmt: skip
+    return {"fault": fault.name, "seconds": seconds, **tally.as_dict(), "slowest_s": round(slowest_s, 2),
+            "recovered_s": recovered_s, "segments_left": len(left), "lives": lives, "passed": passed,
+            "seen": seen}  # fmt: skip
 
 
 def full_disk() -> dict[str, Any]:
@@ -198,8 +200,8 @@ def _of_job(name: str, seen: str, right: bool, intact: bool) -> dict[str, Any]:
     """A fault that met a job, in the form of the others."""
     wrong = [] if right and intact else [seen if intact else "the input was changed"]
     return {"fault": name, "seconds": 0.0, "sent": 1, "right": {"job": int(not wrong)}, "refused": {}, "broken": {},
-            "wrong": wrong, "recovered_s": None, "segments_left": 0, "lives": True, "passed": not wrong,
-            "seen": seen}  # fmt: skip
+            "wrong": wrong, "slowest_s": None, "recovered_s": None, "segments_left": 0, "lives": True,
+            "passed": not wrong, "seen": seen}  # fmt: skip
 
 
 @contextmanager

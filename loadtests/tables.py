@@ -20,6 +20,13 @@ README = Path(__file__).with_name("README.md")
 SHOWN_SHARES = (0.1, 0.5, 0.8, 1.0, 1.5, 3.0)
 LEAST_BYTES = 4 * MIB  # of the table of speed-ups; what is below is among the losses
 
+HELD = {
+    "anonymous_mib": "MiB of memory",
+    "segments": "segments",
+    "descriptors": "descriptors",
+    "processes": "processes",
+}
+
 Plain = Mapping[str, Any]
 
 
@@ -143,14 +150,15 @@ def _seconds(value: float) -> str:
 
 def chaos(plain: Plain) -> str:
     rows = [[f["fault"], *(sum(f[kind].values()) for kind in ("right", "refused", "broken")), len(f["wrong"]),
-             "–" if f["recovered_s"] is None else f"{f['recovered_s']:g} s", "yes" if f["passed"] else "**no**",
-             f["seen"]] for f in plain["faults"]]  # fmt: skip
-    return table(("fault", "right", "refused", "broken", "wrong", "right again after", "survived", "seen"), rows)
+             *("–" if f[name] is None else f"{f[name]:g} s" for name in ("slowest_s", "recovered_s")),
+             "yes" if f["passed"] else "**no**", f["seen"]] for f in plain["faults"]]  # fmt: skip
+    return table(("fault", "right", "refused", "broken", "wrong", "slowest right answer", "right again after",
+                  "survived", "seen"), rows)  # fmt: skip
 
 
 def soak(plain: Plain) -> str:
     jobs, served = plain["jobs"], plain["served_jobs"]
-    held = ", ".join(f"{each['what'].replace('_mib', ', MiB,')} {each['early']:g} → {each['late']:g}"
+    held = ", ".join(f"{HELD[each['what']]} {each['early']:,.0f} then {each['late']:,.0f}"
                      for each in plain["growth"])  # fmt: skip
     verdict = "Passed" if plain["passed"] else "**Failed**"
     return (
@@ -158,7 +166,7 @@ def soak(plain: Plain) -> str:
         f"{sum(plain['refused'].values())} refused, {sum(plain['broken'].values())} broken. "
         f"{jobs['done']} jobs from the command line ({jobs['killed']} killed and resumed), {len(jobs['lost'])} lost; "
         f"{served['done']} jobs over HTTP, {len(served['lost'])} lost. "
-        f"Held in the second fifth of the time and in the last: {held}. {verdict}."
+        f"Held in the second fifth of the time and then in the last: {held}. {verdict}."
     )
 
 
