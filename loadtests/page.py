@@ -60,6 +60,7 @@ def about(plain: Mapping[str, Any]) -> str:
     machine = plain.get("machine", {})
     rows = [(name, str(value)) for name, value in machine.items()]
     short = f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('when')}"
+    short += f"; {machine['note']}" if "note" in machine else ""
     return f"<details><summary>{escape(short)}</summary>{table(('', ''), rows)}</details>"
 
 
@@ -126,16 +127,17 @@ def curves(folder: Path, plain: Mapping[str, Any]) -> str:
 
 def latency(folder: Path, plain: Mapping[str, Any]) -> str:
     pictures.latency(plain["curves"], folder / "latency")
-    heads = ("of capacity", "offered/s", "goodput/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "worst ms",
-             "refused (with Retry-After)", "refused after, p50 ms", "unanswered", "wrong", "failed",
-             "generator's CPU", "generator late, p99 ms")  # fmt: skip
+    heads = ("of capacity", "offered/s", "right/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "worst ms",
+             "refused (said when to come again)", "unanswered", "wrong, failed", "generator's cores",
+             "late, p99 ms")  # fmt: skip
 
     def row(rate: Mapping[str, Any]) -> list[object]:
         kinds = ", ".join(f"{count:,} as {status}" for status, count in rate["rejected_as"].items())
         refused = f"{kinds} ({rate['told_when']:,})" if kinds else "0"
         names = ("share", "offered_per_s", "goodput_per_s", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "worst_ms")
-        rest = ("rejected_p50_ms", "unanswered", "wrong", "failed", "generator_cpu", "generator_late_p99_ms")
-        return [*(rate[name] for name in names), refused, *(rate[name] for name in rest)]
+        bad = f"{rate['wrong']}, {rate['failed']}"
+        rest = (rate["generator_cpu"], rate["generator_late_p99_ms"])
+        return [*(rate[name] for name in names), refused, rate["unanswered"], bad, *rest]
 
     parts = [
         f"<h3>{escape(curve['name'])}: {bytes_text(curve['body_bytes'] // 1024 * 1024)} a request, "
