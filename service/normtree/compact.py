@@ -36,27 +36,69 @@ class Compact:
     axes: tuple[int, ...]
 
 
-def compress(x: Array, axes: Sequence[int], *, out: Array | None = None, threads: int = 1) -> Compact:
+def short_shape(shape: Sequence[int], axes: Sequence[int], groups: int) -> tuple[tuple[int, ...], int]:
+    """Return the shape of the values when so many groups survive, and which of its axes tells them apart.
+
+    Args:
+        shape: of the whole tensor.
+        axes: the outermost level's axes, ascending.
+        groups: how many survive.
+    """
+    rest = [length for axis, length in enumerate(shape) if axis not in axes]
+    place = min(axes, default=0)
+    return (*rest[:place], groups, *rest[place:]), place
+
+
+def from_beginning(memory: Array, index: Int64Array, shape: Sequence[int], axes: Sequence[int]) -> Compact:
+    """Take the values from where they lie one beside the other.
+
+    Args:
+        memory: one axis; the values, in C order, at its beginning.
+        index: int64, ascending: which outermost groups they are.
+        shape: of the whole tensor.
+        axes: the outermost level's axes, ascending.
+
+    Returns:
+        The form; its values are a view of ``memory``.
+    """
+    short, _ = short_shape(shape, axes, len(index))
+    return Compact(index, memory[: prod(short)].reshape(short), tuple(shape), tuple(axes))
+
+
+def compress(x: Array, axes: Sequence[int], *, threads: int = 1) -> Compact:
     """Leave out the groups that are zero.
 
     Args:
         x: the tensor, C order. Not changed.
         axes: the outermost level's axes, ascending.
-        out: one axis, x's dtype and size; the values are written to its beginning.
         threads: threads that look for zeros.
 
     Returns:
-        The form; its values are in ``out`` where that was given.
+        The form, in memory of its own.
 
     Cost:
         Reads the tensor once and its surviving groups twice.
     """
     index = np.flatnonzero(_alive(x, axes, threads))
     merged, axis = _merge(x, axes)
-    shape = (*merged.shape[:axis], len(index), *merged.shape[axis + 1 :])
-    values = None if out is None else out[: prod(shape)].reshape(shape)
-    values = np.take(merged, index, axis, out=values, mode="clip")  # no index is out of range: "raise" would buffer
-    return Compact(index, values, x.shape, tuple(axes))
+    return Compact(index, np.take(merged, index, axis), x.shape, tuple(axes))
+
+
+def compress_in_place(x: Array, axes: Sequence[int], *, threads: int = 1) -> Compact:
+    """Leave out the groups that are zero, and move the others to the beginning of the tensor's own memory.
+
+    Args:
+        x: the tensor, C order, writable. What it holds afterwards is the form's values, then what was there.
+        axes: the outermost level's axes, ascending.
+        threads: threads that look for zeros.
+
+    Cost:
+        As `compress`, and writes the surviving groups twice.
+    """
+    made = compress(x, axes, threads=threads)
+    memory = x.reshape(-1)
+    memory[: made.values.size] = made.values.reshape(-1)
+    return from_beginning(memory, made.index, x.shape, axes)
 
 
 def expand(index: Int64Array, values: Array, shape: Sequence[int], axes: Sequence[int]) -> Array:

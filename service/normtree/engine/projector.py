@@ -28,6 +28,7 @@ from normtree.engine.profile_store import load_profile, profile_path, save_profi
 from normtree.engine.report import make_timing
 from normtree.engine.run import Run, Terms, Work, run_tree
 from normtree.engine.stop import Stopped
+from normtree.engine.survivors import Survivors
 from normtree.engine.tensor import Tensor, attach
 from normtree.engine.timing import Timing
 from normtree.engine.together import check_together
@@ -206,6 +207,7 @@ class Projector:
         cancel: Cancel | None = None,
         landed: Watermark | None = None,
         done: Watermark | None = None,
+        survivors: Survivors | None = None,
     ) -> Timing:
         """Project a tensor; blocks until it is done, or until no worker is at it any more.
 
@@ -219,9 +221,11 @@ class Projector:
             landed: how many of the source's bytes are there, from its start; leaves begin on what has landed. None:
                 all of them are.
             done: is told how many of the target's bytes are complete, from its start; and what went wrong, if it does.
+            survivors: is told which outermost groups survive, and the target gets no others, where radii tell that;
+                not with ``done``.
 
         Returns:
-            The timing; ``target`` holds the projection.
+            The timing; ``target`` holds the projection, or what of it was asked for.
 
         Raises:
             InvalidTensor: an element is NaN or infinite (its index is told), or the norm overflows.
@@ -233,7 +237,7 @@ class Projector:
         """
         deadline_s = self._settings.deadline_s if deadline_s is None else deadline_s
         terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel, landed, done)
-        return self._project([Work(source, target, plan)], plan.goal, terms, deadline_s, baseline)
+        return self._project([Work(source, target, plan, survivors=survivors)], plan.goal, terms, deadline_s, baseline)
 
     def project_together(
         self,
@@ -243,6 +247,7 @@ class Projector:
         goal: Goal,
         *,
         names: Sequence[str] | None = None,
+        survivors: Sequence[Survivors | None] | None = None,
         baseline: Baseline = "none",
         deadline_s: float | None = None,
         cancel: Cancel | None = None,
@@ -256,6 +261,7 @@ class Projector:
                 them exact.
             goal: what to reach with all together.
             names: what errors call each; default: ``tensor`` and its index.
+            survivors: of each, as for `project`.
             baseline: as for `project`.
             deadline_s: as for `project`.
             cancel: as for `project`.
@@ -270,7 +276,8 @@ class Projector:
         check_together(plans, goal)
         deadline_s = self._settings.deadline_s if deadline_s is None else deadline_s
         names = [f"tensor {i}" for i in range(len(plans))] if names is None else names
-        works = [Work(*each) for each in zip(sources, targets, plans, names, strict=True)]
+        survivors = [None] * len(plans) if survivors is None else survivors
+        works = [Work(*each) for each in zip(sources, targets, plans, names, survivors, strict=True)]
         terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel)
         return self._project(works, goal, terms, deadline_s, baseline)
 

@@ -17,6 +17,7 @@ from normtree.engine.long_fibres import LongFibres, part_excesses
 from normtree.engine.phases import Phase, Phases
 from normtree.engine.plan import Plan
 from normtree.engine.slate import Slate
+from normtree.engine.survivors import Groups, Survivors, cut_groups, find_survivors
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Span
 from normtree.engine.tree import Branch, Root, leaf_down, leaf_up, root
@@ -29,12 +30,16 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Work:
-    """One tensor to project: where it is, where its projection goes, how, and what errors call it."""
+    """One tensor to project: where it is, where its projection goes, how, and what errors call it.
+
+    With ``survivors``, which is told of them, only the groups that survive are written where that is possible.
+    """
 
     source: Tensor
     target: Tensor
     plan: Plan
     name: str = "tensor"
+    survivors: Survivors | None = None
 
 
 @dataclass(frozen=True)
@@ -178,10 +183,29 @@ class _Run:
         if not top.inside and top.radius > 0.0:
             self._find_levels(top.radius)
         self._find_thresholds()
-        downs = self._blocks([work.target for work in self._works] if self._terms.done else None)
-        calls = ((self._phases.stop, self._branches[owner], block) for owner, block in downs)
-        self._phases.run("down", leaf_down, calls, self._tell_done(downs))
+        self._project()
         return top
+
+    def _project(self) -> None:
+        """Run the leaves down, over blocks, or over the survivors of tensors of which only they are wanted."""
+        downs = self._blocks([work.target for work in self._works] if self._terms.done else None)
+        groups = self._survivors()
+        parts: list[tuple[int, Block | Groups]] = [(owner, block) for owner, block in downs if owner not in groups]
+        parts += [(owner, some) for owner, cut in groups.items() for some in cut]
+        calls = ((self._phases.stop, self._branches[owner], part) for owner, part in parts)
+        self._phases.run("down", leaf_down, calls, self._tell_done(downs))
+
+    def _survivors(self) -> dict[int, list[Groups]]:
+        """Tell who asked for survivors only which they are, and cut them for the leaves; by the tensor's index."""
+        groups = {}
+        for owner, (work, branch) in enumerate(zip(self._works, self._branches, strict=True)):
+            if work.survivors and not (branch.long or self._terms.done):
+                length = prod(work.plan.shape[axis] for axis in branch.norm.inner.axes)
+                balls = branch.norms.array(), branch.radii.array()
+                work.survivors.index = find_survivors(branch.norm, *balls, length, work.source.dtype)
+                if work.survivors.index is not None:
+                    groups[owner] = cut_groups(len(work.survivors.index), len(work.plan.blocks))
+        return groups
 
     def _find_levels(self, radius: float) -> None:
         """Replace the radii by those of the exact projection, where that is wanted."""

@@ -15,6 +15,7 @@ import numpy as np
 from normtree.engine.long_fibres import LongFibres, part_down, part_up
 from normtree.engine.pieces import cut_pieces
 from normtree.engine.stop import Stop
+from normtree.engine.survivors import Groups, groups_down
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Span
 from normtree_kernels.blocks import Block
@@ -89,14 +90,16 @@ def leaf_up(stop: Stop, branch: Branch, block: Block) -> Span:
     return Span("up", len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, get_native_id())
 
 
-def leaf_down(stop: Stop, branch: Branch, block: Block) -> Span:
-    """Project one block where it lives, each fibre on its own radius.
+def leaf_down(stop: Stop, branch: Branch, block: Block | Groups) -> Span:
+    """Project one block where it lives, or some of the survivors, each fibre on its own radius.
 
     Raises:
         Stopped: nobody wants it any more.
     """
+    tensors, balls = (branch.source, branch.target), (branch.norms, branch.radii)
+    if isinstance(block, Groups):
+        return groups_down(stop, tensors, branch.norm, block, balls)
     if branch.long:
-        tensors, balls = (branch.source, branch.target), (branch.norms, branch.radii)
         return part_down(stop, tensors, branch.norm, block, balls, branch.long)
     start_ns = perf_counter_ns()
     norm, nbytes = branch.norm, 0

@@ -28,7 +28,7 @@ class Reply:
 
     Args:
         payload: header and data.
-        needs_sources: whether some of the data is what came: tensors that passed through, or compact forms.
+        needs_sources: whether some of the data is what came: tensors that passed through.
     """
 
     payload: Payload
@@ -83,8 +83,7 @@ def write(media_type: str, arrival: Arrival, room: Room, outcome: Outcome) -> Re
     pieces = [piece for entry in entries for piece in _pieces(entry, room, done.get(entry.name), bare=bare)]
     metadata = {**arrival.contents.metadata, **_told(outcome)}
     header = safetensors.encode_header(tuple(entry for entry, _ in pieces), metadata)
-    needs_sources = len(done) < len(entries) or any(one.compact for one in done.values())
-    return Reply(Payload(header, tuple(data for _, data in pieces)), needs_sources)
+    return Reply(Payload(header, tuple(data for _, data in pieces)), needs_sources=len(done) < len(entries))
 
 
 def answer_headers(arrival: Arrival, outcome: Outcome) -> dict[str, str]:
@@ -130,7 +129,7 @@ def _pieces(entry: Entry, room: Room, done: Done | None, *, bare: bool) -> list[
     return [
         _integers(f"{prefix}index", compact.index),
         _integers(f"{prefix}shape", np.array(compact.shape, np.int64)),
-        (values, room.sources[entry.name].view[: values.nbytes]),
+        (values, room.targets[entry.name].view[: values.nbytes]),
     ]
 
 

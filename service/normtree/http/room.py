@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import prod
 
 from normtree.engine.arena import Arena, Segment
 from normtree.engine.tensor import Tensor
@@ -79,11 +78,6 @@ class Room:
         """Return where a tensor's projection goes."""
         place = self.targets[entry.name]
         return Tensor(place.segment.name, entry.shape, entry.dtype, "C", place.offset)
-
-    def spare(self, entry: Entry) -> Tensor:
-        """Return a tensor's own place as a plain row of elements, for a compact form to go once it has been used."""
-        place = self.sources[entry.name]
-        return Tensor(place.segment.name, (prod(entry.shape),), entry.dtype, "C", place.offset)
 
     def release_sources(self) -> None:
         """Release the tensors that came before their projections: the answer may take its client long."""

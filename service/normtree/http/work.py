@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
-from normtree.compact import Compact, compress
+from normtree.compact import Compact, compress_in_place, from_beginning
 from normtree.engine.cancel import Cancel
 from normtree.engine.plan import Plan
 from normtree.engine.projector import Projector
+from normtree.engine.survivors import Survivors
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Timing
 from normtree.errors import NormtreeError
@@ -30,14 +31,16 @@ class Item:
         source: where it came; its bytes may still be the other way round.
         target: where its projection goes.
         plan: how.
-        spare: where its compact form may go, if that is wanted: its own bytes, once they have been used.
+        compact: whether only the surviving groups are wanted; they then lie at the target's beginning.
+        survivors: is told which these are, where the engine is to write no others.
     """
 
     entry: Entry
     source: Tensor
     target: Tensor
     plan: Plan
-    spare: Tensor | None = None
+    compact: bool = False
+    survivors: Survivors | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class Work:
             [item.plan for item in self.items],
             self.query.goal,
             names=[f"{item.entry.name!r}: tensor" for item in self.items],
+            survivors=[item.survivors for item in self.items],
             baseline=self.query.baseline,
             deadline_s=self._left_s,
             cancel=self.cancel,
@@ -167,6 +171,7 @@ class Work:
                 baseline=self.query.baseline,
                 deadline_s=self._left_s,
                 cancel=self.cancel,
+                survivors=item.survivors,
             )
         except NormtreeError as error:
             if len(self.items) == 1:
@@ -189,8 +194,10 @@ def _pair(item: Item) -> Pair:
 
 
 def _compact(item: Item) -> Compact | None:
-    """Make the compact form of a projection, where that is wanted; the tensor that came is gone then."""
-    if item.spare is None:
+    """Make the compact form of a projection, where that is wanted; of the target it leaves the values only."""
+    if not item.compact:
         return None
-    outermost = item.plan.norm.levels[0].axes
-    return compress(item.target.array(), outermost, out=item.spare.array(writable=True), threads=item.plan.workers)
+    outermost, x = item.plan.norm.levels[0].axes, item.target.array(writable=True)
+    if item.survivors and item.survivors.index is not None:
+        return from_beginning(x.reshape(-1), item.survivors.index, x.shape, outermost)
+    return compress_in_place(x, outermost, threads=item.plan.workers)

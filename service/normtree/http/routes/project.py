@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from normtree import errors
 from normtree.engine.plan import Plan
+from normtree.engine.survivors import Survivors
 from normtree.engine.timing import Timing
 from normtree.http import media
 from normtree.http.answer import TensorAnswer
@@ -93,8 +94,9 @@ def _traced(request: Request, service: Service, timing: Timing) -> dict[str, str
 
 def _items(chosen: tuple[Entry, ...], plans: tuple[Plan, ...], room: Room, query: ProjectQuery) -> tuple[Item, ...]:
     compact = query.output == "compact"
+    only_survivors = compact and not query.certificate  # which is of the whole projection
     return tuple(
-        Item(entry, room.source(entry), room.target(entry), plan, room.spare(entry) if compact else None)
+        Item(entry, room.source(entry), room.target(entry), plan, compact, Survivors() if only_survivors else None)
         for entry, plan in zip(chosen, plans, strict=True)
     )
 
