@@ -91,6 +91,10 @@ class Settings(BaseSettings):
     unread_timeout_s: float = Field(default=60.0, gt=0, description="Seconds an answer waits for its client to read.")
     connections_limit: int = Field(default=4096, ge=1, description="Connections at once.")
     body_timeout_s: float = Field(default=60.0, gt=0, description="Seconds in which a body must arrive.")
+    linger_limit_bytes: int = Field(
+        default=2**26, ge=0, description="Bytes that are still taken of who is refused, who thus reads why."
+    )
+    linger_timeout_s: float = Field(default=5.0, gt=0, description="Seconds that this may take.")
     deadline_s: float = Field(default=55.0, gt=0, description="Seconds that the work on one request may take.")
     keep_alive_s: int = Field(default=75, ge=0, description="Seconds an idle connection is kept open.")
     drain_s: int = Field(default=30, ge=0, description="Seconds that requests in flight get to finish at shutdown.")

@@ -81,11 +81,8 @@ def npy(array: Any) -> bytes:
     ids=["many", "endless value", "long value", "long path", "endless path"],
 )
 def test_heads_that_are_too_large(line: socket.socket, head: bytes) -> None:
-    try:
-        line.sendall(head)
-        status, problem = answer(line)
-    except ConnectionError:
-        return  # closed while the head was still coming
+    line.sendall(head)
+    status, problem = answer(line)
     assert (status, problem["code"]) == (431, "head-too-large")
 
 

@@ -1,18 +1,20 @@
 """A connection: uvicorn's fast protocol, with bounds on what a client may make it hold or wait for.
 
 uvicorn bounds neither the size of a request's head nor the time it takes, nor a connection that says nothing, nor a
-client that does not read its answer. Each would let a few bytes of a stranger hold memory, a descriptor or a segment.
+client that does not read its answer, or goes on sending after it. Each would let a few bytes of a stranger hold memory,
+a descriptor or a segment.
 """
 
 import asyncio
 import uuid
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from normtree.http.linger import Lingering
 from normtree.http.problems import MEDIA_TYPE, make_problem
 from normtree.settings import Settings
 
@@ -28,18 +30,30 @@ class Bounds:
         head_s: seconds that they may take, a connection's first silence included.
         unread_s: seconds that an answer may wait for its client to read on.
         connections: most of them at once.
+        body_s: seconds that the rest of a body may take that was answered before it was here.
+        linger_bytes: most bytes of a client that are dropped while it is hung up on.
+        linger_s: seconds that this may take.
     """
 
     head_bytes: int
     head_s: float
     unread_s: float
     connections: int
+    body_s: float
+    linger_bytes: int
+    linger_s: float
 
     @classmethod
     def of(cls, settings: Settings) -> "Bounds":
         """Take them from the settings."""
         return cls(
-            settings.head_limit_bytes, settings.head_timeout_s, settings.unread_timeout_s, settings.connections_limit
+            head_bytes=settings.head_limit_bytes,
+            head_s=settings.head_timeout_s,
+            unread_s=settings.unread_timeout_s,
+            connections=settings.connections_limit,
+            body_s=settings.body_timeout_s,
+            linger_bytes=settings.linger_limit_bytes,
+            linger_s=settings.linger_timeout_s,
         )
 
 
@@ -56,10 +70,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusal = (400, "the request is not HTTP/1.1")
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
+        self._lingering: Lingering | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; the head of the first request is due."""
-        super().connection_made(transport)
+        lingering = Lingering(transport, self._comes, self._bounds.linger_bytes, self._bounds.linger_s)
+        self._lingering = lingering
+        super().connection_made(cast(asyncio.Transport, lingering))
         if len(self.connections) > self._bounds.connections:
             self._refuse(503, f"connections: at most {self._bounds.connections} are served at once")
         else:
@@ -72,6 +90,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless it is a head that never ends: the parser tells only of headers that do."""
+        if self._lingering and self._lingering.lingers:
+            self._lingering.drop(data)
+            return
         if self._in_head:
             self._expect_head()
             self._raw_bytes += len(data)
@@ -116,7 +137,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request; what comes next is the head of another."""
         self._in_head = True
+        if self._rest_timer:
+            self._rest_timer.cancel()
+            self._rest_timer = None
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """End an answer; what is missing of the request's body is not wanted, and must not take for ever."""
+        super().on_response_complete()
+        if not (self._in_head or self.transport.is_closing()):
+            self._rest_timer = self.loop.call_later(self._bounds.body_s, self.transport.close)
 
     def pause_writing(self) -> None:
         """Hold the answer; its client has a bounded time to read on."""
@@ -143,6 +173,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def _answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
+
+    def _comes(self) -> bool:
+        """Tell whether more of a request that has begun is to come."""
+        return not self._in_head or self._raw_bytes > 0
 
     def _count(self, nbytes: int) -> None:
         """Count bytes of a head; an exception is how a callback stops the parser, which then has it refused."""
@@ -182,6 +216,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _cancel_timers(self) -> None:
-        for timer in (self._head_timer, self._unread_timer):
+        for timer in (self._head_timer, self._unread_timer, self._rest_timer):
             if timer:
                 timer.cancel()
+        if self._lingering:
+            self._lingering.lost()

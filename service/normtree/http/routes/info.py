@@ -22,6 +22,8 @@ _LIMITS = (
     "unread_timeout_s",
     "connections_limit",
     "body_timeout_s",
+    "linger_limit_bytes",
+    "linger_timeout_s",
     "deadline_s",
     "keep_alive_s",
     "drain_s",
