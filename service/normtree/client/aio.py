@@ -1,4 +1,4 @@
-"""The client for coroutines: as the other, awaited."""
+"""The client for coroutines: arguments, results and errors are the other's, and it says what they mean."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -9,9 +9,16 @@ from typing import Any, Self, Unpack
 import httpx
 
 from normtree.client.answers import Projected, ProjectedTensors
-from normtree.client.call import ONLY, PATH, Call, Options, Progress
-from normtree.client.connection import LOOK_S, connection_options, not_ready_in
-from normtree.client.failures import Unreachable, failure
+from normtree.client.call import ONLY, PATH, Call, Options, Progress, Receipt
+from normtree.client.connection import (
+    LOOK_S,
+    READY_PATH,
+    connection_options,
+    not_ready_in,
+    read_json,
+    unreachable,
+)
+from normtree.client.failures import failure
 from normtree.client.retry import Retry
 from normtree.errors import NormtreeError
 
@@ -42,23 +49,9 @@ class AsyncClient:
         progress: Progress | None = None,
         **options: Unpack[Options],
     ) -> Projected:
-        """Project one tensor onto the ball that the options describe.
-
-        Args:
-            y: an array, a torch tensor, or anything with ``__array__`` or ``__dlpack__``; float64, float32, float16
-                or bfloat16. Not changed.
-            norm: norms of the levels from outer to inner.
-            radius: radius of the ball, in the units of the elements, unless sparsity or groups are given.
-            compact: let the answer carry the surviving outermost groups only. The result is the same.
-            progress: called with ``"sent"`` or ``"received"``, the bytes so far, and the bytes of all.
-            options: as the query of ``POST /v1/project``; exactly one of radius, sparsity and groups.
-
-        Raises:
-            NormtreeError: what the service answered, by its own classes; `Unreachable` where it did not.
-            TypeError: ``y`` is no tensor.
-        """
+        """Project one tensor onto the ball that the options describe; see `normtree.Client.project`."""
         call = Call.of({ONLY: y}, {"norm": norm, "radius": radius, **options}, compact=compact, progress=progress)
-        return call.one(*await self._run(call))
+        return call.one(await self._run(call))
 
     async def project_tensors(
         self,
@@ -71,49 +64,23 @@ class AsyncClient:
         progress: Progress | None = None,
         **options: Unpack[Options],
     ) -> ProjectedTensors:
-        """Project several tensors in one request, each onto its own ball; with ``scope="global"`` all onto one.
-
-        Args:
-            tensors: by name; as for `project`, or of other types, which come back as they are.
-            norm: as for `project`.
-            radius: as for `project`.
-            pattern: regular expression that the whole name of a tensor must match; default: all that the norm fits.
-            compact: as for `project`.
-            progress: as for `project`.
-            options: as for `project`.
-
-        Raises:
-            NormtreeError, TypeError: as `project`.
-        """
+        """Project several tensors in one request; see `normtree.Client.project_tensors`."""
         chosen = {"norm": norm, "radius": radius, "tensors": pattern, **options}
         call = Call.of(tensors, chosen, compact=compact, progress=progress)
-        return call.several(*await self._run(call))
+        return call.several(await self._run(call))
 
     async def info(self) -> dict[str, Any]:
-        """Return what runs there: versions, limits, machine profile.
-
-        Raises:
-            NormtreeError: as `project`.
-        """
+        """Return what runs there; see `normtree.Client.info`."""
         return await self._get("/v1/info")
 
     async def trace(self, answer: Projected | ProjectedTensors) -> dict[str, Any]:
-        """Return the trace of an answer asked for with ``trace=True``; saved as JSON, ui.perfetto.dev opens it.
-
-        Raises:
-            ValueError: none was asked for.
-            NormtreeError: as `project`; `TraceNotFound` some minutes later.
-        """
+        """Return the trace of an answer; see `normtree.Client.trace`."""
         if answer.trace_path is None:
             raise ValueError("trace: the answer has none; ask with trace=True")
         return await self._get(answer.trace_path)
 
     async def wait_until_ready(self, timeout_s: float = 120.0) -> None:
-        """Wait until the service takes tensors.
-
-        Raises:
-            Unreachable: it did not in that time.
-        """
+        """Wait until the service takes tensors; see `normtree.Client.wait_until_ready`."""
         end_s = monotonic() + timeout_s
         while not await self._is_ready():
             if monotonic() > end_s:
@@ -134,21 +101,17 @@ class AsyncClient:
 
     async def _get(self, path: str) -> dict[str, Any]:
         try:
-            answer = await self._http.get(path)
+            return read_json(await self._http.get(path))
         except httpx.TransportError as error:
-            raise Unreachable(f"{self._http.base_url}: {error}") from error
-        if answer.is_error:
-            raise failure(answer.status_code, answer.headers, answer.content)
-        found: dict[str, Any] = answer.json()
-        return found
+            raise unreachable(self._http.base_url, error) from error
 
     async def _is_ready(self) -> bool:
         try:
-            return (await self._http.get("/v2/health/ready")).is_success
+            return (await self._http.get(READY_PATH)).is_success
         except httpx.TransportError:
             return False
 
-    async def _run(self, call: Call) -> tuple[httpx.Headers, bytearray]:
+    async def _run(self, call: Call) -> Receipt:
         """Make a call, again where that may help."""
         attempt = 0
         while True:
@@ -159,22 +122,19 @@ class AsyncClient:
             await asyncio.sleep(delay_s)
             attempt += 1
 
-    async def _attempt(self, call: Call) -> tuple[httpx.Headers, bytearray]:
+    async def _attempt(self, call: Call) -> Receipt:
         try:
             async with self._http.stream(
                 "POST", PATH, params=dict(call.params), headers=call.headers, content=_awaited(call)
             ) as answer:
                 if answer.is_error:
                     raise failure(answer.status_code, answer.headers, await answer.aread())
-                body = bytearray(int(answer.headers["Content-Length"]))
-                done = 0
+                receipt = Receipt(answer.headers, call.progress)
                 async for part in answer.aiter_raw():
-                    body[done : done + len(part)] = part
-                    done += len(part)
-                    call.tell("received", done, len(body))
-                return answer.headers, body
+                    receipt.take(part)
+                return receipt
         except httpx.TransportError as error:
-            raise Unreachable(f"{self._http.base_url}: {type(error).__name__}: {error}") from error
+            raise unreachable(self._http.base_url, error) from error
 
 
 async def _awaited(call: Call) -> AsyncIterator[bytes]:

@@ -24,6 +24,32 @@ Direction = Literal["sent", "received"]
 Progress = Callable[[Direction, int, int], None]
 
 
+class Receipt:
+    """An answer's body on its way in.
+
+    Args:
+        headers: of the answer, which tell its length.
+        progress: told of what has come; None for nobody.
+
+    Attributes:
+        headers: the same.
+        body: what has come, and then zeros.
+    """
+
+    def __init__(self, headers: Mapping[str, str], progress: "Progress | None") -> None:
+        self.headers = headers
+        self.body = bytearray(int(headers["Content-Length"]))
+        self._done = 0
+        self._progress = progress
+
+    def take(self, part: bytes) -> None:
+        """Take the next bytes."""
+        self.body[self._done : self._done + len(part)] = part
+        self._done += len(part)
+        if self._progress:
+            self._progress("received", self._done, len(self.body))
+
+
 class Options(TypedDict, total=False):
     """What else a projection may be asked for, as in the query of ``POST /v1/project``; the service checks it."""
 
@@ -97,25 +123,22 @@ class Call:
                 part = view[start : start + _SLICE_BYTES]
                 yield part  # type: ignore[misc]  # any bytes will do, and a copy would cost
                 sent += len(part)
-                self.tell("sent", sent, self.nbytes)
+                if self.progress:
+                    self.progress("sent", sent, self.nbytes)
 
-    def tell(self, direction: Direction, done: int, total: int) -> None:
-        """Tell of bytes that have passed."""
-        if self.progress:
-            self.progress(direction, done, total)
-
-    def one(self, headers: Mapping[str, str], body: bytearray) -> Projected:
+    def one(self, receipt: Receipt) -> Projected:
         """Read the answer to one tensor."""
-        answer = self.several(headers, body)
+        answer = self.several(receipt)
         certificate = answer.certificates.get(ONLY)
         return Projected(answer.tensors[ONLY], answer.timing, certificate, answer.request_id, answer.trace_path)
 
-    def several(self, headers: Mapping[str, str], body: bytearray) -> ProjectedTensors:
+    def several(self, receipt: Receipt) -> ProjectedTensors:
         """Read an answer.
 
         Raises:
             MalformedBody: it is not safetensors.
         """
+        headers, body = receipt.headers, receipt.body
         contents = safetensors.read_header(body, elements_limit=_ANY_SIZE)
         if contents is None:
             raise ValueError(f"answer: {len(body)} bytes end within the header")

@@ -8,9 +8,16 @@ from typing import Any, Self, Unpack
 import httpx
 
 from normtree.client.answers import Projected, ProjectedTensors
-from normtree.client.call import ONLY, PATH, Call, Options, Progress
-from normtree.client.connection import LOOK_S, connection_options, not_ready_in
-from normtree.client.failures import Unreachable, failure
+from normtree.client.call import ONLY, PATH, Call, Options, Progress, Receipt
+from normtree.client.connection import (
+    LOOK_S,
+    READY_PATH,
+    connection_options,
+    not_ready_in,
+    read_json,
+    unreachable,
+)
+from normtree.client.failures import failure
 from normtree.client.retry import Retry
 from normtree.errors import NormtreeError
 
@@ -57,7 +64,7 @@ class Client:
             TypeError: ``y`` is no tensor.
         """
         call = Call.of({ONLY: y}, {"norm": norm, "radius": radius, **options}, compact=compact, progress=progress)
-        return call.one(*self._run(call))
+        return call.one(self._run(call))
 
     def project_tensors(
         self,
@@ -86,7 +93,7 @@ class Client:
         """
         chosen = {"norm": norm, "radius": radius, "tensors": pattern, **options}
         call = Call.of(tensors, chosen, compact=compact, progress=progress)
-        return call.several(*self._run(call))
+        return call.several(self._run(call))
 
     def info(self) -> dict[str, Any]:
         """Return what runs there: versions, limits, machine profile.
@@ -133,21 +140,17 @@ class Client:
 
     def _get(self, path: str) -> dict[str, Any]:
         try:
-            answer = self._http.get(path)
+            return read_json(self._http.get(path))
         except httpx.TransportError as error:
-            raise Unreachable(f"{self._http.base_url}: {error}") from error
-        if answer.is_error:
-            raise failure(answer.status_code, answer.headers, answer.content)
-        found: dict[str, Any] = answer.json()
-        return found
+            raise unreachable(self._http.base_url, error) from error
 
     def _is_ready(self) -> bool:
         try:
-            return self._http.get("/v2/health/ready").is_success
+            return self._http.get(READY_PATH).is_success
         except httpx.TransportError:
             return False
 
-    def _run(self, call: Call) -> tuple[httpx.Headers, bytearray]:
+    def _run(self, call: Call) -> Receipt:
         """Make a call, again where that may help."""
         attempt = 0
         while True:
@@ -158,19 +161,16 @@ class Client:
             sleep(delay_s)
             attempt += 1
 
-    def _attempt(self, call: Call) -> tuple[httpx.Headers, bytearray]:
+    def _attempt(self, call: Call) -> Receipt:
         try:
             with self._http.stream(
                 "POST", PATH, params=dict(call.params), headers=call.headers, content=call.body()
             ) as answer:
                 if answer.is_error:
                     raise failure(answer.status_code, answer.headers, answer.read())
-                body = bytearray(int(answer.headers["Content-Length"]))
-                done = 0
+                receipt = Receipt(answer.headers, call.progress)
                 for part in answer.iter_raw():
-                    body[done : done + len(part)] = part
-                    done += len(part)
-                    call.tell("received", done, len(body))
-                return answer.headers, body
+                    receipt.take(part)
+                return receipt
         except httpx.TransportError as error:
-            raise Unreachable(f"{self._http.base_url}: {type(error).__name__}: {error}") from error
+            raise unreachable(self._http.base_url, error) from error
