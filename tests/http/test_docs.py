@@ -58,6 +58,12 @@ def test_document_tells_of_keys_and_errors(projector: Projector) -> None:
     assert project["responses"]["401"]["headers"].keys() == {"X-Request-Id", "traceparent", "WWW-Authenticate"}
     assert "Retry-After" in project["responses"]["429"]["headers"]
     assert all(parameter["description"] for parameter in project["parameters"])
+    told = {"Server-Timing", "X-Normtree-Timing", "X-Normtree-Certificate", "X-Normtree-Converted", "X-Normtree-Trace"}
+    assert told < project["responses"]["200"]["headers"].keys()
+    assert "Accept-Post" in project["responses"]["415"]["headers"]
+    infer = paths["/v2/models/{name}/infer"]["post"]["responses"]["200"]
+    assert "Inference-Header-Content-Length" in infer["headers"]
+    assert "503" in paths["/v2/models/{name}/ready"]["get"]["responses"]
     live = paths["/v2/health/live"]["get"]
     assert live["security"] == []
     assert not {"401", "403"} & live["responses"].keys()

@@ -1,5 +1,6 @@
 """``POST /v1/plan``: what would be done, without a tensor."""
 
+import socket
 from typing import Any
 
 import httpx
@@ -53,6 +54,15 @@ def test_wrong_questions(client: httpx.Client, given: dict[str, Any], status: in
 @pytest.mark.parametrize(("body", "status"), [(b"", 400), (b"[]", 400), (b"{", 400), (b" " * 70_000, 413)])
 def test_bodies_that_are_no_question(client: httpx.Client, body: bytes, status: int) -> None:
     assert client.post("/v1/plan", content=body).status_code == status
+
+
+def test_body_without_a_length_or_cut_off(client: httpx.Client) -> None:
+    assert client.post("/v1/plan", content=iter([b"{}"])).status_code == 411
+    place = (client.base_url.host, client.base_url.port)
+    with socket.create_connection(place, timeout=30) as line:
+        line.sendall(b"POST /v1/plan HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        line.shutdown(socket.SHUT_WR)
+    assert client.get("/v2/health/live").status_code == 200
 
 
 def test_openapi_describes_it(client: httpx.Client) -> None:

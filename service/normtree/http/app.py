@@ -72,7 +72,7 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
     for router in (project_router, plan_router, infer_router, health_router, models_router, info_router):
         app.include_router(router(service))
     if service.regions:
-        app.include_router(shared_memory_router(service.regions))
+        app.include_router(shared_memory_router(service.regions, settings))
     board = held.enter_context(open_board(settings))
     app.include_router(jobs_router(service, board))
     app.include_router(traces_router(service))

@@ -25,6 +25,8 @@ _TAGS = [
 _REQUEST_ID = {"description": "Id of the request, the client's or ours.", "schema": {"type": "string"}}
 _TRACE = {"description": "Trace of the request (W3C).", "schema": {"type": "string"}}
 _RETRY_AFTER = {"description": "Whole seconds after which to ask again.", "schema": {"type": "integer", "minimum": 0}}
+_ACCEPT_POST = {"description": "Media types that are read.", "schema": {"type": "string"}}
+_BUG = {"description": "A bug of the service; its log tells of the request's id", "content": PROBLEM}
 _CHALLENGE = {"description": "How to show a key.", "schema": {"type": "string"}}
 _UNSHOWN = {"HTTPValidationError", "ValidationError"}  # FastAPI's own, which we do not answer
 
@@ -85,10 +87,13 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str, keys_
         responses.setdefault(str(status), response)
     if "{" in path:
         responses.setdefault("404", {"description": "Nothing of that name", "content": PROBLEM})
+    responses["500"] = {**_BUG}
     for status, response in responses.items():
         headers = response.setdefault("headers", {})
         headers |= {"X-Request-Id": _REQUEST_ID, "traceparent": _TRACE}
         if status in ("429", "503"):
             headers["Retry-After"] = _RETRY_AFTER
+        if status == "415":
+            headers["Accept-Post"] = _ACCEPT_POST
         if status == "401":
             headers["WWW-Authenticate"] = _CHALLENGE

@@ -143,7 +143,8 @@ def _answer_known(scope: Scope, error: NormtreeError, headers: dict[str, str]) -
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
-        headers["Accept-Post"] = ", ".join(media.READABLE)
+        named = error.pointer == "Content-Type" and error.limit
+        headers["Accept-Post"] = str(named) if named else ", ".join(media.READABLE)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="normtree"'
     return _answer(
@@ -175,6 +176,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     title = HTTPStatus(error.status_code).phrase
     code = title.lower().replace(" ", "-")
     detail = f"{request.method} {request.url.path}: {error.detail}"
+    if allowed := (error.headers or {}).get("Allow"):
+        detail += f", wanted {allowed}"
     return _answer(request.scope, error.status_code, code, title, detail, headers=error.headers)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import Receive
 
 from normtree.errors import BodyTimeout, BodyTooLarge, LengthRequired, MalformedBody
@@ -70,6 +71,25 @@ class Body:
         """Return the error for a body that is not here in time."""
         detail = f"body: {self.received} of {self.length} bytes arrived in {self._timeout_s:g} s"
         return BodyTimeout(detail, pointer="body", limit=self._timeout_s, got=self.received)
+
+
+async def read_whole(request: Request, settings: Settings, limit_bytes: int) -> bytearray:
+    """Read a small body whole.
+
+    Args:
+        request: whose body was not read.
+        settings: how long it may take.
+        limit_bytes: most bytes of it.
+
+    Raises:
+        LengthRequired, BodyTooLarge: before any of it is read.
+        BodyTimeout, MalformedBody: as `Body.chunk`.
+    """
+    bounded = settings.model_copy(update={"body_limit_bytes": limit_bytes})
+    body, found = Body.open(request.headers, request.receive, bounded), bytearray()
+    while body.received < body.length:
+        found += await body.chunk()
+    return found
 
 
 class Chunks(Protocol):

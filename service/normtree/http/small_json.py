@@ -4,22 +4,21 @@ from typing import Any
 
 from starlette.requests import Request
 
-from normtree.errors import BodyTooLarge
+from normtree.errors import BodyTimeout, BodyTooLarge, LengthRequired, MalformedBody
 from normtree.http.bodies import strict_json
+from normtree.http.problems import problem_responses
+from normtree.http.receive import read_whole
+from normtree.settings import Settings
 
 LIMIT_BYTES = 2**16
+JSON_PROBLEMS = problem_responses(MalformedBody, BodyTimeout, LengthRequired, BodyTooLarge)
 
 
-async def read_small_json(request: Request) -> Any:
+async def read_small_json(request: Request, settings: Settings) -> Any:
     """Return a request's body, parsed.
 
     Raises:
-        BodyTooLarge: it is over 64 KiB.
-        MalformedBody: it is no JSON.
+        LengthRequired, BodyTooLarge, BodyTimeout: it has no length, or is over 64 KiB, or did not come in time.
+        MalformedBody: it is no JSON, or not all came.
     """
-    found = bytearray()
-    async for part in request.stream():
-        found += part
-        if len(found) > LIMIT_BYTES:
-            raise BodyTooLarge(f"body: at most {LIMIT_BYTES} bytes are read", pointer="body", limit=LIMIT_BYTES)
-    return strict_json.parse(found, "request")
+    return strict_json.parse(await read_whole(request, settings, LIMIT_BYTES), "request")

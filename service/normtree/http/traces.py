@@ -25,7 +25,10 @@ class _Kept:
 
 
 class Traces:
-    """The last traces, each for whoever asked for it, for ten minutes or until newer ones need the room."""
+    """The last traces, each for whoever asked for it, for ten minutes or until newer ones need the room.
+
+    They lie in this process: behind a balancer, who asks another replica for one is told that it may lie elsewhere.
+    """
 
     def __init__(self) -> None:
         """Start with none."""
@@ -54,7 +57,8 @@ class Traces:
             kept = self._kept.get(name)
         if kept is None or kept.client != client or kept.end_s < monotonic():
             raise TraceNotFound(
-                f"there is no such trace of this client; traces are kept {_KEPT_S:.0f} s, at most {_TRACES_LIMIT}",
+                f"there is no such trace of this client here: each process of the service keeps its own, for "
+                f"{_KEPT_S:.0f} s and at most {_TRACES_LIMIT}; behind a balancer, another may have it",
                 pointer="trace",
             )
         return kept.timing

@@ -151,10 +151,11 @@ def _read_shape(found: object, rank_limit: int, elements_limit: int) -> tuple[in
         detail = f"{where}: at most {rank_limit} axes are accepted, got {len(found)}"
         raise InvalidTensor(detail, pointer=where, limit=rank_limit, got=len(found))
     if any(length < 0 for length in found):
-        raise InvalidTensor(f"{where}: the length of an axis must be >= 0", pointer=where, limit=0)
+        detail = f"{where}: the length of an axis must be >= 0, got {found}"
+        raise InvalidTensor(detail, pointer=where, limit=0, got=str(found))
     if prod(max(length, 1) for length in found) > elements_limit:
-        detail = f"{where}: at most {elements_limit} elements are accepted"
-        raise InvalidTensor(detail, pointer=where, limit=elements_limit)
+        detail = f"{where}: at most {elements_limit} elements are accepted, got {found}"
+        raise InvalidTensor(detail, pointer=where, limit=elements_limit, got=str(found))
     return tuple(found)
 
 

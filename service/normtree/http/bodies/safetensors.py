@@ -151,8 +151,9 @@ def _count(shape: tuple[int, ...], limit: int, where: str) -> int:
     for length in shape:
         elements *= max(length, 1)
         if elements > limit:
-            detail = f"{where}: at most {limit} elements are accepted"
-            raise InvalidTensor(detail, pointer="shape", limit=limit)
+            shown = str(list(shape))[:_TEXT_SHOWN]
+            detail = f"{where}: at most {limit} elements are accepted, got the shape {shown}"
+            raise InvalidTensor(detail, pointer="shape", limit=limit, got=shown)
     return 0 if 0 in shape else elements
 
 

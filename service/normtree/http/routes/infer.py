@@ -27,10 +27,18 @@ from normtree.http.tensor_problems import TENSOR_PROBLEMS
 from normtree.http.work import Item, Outcome, Work, ms
 
 _JSON, _BINARY = "application/json", "application/octet-stream"
+_COUNT = {"type": "integer", "minimum": 0}
 _ANSWERS = {
     200: {
         "description": "The projection `x`: in the JSON, after it, or in shared memory.",
         "content": {_JSON: {"schema": {"type": "object"}}, _BINARY: {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {
+            "Server-Timing": {
+                "description": "Stages of the work, in milliseconds; the JSON's parameters tell more.",
+                "schema": {"type": "string"},
+            },
+            LENGTH_HEADER: {"description": "Where a tensor follows the JSON, that one's length.", "schema": _COUNT},
+        },
     },
     **TENSOR_PROBLEMS,
     **problem_responses(errors.RegionRefused, errors.NotLocal),

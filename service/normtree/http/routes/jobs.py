@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 
 from normtree import errors
 from normtree.http.problems import problem_responses
-from normtree.http.receive import Body
+from normtree.http.receive import read_whole
 from normtree.http.service import Service
 from normtree.jobs.board import ENDED, JobBoard, recipe_of
 from normtree.jobs.recipe import Recipe, parse_recipe
@@ -106,11 +106,10 @@ async def _read_recipe(request: Request, service: Service) -> Recipe:
     """Read the body, bounded, and check that it is a recipe."""
     media_type = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
     if media_type not in (_JSON, _TOML):
-        raise errors.UnsupportedMediaType(f"Content-Type: wanted {_JSON} or {_TOML}, got {media_type!r}")
-    bounded = service.settings.model_copy(update={"body_limit_bytes": BODY_LIMIT_BYTES})
-    body, raw = Body.open(request.headers, request.receive, bounded), bytearray()
-    while body.received < body.length:
-        raw += await body.chunk()
+        detail = f"Content-Type: wanted {_JSON} or {_TOML}, got {media_type!r}"
+        wanted = f"{_JSON}, {_TOML}"
+        raise errors.UnsupportedMediaType(detail, pointer="Content-Type", limit=wanted, got=media_type)
+    raw = await read_whole(request, service.settings, BODY_LIMIT_BYTES)
     try:
         text = raw.decode()
         return parse_recipe(text, "body") if media_type == _TOML else recipe_of(json.loads(text))

@@ -3,7 +3,9 @@
 from fastapi import APIRouter
 
 from normtree import __version__
+from normtree.errors import NotReady
 from normtree.http.models import MODELS, PLATFORM, VERSION, find_model
+from normtree.http.problems import problem_responses
 from normtree.http.service import Service
 
 _EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "model_repository", "statistics")
@@ -42,8 +44,8 @@ def models_router(service: Service) -> APIRouter:
         """Describe a model as Triton configures one."""
         return find_model(name, version).config()
 
-    @router.get("/models/{name}/ready")
-    @router.get("/models/{name}/versions/{version}/ready")
+    @router.get("/models/{name}/ready", responses=problem_responses(NotReady))
+    @router.get("/models/{name}/versions/{version}/ready", responses=problem_responses(NotReady))
     async def ready(name: str, version: str = VERSION) -> dict[str, object]:
         """Answer 200 when the model would take a tensor."""
         model = find_model(name, version)

@@ -11,7 +11,7 @@ from normtree.http.bodies.elements import BY_NAME, NAMES
 from normtree.http.problems import problem_responses
 from normtree.http.query import PlanQuery, read_parameters, without_null
 from normtree.http.service import Service
-from normtree.http.small_json import read_small_json
+from normtree.http.small_json import JSON_PROBLEMS, read_small_json
 from normtree.settings import Settings
 
 _TEXT_SHOWN = 40
@@ -35,9 +35,7 @@ _REQUEST = {
         },
     }
 }
-_PROBLEMS = problem_responses(
-    errors.MalformedBody, errors.BodyTooLarge, errors.InvalidParameter, errors.InvalidTensor, errors.NotReady
-)
+_PROBLEMS = {**JSON_PROBLEMS, **problem_responses(errors.InvalidParameter, errors.InvalidTensor, errors.NotReady)}
 
 
 def plan_router(service: Service) -> APIRouter:
@@ -48,7 +46,7 @@ def plan_router(service: Service) -> APIRouter:
     async def plan(request: Request) -> dict[str, object]:
         """Plan the projection of a tensor of that shape and type, and predict its time."""
         service.check_ready()
-        given = await read_small_json(request)
+        given = await read_small_json(request, service.settings)
         if not isinstance(given, dict):
             raise errors.MalformedBody("request: an object is wanted", pointer="body")
         shape = _read_shape(given.pop("shape", None), service.settings)
@@ -61,13 +59,16 @@ def plan_router(service: Service) -> APIRouter:
 
 def _read_shape(found: object, settings: Settings) -> tuple[int, ...]:
     if not (isinstance(found, list) and all(type(length) is int and length >= 0 for length in found)):
-        raise errors.InvalidParameter("shape must be a list of integers >= 0", pointer="shape")
+        shown = str(found)[:_TEXT_SHOWN]
+        raise errors.InvalidParameter(
+            f"shape must be a list of integers >= 0, got {shown}", pointer="shape", limit=0, got=shown
+        )
     if len(found) > settings.rank_limit:
         detail = f"shape: at most {settings.rank_limit} axes are accepted, got {len(found)}"
         raise errors.InvalidTensor(detail, pointer="shape", limit=settings.rank_limit, got=len(found))
     if prod(max(length, 1) for length in found) > settings.elements_limit:
-        detail = f"shape: at most {settings.elements_limit} elements are accepted"
-        raise errors.InvalidTensor(detail, pointer="shape", limit=settings.elements_limit)
+        detail = f"shape: at most {settings.elements_limit} elements are accepted, got {found}"
+        raise errors.InvalidTensor(detail, pointer="shape", limit=settings.elements_limit, got=str(found))
     return tuple(found)
 
 

@@ -30,10 +30,18 @@ from normtree.http.traces import HEADER as TRACE_HEADER
 from normtree.http.work import Item, Outcome, Work, ms
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_HEADERS = {
+    "Server-Timing": "Stages of the work, in milliseconds.",
+    "X-Normtree-Timing": "The timing as JSON: stages, levels, work, span, wall, speed-up, overhead.",
+    "X-Normtree-Certificate": "With certificate=1, evidence as JSON, where one tensor or one ball is told of.",
+    "X-Normtree-Converted": "What was changed on the way in: fortran-order, big-endian.",
+    TRACE_HEADER: "With trace=1, the path at which the trace is found for ten minutes.",
+}
 _ANSWERS = {
     200: {
         "description": "The projections: the tensors' shapes and dtypes, C order, little-endian.",
         "content": dict.fromkeys(media.WRITABLE, _BINARY),
+        "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()},
     },
     **TENSOR_PROBLEMS,
     **problem_responses(errors.NotAcceptable),

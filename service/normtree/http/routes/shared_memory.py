@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field, ValidationError
 from normtree import errors
 from normtree.http.problems import problem_responses
 from normtree.http.regions import Regions
-from normtree.http.small_json import read_small_json
+from normtree.http.small_json import JSON_PROBLEMS, read_small_json
+from normtree.settings import Settings
 
 _WHOLE = 2**63 - 1
 
@@ -45,29 +46,31 @@ def check_local(request: Request) -> None:
         raise errors.NotLocal("shared memory is for clients on this machine, over a loopback address")
 
 
-async def _read_registration(request: Request) -> Registration:
+async def _read_registration(request: Request, settings: Settings) -> Registration:
     """Read a request's JSON, whatever it is declared as: Triton's own client declares nothing.
 
     Raises:
-        BodyTooLarge, MalformedBody, InvalidParameter: it cannot be read.
+        NormtreeError: as `read_small_json`.
+        InvalidParameter: it is no registration.
     """
     try:
-        return Registration.model_validate(await read_small_json(request))
+        return Registration.model_validate(await read_small_json(request, settings))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "request"
         raise errors.InvalidParameter(f"{where}: {first['msg']}", pointer=where) from None
 
 
-def shared_memory_router(regions: Regions) -> APIRouter:
+def shared_memory_router(regions: Regions, settings: Settings) -> APIRouter:
     """Make the router of the extension."""
     router = APIRouter(
         prefix="/v2/systemsharedmemory",
         tags=["shared memory"],
         dependencies=[Depends(check_local)],
-        responses=problem_responses(
-            errors.NotLocal, errors.RegionRefused, errors.InvalidParameter, errors.MalformedBody, errors.BodyTooLarge
-        ),
+        responses={
+            **JSON_PROBLEMS,
+            **problem_responses(errors.NotLocal, errors.RegionRefused, errors.InvalidParameter),
+        },
     )
 
     @router.get("/status")
@@ -83,7 +86,7 @@ def shared_memory_router(regions: Regions) -> APIRouter:
     @router.post("/region/{name}/register", openapi_extra=_REQUEST)
     async def register(request: Request, name: str) -> dict[str, object]:
         """Make a region of a part of a segment that the client has made."""
-        wanted = await _read_registration(request)
+        wanted = await _read_registration(request, settings)
         regions.register(name, wanted.key, wanted.offset, wanted.byte_size)
         return {}
 
