@@ -4,9 +4,10 @@ import numpy as np
 
 from normtree_kernels import l1
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
-from normtree_kernels.elements import narrow
+from normtree_kernels.elements import no_bound, zero_magnitudes
 from normtree_kernels.jit import kernel
-from normtree_kernels.lines import drain
+from normtree_kernels.lines import LINE_BYTES, clip_lines, drain, fill
+from normtree_kernels.rows import clear
 
 
 @kernel
@@ -45,15 +46,15 @@ def shrink(
     streaming: bool,
 ) -> None:
     """Soft-threshold parts of fibres: as they are for a negative threshold, nothing for an infinite one."""
+    limits = zero_magnitudes(x, LINE_BYTES)
+    fill(limits, no_bound(x[0]))
     for j in range(offsets.size):
-        part = x[offsets[j] : offsets[j] + length]
-        result = out[out_offsets[j] : out_offsets[j] + length]
         if taus[j] < 0.0:
-            result[:] = part
+            clip_lines(x, offsets[j], limits, 0, out, out_offsets[j], length, streaming)
         elif taus[j] == np.inf:
-            result[:] = narrow(0.0, x[0])
+            clear(out, out_offsets[j], length, x[0], streaming)
         else:
-            l1.shrink(part, taus[j], powers[j], result, streaming)
+            l1.shrink(x, offsets[j], length, taus[j], powers[j], out, out_offsets[j], streaming)
     if streaming:
         drain()
 

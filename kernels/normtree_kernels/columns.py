@@ -19,40 +19,25 @@ TOGETHER = 4  # rows mapped side by side
 
 
 @device
-def add_rows(code: int, x: Array, first: int, count: int, step: int, sums: Float64Array) -> None:
-    """Add ``count`` rows that lie ``step`` apart to their columns' sums, in order."""
-    width = sums.size
-    i = 0
-    while i + 3 < count:
-        at, b, c, d = first + i * step, first + (i + 1) * step, first + (i + 2) * step, first + (i + 3) * step
-        if code == L1:
-            l1.add_four_rows(x[at : at + width], x[b : b + width], x[c : c + width], x[d : d + width], sums)
-        else:
-            l2.add_four_rows(x[at : at + width], x[b : b + width], x[c : c + width], x[d : d + width], sums)
-        i += 4
-    while i < count:
-        at = first + i * step
-        if code == L1:
-            l1.add_row(x[at : at + width], sums)
-        else:
-            l2.add_row(x[at : at + width], sums)
-        i += 1
-
-
-@device
-def chunk_norms(code: int, x: Array, first: int, count: int, step: int, totals: Float64Array) -> None:
-    """Norms (l1, l2) of one chunk of each column, added in the order that lanes.py fixes."""
-    lane, group = np.empty(totals.size), np.empty(totals.size)
-    totals[:] = 0.0
+def chunk_norms(
+    code: int, x: Array, first: int, count: int, step: int, group: Float64Array, totals: Float64Array
+) -> None:
+    """Norms (l1, l2) of one chunk of each column, added in the order that lanes.py fixes; ``group`` is room."""
+    width = totals.size
+    for j in range(width):
+        totals[j] = 0.0
     for g in range(min(GROUPS, count)):
-        group[:] = 0.0
+        for j in range(width):
+            group[j] = 0.0
         for start in range(g, min(LANES, count), GROUPS):
-            lane[:] = 0.0
-            add_rows(code, x, first + start * step, (count - start + LANES - 1) // LANES, LANES * step, lane)
-            l1.add_row(lane, group)
-        l1.add_row(group, totals)
+            number = (count - start + LANES - 1) // LANES
+            if code == L1:
+                l1.add_rows(x, first + start * step, number, LANES * step, width, group)
+            else:
+                l2.add_rows(x, first + start * step, number, LANES * step, width, group)
+        l1.add(group, totals)
     if code == L2:
-        for j in range(totals.size):
+        for j in range(width):
             totals[j] = l2.length(totals[j], x, first + j, step, count)
 
 
@@ -83,18 +68,20 @@ def active_tile(
     chunks = (length + CHUNK - 1) // CHUNK
     partials = np.zeros(chunks * width)
     lane, group = np.empty(width), np.empty(width)
-    counts[:] = 0
+    for j in range(width):
+        counts[j] = 0
     for c in range(chunks):
         size, at = min(CHUNK, length - c * CHUNK), first + c * CHUNK * step
-        total = partials[c * width : (c + 1) * width]
         for g in range(min(GROUPS, size)):
-            group[:] = 0.0
+            for j in range(width):
+                group[j] = 0.0
             for start in range(g, min(LANES, size), GROUPS):
-                lane[:] = 0.0
+                for j in range(width):
+                    lane[j] = 0.0
                 number = (size - start + LANES - 1) // LANES
                 add_active_rows(x, at + start * step, number, LANES * step, levels, lane, counts)
-                l1.add_row(lane, group)
-            l1.add_row(group, total)
+                l1.add(lane, group)
+            l1.add(group, partials[c * width : (c + 1) * width])
     tile_sums(L1, partials, 0, chunks, width, sums)
 
 
@@ -121,18 +108,20 @@ def tile_sums(code: int, x: Array, first: int, length: int, step: int, v: Float6
     """Norms (l1, l2) of the columns of one tile: of their chunks, then of those norms."""
     width = v.size
     count = (length + CHUNK - 1) // CHUNK
-    partials = np.empty(count * width)
+    partials, group = np.empty(count * width), np.empty(width)
     for c in range(count):
         size = min(CHUNK, length - c * CHUNK)
-        chunk_norms(code, x, first + c * CHUNK * step, size, step, partials[c * width : (c + 1) * width])
+        chunk_norms(code, x, first + c * CHUNK * step, size, step, group, partials[c * width : (c + 1) * width])
     while count > 1:
         chunks = (count + CHUNK - 1) // CHUNK
         for c in range(chunks):
             size = min(CHUNK, count - c * CHUNK)
-            chunk_norms(code, partials, c * CHUNK * width, size, width, v)
-            partials[c * width : (c + 1) * width] = v
+            chunk_norms(code, partials, c * CHUNK * width, size, width, group, v)
+            for j in range(width):
+                partials[c * width + j] = v[j]
         count = chunks
-    v[:] = partials[:width]
+    for j in range(width):
+        v[j] = partials[j]
 
 
 @device
@@ -165,62 +154,71 @@ def up(code: int, x: Array, offsets: Int64Array, length: int, step: int, width: 
                 tile_sums(code, x, offsets[k] + j, length, step, tile)
 
 
-@device
-def thresholds(x: Array, first: int, length: int, step: int, v: Float64Array, u: Float64Array) -> Float64Array:
-    """The columns' l1 thresholds: -1 inside the ball, infinity where a column vanishes.
+@kernel
+def thresholds(
+    x: Array,
+    offsets: Int64Array,
+    length: int,
+    step: int,
+    width: int,
+    v: Float64Array,
+    u: Float64Array,
+    taus: Float64Array,
+    powers: Float64Array,
+) -> None:
+    """Write the columns' l1 thresholds, -1 inside the ball and infinity where a column vanishes, and their grids.
 
     A few columns at a time are packed to rows, to be read again and again from the cache.
     """
-    taus = np.empty(v.size)
     panel = max(1, min(PANEL, PANEL_ELEMENTS // length))
     room = length + PAD  # so that the same element of neighbouring columns falls into different cache sets
-    packed = np.empty(panel * room, x.dtype)
-    partials = np.empty(length // CHUNK + 1)
-    for j in range(0, v.size, panel):
-        width = min(panel, v.size - j)
-        pack_columns(x, first + j, length, step, width, packed, room)
-        for k in range(width):
-            norm, rho = v[j + k], u[j + k]
-            if norm <= rho:
-                taus[j + k] = -1.0
-            elif narrow(rho, x[0]) == 0.0:
-                taus[j + k] = np.inf
-            else:
-                taus[j + k] = l1.threshold(packed[k * room : k * room + length], norm, rho, partials)
-    return taus
-
-
-@device
-def powers(u: Float64Array) -> Float64Array:
-    """The grids of the columns' l1 results."""
-    result = np.empty(u.size)
-    for j in range(u.size):
-        result[j] = l1.grid(u[j])
-    return result
-
-
-@device
-def factors(v: Float64Array, u: Float64Array, like: float) -> Float64Array:
-    """The columns' l2 factors: 1 inside the ball, 0 where a column vanishes."""
-    result = np.empty(v.size)
-    for j in range(v.size):
-        vanishes = narrow(u[j], like) == 0.0
-        result[j] = 1.0 if v[j] <= u[j] else 0.0 if vanishes else l2.factor(v[j], u[j])
-    return result
-
-
-@device
-def limits(v: Float64Array, u: Float64Array, x: Array) -> Array:
-    """The columns' bounds for clipping, as bits."""
-    result = zero_magnitudes(x, v.size)
-    for j in range(v.size):
-        result[j] = linf.bound(v[j], u[j], x[0])
-    return result
+    packed, partials = np.empty(panel * room, x.dtype), np.empty(length // CHUNK + 1)
+    for o in range(offsets.size):
+        for start in range(0, width, panel):
+            count = min(panel, width - start)
+            pack_columns(x, offsets[o] + start, length, step, count, packed, room)
+            for k in range(count):
+                j = o * width + start + k
+                powers[j] = l1.grid(u[j])
+                if v[j] <= u[j]:
+                    taus[j] = -1.0
+                elif narrow(u[j], x[0]) == narrow(0.0, x[0]):
+                    taus[j] = np.inf
+                else:
+                    taus[j] = l1.threshold(packed[k * room : k * room + length], v[j], u[j], partials)
 
 
 @kernel
-def down(
-    code: int,
+def shrink(
+    x: Array,
+    offsets: Int64Array,
+    length: int,
+    step: int,
+    width: int,
+    taus: Float64Array,
+    powers: Float64Array,
+    out: Array,
+    out_offsets: Int64Array,
+    out_step: int,
+    streaming: bool,
+) -> None:
+    """Soft-threshold each column, row after row of memory.
+
+    Where ``streaming``, rows are written past the caches: here, in `scale` and in `clip`.
+    """
+    together = rows_together(out, out_step, streaming)
+    for k in range(offsets.size):
+        levels, grids = taus[k * width : (k + 1) * width], powers[k * width : (k + 1) * width]
+        for i in range(0, length, together):
+            at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
+            count = min(together, length - i)
+            l1.shrink_rows(x, at, step, levels, grids, out, to, out_step, count, streaming)
+    if streaming:
+        drain()
+
+
+@kernel
+def scale(
     x: Array,
     offsets: Int64Array,
     length: int,
@@ -233,33 +231,49 @@ def down(
     out_step: int,
     streaming: bool,
 ) -> None:
-    """Project each column of norm v onto the ball of radius u, row after row of memory.
-
-    Where ``streaming``, rows are written past the caches.
-    """
-    aligned_alike = not streaming or out_step * out.itemsize % LINE_BYTES == 0
-    together = TOGETHER if aligned_alike else 1
+    """Project each column of l2 norm v onto the ball of radius u, row after row of memory."""
+    factors = np.empty(v.size)
+    for j in range(v.size):
+        vanishes = narrow(u[j], x[0]) == narrow(0.0, x[0])
+        factors[j] = 1.0 if v[j] <= u[j] else 0.0 if vanishes else l2.factor(v[j], u[j])
+    together = rows_together(out, out_step, streaming)
     for k in range(offsets.size):
-        norms, radii = v[k * width : (k + 1) * width], u[k * width : (k + 1) * width]
-        if code == L1:
-            taus, grids = thresholds(x, offsets[k], length, step, norms, radii), powers(radii)
-            for i in range(0, length, together):
-                count = min(together, length - i)
-                at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
-                l1.shrink_rows(x, at, step, taus, grids, out, to, out_step, count, streaming)
-        elif code == L2:
-            scales = factors(norms, radii, x[0])
-            for i in range(0, length, together):
-                count = min(together, length - i)
-                at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
-                l2.scale_rows(x, at, step, scales, out, to, out_step, count, streaming)
-        else:
-            bounds = limits(norms, radii, x)
-            for i in range(length):
-                at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
-                if streaming:
-                    clip_lines(x, at, bounds, 1, out, to, width)
-                else:
-                    linf.clip_row(x[at : at + width], bounds, out[to : to + width])
+        scales = factors[k * width : (k + 1) * width]
+        for i in range(0, length, together):
+            at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
+            count = min(together, length - i)
+            l2.scale_rows(x, at, step, scales, out, to, out_step, count, streaming)
     if streaming:
         drain()
+
+
+@kernel
+def clip(
+    x: Array,
+    offsets: Int64Array,
+    length: int,
+    step: int,
+    width: int,
+    v: Float64Array,
+    u: Float64Array,
+    out: Array,
+    out_offsets: Int64Array,
+    out_step: int,
+    streaming: bool,
+) -> None:
+    """Project each column of linf norm v onto the ball of radius u, row after row of memory."""
+    bounds = zero_magnitudes(x, width)
+    for k in range(offsets.size):
+        for j in range(width):
+            bounds[j] = linf.bound(v[k * width + j], u[k * width + j], x[0])
+        for i in range(length):
+            at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
+            clip_lines(x, at, bounds, 1, out, to, width, streaming)
+    if streaming:
+        drain()
+
+
+@device
+def rows_together(out: Array, out_step: int, streaming: bool) -> int:
+    """Number of rows to map side by side: one alone where lines are written and begin elsewhere in the next row."""
+    return TOGETHER if not streaming or out_step * out.itemsize % LINE_BYTES == 0 else 1

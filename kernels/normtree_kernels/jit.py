@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -44,10 +44,18 @@ def _sources_digest() -> str:
 
 
 def device(function: F) -> F:
-    """Compile a function that only kernels call; it is part of their machine code."""
-    return _compile(function, cache=False)
+    """Compile a function that only kernels call; it is part of their machine code, and Python cannot call it."""
+    return _compile(function, cache=False, from_python=False)
 
 
-def _compile(function: F, *, cache: bool) -> F:
-    compiler = numba.njit(cache=cache, nogil=True, boundscheck=False, error_model="numpy", fastmath=False)
+def _compile(function: F, *, cache: bool, from_python: bool = True) -> F:
+    compiler = cast(Any, numba.njit)(  # its stubs lack the wrappers
+        cache=cache,
+        nogil=True,
+        boundscheck=False,
+        error_model="numpy",
+        fastmath=False,
+        no_cpython_wrapper=not from_python,
+        no_cfunc_wrapper=True,
+    )
     return cast(F, compiler(function))

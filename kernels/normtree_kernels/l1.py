@@ -44,17 +44,26 @@ def chunk_norm(x: Array) -> float:
 
 
 @device
-def add_row(row: Array, sums: Float64Array) -> None:
-    """Add the magnitudes of a row of elements to their columns' sums."""
-    for j in range(sums.size):
-        sums[j] += abs(widen(row[j]))
+def add_rows(x: Array, first: int, count: int, step: int, width: int, sums: Float64Array) -> None:
+    """Add to columns' sums what the magnitudes of ``count`` rows that lie ``step`` apart, in order, sum to."""
+    stop = width - width % LANES
+    for i in range(first, first + stop, LANES):
+        rows = zeros()
+        for k in range(count):
+            rows = rows + sizes(load(x, i + k * step))
+        store(load(sums, i - first) + rows, sums, i - first, False)
+    for i in range(stop, width):
+        column = 0.0
+        for k in range(count):
+            column += abs(widen(x[first + k * step + i]))
+        sums[i] += column
 
 
 @device
-def add_four_rows(a: Array, b: Array, c: Array, d: Array, sums: Float64Array) -> None:
-    """Add four rows, one after the other, in one pass over the sums."""
+def add(terms: Float64Array, sums: Float64Array) -> None:
+    """Add terms to sums."""
     for j in range(sums.size):
-        sums[j] = (((sums[j] + abs(widen(a[j]))) + abs(widen(b[j]))) + abs(widen(c[j]))) + abs(widen(d[j]))
+        sums[j] += terms[j]
 
 
 @device
@@ -272,19 +281,19 @@ def shrunk(element: float, tau: float, power: float) -> float:
 
 
 @device
-def shrink(x: Array, tau: float, power: float, out: Array, streaming: bool) -> None:
-    """Soft-threshold a fibre."""
-    first = min(before_line(out, 0), x.size) if streaming else 0
-    stop = x.size - (x.size - first) % LANES
+def shrink(x: Array, first: int, count: int, tau: float, power: float, out: Array, at: int, streaming: bool) -> None:
+    """Soft-threshold ``count`` elements from ``x[first:]`` to ``out[at:]``."""
+    head = min(before_line(out, at), count) if streaming else 0
+    stop = count - (count - head) % LANES
     level, powers, steps = spread(tau), spread(power), spread(power * GRID)
-    for i in range(first):
-        out[i] = shrunk(x[i], tau, power)
-    for i in range(first, stop, LANES):
-        elements = load(x, i)
+    for i in range(head):
+        out[at + i] = shrunk(x[first + i], tau, power)
+    for i in range(head, stop, LANES):
+        elements = load(x, first + i)
         left = kept(sizes(elements), level, powers, steps)
-        store(where_above(left, zeros(), signed_like(left, elements), zeros()), out, i, streaming)
-    for i in range(stop, x.size):
-        out[i] = shrunk(x[i], tau, power)
+        store(where_above(left, zeros(), signed_like(left, elements), zeros()), out, at + i, streaming)
+    for i in range(stop, count):
+        out[at + i] = shrunk(x[first + i], tau, power)
 
 
 @device

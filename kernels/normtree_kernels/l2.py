@@ -60,19 +60,21 @@ def chunk_norm(x: Array) -> float:
 
 
 @device
-def add_row(row: Array, sums: Float64Array) -> None:
-    """Add the squares of a row of elements to their columns' sums."""
-    for j in range(sums.size):
-        element = widen(row[j])
-        sums[j] += element * element
-
-
-@device
-def add_four_rows(a: Array, b: Array, c: Array, d: Array, sums: Float64Array) -> None:
-    """Add the squares of four rows, one after the other, in one pass over the sums."""
-    for j in range(sums.size):
-        p, q, r, s = widen(a[j]), widen(b[j]), widen(c[j]), widen(d[j])
-        sums[j] = (((sums[j] + p * p) + q * q) + r * r) + s * s
+def add_rows(x: Array, first: int, count: int, step: int, width: int, sums: Float64Array) -> None:
+    """Add to columns' sums what the squares of ``count`` rows that lie ``step`` apart, in order, sum to."""
+    stop = width - width % LANES
+    for i in range(first, first + stop, LANES):
+        rows = zeros()
+        for k in range(count):
+            elements = load(x, i + k * step)
+            rows = rows + elements * elements
+        store(load(sums, i - first) + rows, sums, i - first, False)
+    for i in range(stop, width):
+        column = 0.0
+        for k in range(count):
+            element = widen(x[first + k * step + i])
+            column += element * element
+        sums[i] += column
 
 
 @device
@@ -83,17 +85,17 @@ def factor(norm: float, rho: float) -> float:
 
 
 @device
-def scale(x: Array, s: float, out: Array, streaming: bool) -> None:
-    """Scale a fibre by s > 0."""
-    first = min(before_line(out, 0), x.size) if streaming else 0
-    stop = x.size - (x.size - first) % LANES
+def scale(x: Array, first: int, count: int, s: float, out: Array, at: int, streaming: bool) -> None:
+    """Scale ``count`` elements from ``x[first:]`` by s > 0, to ``out[at:]``."""
+    head = min(before_line(out, at), count) if streaming else 0
+    stop = count - (count - head) % LANES
     factors = spread(s)
-    for i in range(first):
-        out[i] = narrow(widen(x[i]) * s, x[i])
-    for i in range(first, stop, LANES):
-        store(load(x, i) * factors, out, i, streaming)
-    for i in range(stop, x.size):
-        out[i] = narrow(widen(x[i]) * s, x[i])
+    for i in range(head):
+        out[at + i] = narrow(widen(x[first + i]) * s, x[0])
+    for i in range(head, stop, LANES):
+        store(load(x, first + i) * factors, out, at + i, streaming)
+    for i in range(stop, count):
+        out[at + i] = narrow(widen(x[first + i]) * s, x[0])
 
 
 @device
@@ -104,12 +106,20 @@ def scaled(element: float, s: float) -> float:
 
 @device
 def scale_rows(
-    x: Array, at: int, step: int, s: Float64Array, out: Array, to: int, out_step: int, count: int, streaming: bool
+    x: Array,
+    at: int,
+    step: int,
+    s: Float64Array,
+    out: Array,
+    to: int,
+    out_step: int,
+    count: int,
+    streaming: bool,
 ) -> None:
     """Scale each element of ``count`` rows, ``step`` apart, by its column's factor; +0.0 where that is 0.
 
-    The rows go side by side, so that factors are read once for all of them. Where ``streaming``, the results' rows
-    are lines apart.
+    The rows go side by side, so that factors are read once for all of them. Where ``streaming``,
+    the results' rows are lines apart.
     """
     first = min(before_line(out, to), s.size) if streaming else 0
     stop = s.size - (s.size - first) % LANES

@@ -1,4 +1,4 @@
-"""Clipping by whole lines of memory, written past the caches: nobody reads a large result again soon enough.
+"""Clipping by whole lines of memory; large results past the caches, for nobody reads them again soon enough.
 
 A plain store first reads the line it overwrites. A store that bypasses the caches does not, and so a clip of a large
 tensor moves two thirds of the bytes. The arithmetic is that of `normtree_kernels.elements.clipped`, on 64 bytes.
@@ -32,8 +32,17 @@ def address(typing: Any, array: Any) -> tuple[Any, Codegen]:
 
 @_intrinsic
 def _clip_line(typing: Any, x: Any, start: Any, limits: Any, first: Any, out: Any, at: Any) -> tuple[Any, Codegen]:
-    """Clip the 64 bytes at ``x[start:]`` at ``limits[first:]``, to ``out[at:]``, which is aligned to 64 bytes."""
+    """Clip the 64 bytes at ``x[start:]`` at ``limits[first:]``, to ``out[at:]``."""
+    return types.none(x, start, limits, first, out, at), _clipping(past_caches=False)
 
+
+@_intrinsic
+def _stream_line(typing: Any, x: Any, start: Any, limits: Any, first: Any, out: Any, at: Any) -> tuple[Any, Codegen]:
+    """Clip as `_clip_line`, past the caches; ``out[at:]`` is aligned to 64 bytes."""
+    return types.none(x, start, limits, first, out, at), _clipping(past_caches=True)
+
+
+def _clipping(*, past_caches: bool) -> Codegen:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = ir.IntType(signature.args[2].dtype.bitwidth)
         line = ir.VectorType(bits, LINE_BYTES * 8 // bits.width)
@@ -52,11 +61,13 @@ def _clip_line(typing: Any, x: Any, start: Any, limits: Any, first: Any, out: An
         least = builder.select(builder.icmp_signed("<", size, bounds), size, bounds)
         signed = builder.or_(least, builder.and_(elements, builder.not_(sizes)))
         vanishes = builder.icmp_signed("==", bounds, constant(0))
-        store = builder.store(builder.select(vanishes, constant(0), signed), pointer(4, 5), align=LINE_BYTES)
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        result = builder.select(vanishes, constant(0), signed)
+        store = builder.store(result, pointer(4, 5), align=LINE_BYTES if past_caches else 1)
+        if past_caches:
+            store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
         return context.get_dummy_value()
 
-    return types.none(x, start, limits, first, out, at), codegen
+    return codegen
 
 
 @_intrinsic
@@ -82,8 +93,10 @@ def before_line(out: Array, at: int) -> int:
 
 
 @device
-def clip_lines(x: Array, start: int, limits: Array, stride: int, out: Array, at: int, count: int) -> None:
-    """Clip ``count`` elements from ``x[start:]`` to ``out[at:]``, by lines as far as these are aligned.
+def clip_lines(
+    x: Array, start: int, limits: Array, stride: int, out: Array, at: int, count: int, streaming: bool
+) -> None:
+    """Clip ``count`` elements from ``x[start:]`` to ``out[at:]`` by lines.
 
     Args:
         x: source.
@@ -93,13 +106,24 @@ def clip_lines(x: Array, start: int, limits: Array, stride: int, out: Array, at:
         out: target.
         at: index of the first result.
         count: number of elements.
+        streaming: whether lines are written past the caches, as far as they are aligned.
     """
-    head = min(count, before_line(out, at))
+    head = min(count, before_line(out, at)) if streaming else 0
     for i in range(head):
         out[at + i] = clipped(x[start + i], limits[i * stride])
     elements = LINE_BYTES // out.itemsize
     whole = head + (count - head) // elements * elements
     for i in range(head, whole, elements):
-        _clip_line(x, start + i, limits, i * stride, out, at + i)
+        if streaming:
+            _stream_line(x, start + i, limits, i * stride, out, at + i)
+        else:
+            _clip_line(x, start + i, limits, i * stride, out, at + i)
     for i in range(whole, count):
         out[at + i] = clipped(x[start + i], limits[i * stride])
+
+
+@device
+def fill(limits: Array, limit: int) -> None:
+    """Set all bounds of a line to one."""
+    for i in range(limits.size):
+        limits[i] = limit

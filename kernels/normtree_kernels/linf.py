@@ -5,7 +5,7 @@ width: as integers magnitudes order like the values, their maximum vectorises an
 """
 
 from normtree_kernels.dtypes import Array
-from normtree_kernels.elements import as_element, clipped, larger, magnitude, narrow, no_bound, widen
+from normtree_kernels.elements import as_element, larger, magnitude, narrow, no_bound, widen
 from normtree_kernels.jit import device
 
 
@@ -38,17 +38,3 @@ def bound(norm: float, rho: float, like: float) -> int:
     """The bits at which a fibre of that norm is clipped; of no bound where it lies in the ball."""
     bits: int = no_bound(like) if norm <= rho else magnitude(narrow(rho, like))
     return bits
-
-
-@device
-def clip(x: Array, limit: int, out: Array) -> None:
-    """Clip a fibre at a bound."""
-    for i in range(x.size):
-        out[i] = clipped(x[i], limit)
-
-
-@device
-def clip_row(row: Array, limits: Array, out: Array) -> None:
-    """Clip each element of a row at its column's bound."""
-    for j in range(row.size):
-        out[j] = clipped(row[j], limits[j])

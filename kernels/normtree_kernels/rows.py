@@ -8,7 +8,7 @@ from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.elements import narrow, no_bound, zero_magnitudes
 from normtree_kernels.jit import device, kernel
 from normtree_kernels.lanes import CHUNK, LANES
-from normtree_kernels.lines import LINE_BYTES, address, before_line, clip_lines, drain
+from normtree_kernels.lines import LINE_BYTES, address, before_line, clip_lines, drain, fill
 from normtree_kernels.vectors import store, zeros
 
 
@@ -60,28 +60,47 @@ def active(
 
 
 @device
-def copy(x: Array, out: Array) -> None:
-    """Copy a fibre; by a plain loop, for a slice's assignment first copies what might overlap."""
-    for i in range(x.size):
-        out[i] = x[i]
+def settled(
+    x: Array,
+    first: int,
+    length: int,
+    norm: float,
+    rho: float,
+    limits: Array,
+    out: Array,
+    at: int,
+    streaming: bool,
+) -> bool:
+    """Copy a fibre that lies in its ball, clear one that vanishes, and tell whether it was either.
+
+    A fibre that vanishes is not read again, and one that stays is left alone where x and out are the same memory.
+    """
+    if norm <= rho:
+        if address(x) != address(out):
+            fill(limits, no_bound(x[0]))
+            clip_lines(x, first, limits, 0, out, at, length, streaming)
+        return True
+    if narrow(rho, x[0]) == narrow(0.0, x[0]):
+        clear(out, at, length, x[0], streaming)
+        return True
+    return False
 
 
 @device
-def clear(out: Array, nothing: float, streaming: bool) -> None:
-    """Zero a fibre."""
-    first = min(before_line(out, 0), out.size) if streaming else 0
-    stop = out.size - (out.size - first) % LANES
-    for i in range(first):
-        out[i] = nothing
-    for i in range(first, stop, LANES):
-        store(zeros(), out, i, streaming)
-    for i in range(stop, out.size):
-        out[i] = nothing
+def clear(out: Array, at: int, count: int, like: float, streaming: bool) -> None:
+    """Zero ``count`` elements of ``out[at:]``."""
+    head = min(before_line(out, at), count) if streaming else 0
+    stop = count - (count - head) % LANES
+    for i in range(head):
+        out[at + i] = narrow(0.0, like)
+    for i in range(head, stop, LANES):
+        store(zeros(), out, at + i, streaming)
+    for i in range(stop, count):
+        out[at + i] = narrow(0.0, like)
 
 
 @kernel
-def down(
-    code: int,
+def shrink(
     x: Array,
     offsets: Int64Array,
     length: int,
@@ -91,40 +110,61 @@ def down(
     out_offsets: Int64Array,
     streaming: bool,
 ) -> None:
-    """Project each fibre of norm v onto the ball of radius u: copy, drop or map it.
+    """Project each fibre of l1 norm v onto the ball of radius u.
 
-    Those that vanish are not read again, and those that stay are left alone where x and out are the same memory.
-    Where ``streaming``, results are written past the caches. Forwards, as the up-sweep went: what it left in a cache
-    is worth less than streams that run on.
+    Where ``streaming``, results are written past the caches: here, in `scale` and in `clip`. They go forwards, as the
+    up-sweep went: what it left in a cache is worth less than streams that run on.
     """
-    in_place = address(x) == address(out)
     limits = zero_magnitudes(x, LINE_BYTES)
     partials = np.empty(length // CHUNK + 1)
-    nothing = narrow(0.0, x[0])
     for j in range(offsets.size):
-        fibre = x[offsets[j] : offsets[j] + length]
-        result = out[out_offsets[j] : out_offsets[j] + length]
-        if v[j] <= u[j]:
-            if streaming and not in_place:
-                limits[:] = no_bound(x[0])
-                clip_lines(x, offsets[j], limits, 0, out, out_offsets[j], length)
-            elif not in_place:
-                copy(fibre, result)
-        elif narrow(u[j], x[0]) == nothing:
-            clear(result, nothing, streaming)
-        elif code == L1:
-            tau = l1.threshold(fibre, v[j], u[j], partials)
-            l1.shrink(fibre, tau, l1.grid(u[j]), result, streaming)
-        elif code == L2:
+        if not settled(x, offsets[j], length, v[j], u[j], limits, out, out_offsets[j], streaming):
+            tau = l1.threshold(x[offsets[j] : offsets[j] + length], v[j], u[j], partials)
+            l1.shrink(x, offsets[j], length, tau, l1.grid(u[j]), out, out_offsets[j], streaming)
+    if streaming:
+        drain()
+
+
+@kernel
+def scale(
+    x: Array,
+    offsets: Int64Array,
+    length: int,
+    v: Float64Array,
+    u: Float64Array,
+    out: Array,
+    out_offsets: Int64Array,
+    streaming: bool,
+) -> None:
+    """Project each fibre of l2 norm v onto the ball of radius u."""
+    limits = zero_magnitudes(x, LINE_BYTES)
+    for j in range(offsets.size):
+        if not settled(x, offsets[j], length, v[j], u[j], limits, out, out_offsets[j], streaming):
             s = l2.factor(v[j], u[j])
             if s > 0.0:
-                l2.scale(fibre, s, result, streaming)
+                l2.scale(x, offsets[j], length, s, out, out_offsets[j], streaming)
             else:
-                clear(result, nothing, streaming)
-        elif streaming:
-            limits[:] = linf.bound(v[j], u[j], x[0])
-            clip_lines(x, offsets[j], limits, 0, out, out_offsets[j], length)
-        else:
-            linf.clip(fibre, linf.bound(v[j], u[j], x[0]), result)
+                clear(out, out_offsets[j], length, x[0], streaming)
+    if streaming:
+        drain()
+
+
+@kernel
+def clip(
+    x: Array,
+    offsets: Int64Array,
+    length: int,
+    v: Float64Array,
+    u: Float64Array,
+    out: Array,
+    out_offsets: Int64Array,
+    streaming: bool,
+) -> None:
+    """Project each fibre of linf norm v onto the ball of radius u."""
+    limits = zero_magnitudes(x, LINE_BYTES)
+    for j in range(offsets.size):
+        if not settled(x, offsets[j], length, v[j], u[j], limits, out, out_offsets[j], streaming):
+            fill(limits, linf.bound(v[j], u[j], x[0]))
+            clip_lines(x, offsets[j], limits, 0, out, out_offsets[j], length, streaming)
     if streaming:
         drain()

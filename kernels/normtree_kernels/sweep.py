@@ -9,14 +9,18 @@ from math import prod
 import numpy as np
 
 from normtree_kernels import columns, rows
-from normtree_kernels.codes import CODES
+from normtree_kernels.codes import CODES, L1, L2, LINF
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
-from normtree_kernels.fibres import flat, flat_out, lay_out, packed_panels
+from normtree_kernels.fibres import Fibres, flat, flat_out, lay_out, packed_panels
 
 # Results at least this large are not read again soon enough to be found in a cache; runs of neighbouring elements
 # shorter than this cost more in broken lines than streaming saves.
 STREAM_BYTES = 1 << 23
 STREAM_RUN_BYTES = 1 << 14
+
+# One kernel a norm, so that a call compiles, or loads, no more than it needs.
+_ROWS = {L1: rows.shrink, L2: rows.scale, LINF: rows.clip}
+_COLUMNS = {L1: columns.shrink, L2: columns.scale, LINF: columns.clip}
 
 
 def up(norm: str, block: Array, kept: int) -> Float64Array:
@@ -77,15 +81,26 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
     norms, radii = _line(v), _line(u)
     streaming = streams(out, fibres.length if fibres.kind == "rows" else fibres.width)
     for part, (offsets, out_offsets) in fibres.panels():
-        balls = norms[part], radii[part]
+        source, target, v_here, u_here = flat(block), flat_out(out), norms[part], radii[part]
         if fibres.kind == "rows":
-            rows.down(code, flat(block), offsets, fibres.length, *balls, flat_out(out), out_offsets, streaming)
-        else:
-            columns.down(
-                code, flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, *balls,
-                flat_out(out), out_offsets, fibres.steps[1], streaming,
+            _ROWS[code](source, offsets, fibres.length, v_here, u_here, target, out_offsets, streaming)
+            continue
+        if code == L1:
+            v_here, u_here = _thresholds(block, offsets, fibres, v_here, u_here)
+        _COLUMNS[code](
+            source, offsets, fibres.length, fibres.steps[0], fibres.width, v_here, u_here,
+            target, out_offsets, fibres.steps[1], streaming,
 
-            )  # fmt: skip
+        )  # fmt: skip
+
+
+def _thresholds(
+    block: Array, offsets: Int64Array, fibres: Fibres, v: Float64Array, u: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """Columns' l1 thresholds and grids, in place of their norms and radii."""
+    taus, powers = np.empty(v.size), np.empty(v.size)
+    columns.thresholds(flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, v, u, taus, powers)
+    return _line(taus), _line(powers)
 
 
 def streams(out: Array, run: int) -> bool:
