@@ -265,11 +265,12 @@ def main() -> None:
         ("sizes", lambda: bench_sizes(bench, (256 if arguments.quick else 2048) * MIB)),
         ("start", lambda: bench_start(bench)),
     ]
-    seen = [0]
+    seen, begun = [0], perf_counter()
     for name, part in parts:
         console.print(f"{name} …")
         part()
         seen.append(len(bench.figures))
+    about["duration_s"] = round(perf_counter() - begun)
     table = Table("figure", "wanted", "measured", "")
     for start, stop in pairwise(seen):
         for figure in bench.figures[start:stop]:
@@ -279,7 +280,7 @@ def main() -> None:
     for line in losses(bench):
         console.print(f"lost {line}", highlight=False)
     write(bench, arguments.out, about)
-    console.print(f"written to {arguments.out}", highlight=False)
+    console.print(f"took {about['duration_s']} s; written to {arguments.out}", highlight=False)
 
 
 if __name__ == "__main__":
