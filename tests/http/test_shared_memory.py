@@ -157,6 +157,7 @@ def test_register_list_and_forget(running: tuple[str, int], server: triton.Infer
         (f"{KEY}-short", 0, 0, "byte_size"),
         (f"{KEY}-short", 2**63 - 1, 2**63 - 1, "are wanted, its segment has 4096"),
     ],
+    ids=lambda value: str(value).replace(KEY, "/tensor"),  # the same in every process that collects it
 )
 def test_registrations_that_are_refused(
     running: tuple[str, int],
