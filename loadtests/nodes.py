@@ -3,8 +3,8 @@
 The tensor is sharded, half of it in each node's object store. Moving the tree is `normtree.on_ray.project`: every block
 is projected where it is, and only norms and radii cross. Shipping the tensor fetches the other node's half, projects
 all of it on this node with the library on all cores, and sends the half back. Blocks are new in every round, for Ray
-keeps what it has fetched. Requests of a few tiny blocks, and one of half the size, tell what a request costs beside its
-leaves; the simulation is made from those. Both nodes share one machine's cores and memory.
+keeps what it has fetched. Requests of a few tiny blocks, and one half as large again, tell what a request costs beside
+its leaves; the simulation is made from those. Both nodes share one machine's cores and memory.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a request over several nodes costs beside its leaves, from small requests over two nodes on several wires.
+"""What a request over several nodes costs beside its leaves, from requests over two nodes on several wires.
 
     wall = leaves + request + block * blocks + trips * round trip + keep * MiB of a node's share
 

@@ -215,7 +215,7 @@ def simulation(folder: Path, plain: Mapping[str, Any]) -> str:
             "middle nine tenths of walls drawn from the parameters' own spread.</p>",
             picture(folder / "simulation", "simulated speed-up and what bounds it"),
             "<h3>Against what was measured</h3>",
-            "<p>Walls of moving the tree over two nodes were not fitted to: the smaller requests beside them were.</p>",
+            "<p>Walls of moving the tree over two nodes were not fitted to: the other requests beside them were.</p>",
             picture(folder / "simulation-check", "the model against what was measured"),
             table(("against", "runs", "median error", "worst error"), checked),
             "<h3>Parameters</h3>",

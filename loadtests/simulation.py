@@ -1,7 +1,7 @@
 """The plan's cost model carried beyond this machine: to 1,024 nodes and 100 TB.
 
 The leaves' and the root's times, and what an engine adds on one node, are the model's own with this machine's measured
-profile; every node is taken to be like this machine. What a request over several nodes adds is fitted to small requests
+profile; every node is taken to be like this machine. What a request over several nodes adds is fitted to other requests
 over two nodes (`nodes_cost`), made by the product's own path. What neither has is measured by itself or, where it
 cannot be, assumed, and named so: the links between nodes, and storage. A node whose share of the tensor does not fit in
 its memory twice (the projection is out of place) streams it from storage: read for each sweep, written once.
@@ -277,7 +277,7 @@ def of_results(
     sources = {
         "link": "assumed: 10 Gb/s, 0.1 ms; its spread " + ("measured: two nodes" if short else "assumed"),
         "storage": "measured: this machine, past the page cache",
-        "several": "fitted: small requests over two nodes" if nodes else "assumed",
+        "several": "fitted: requests over two nodes" if nodes else "assumed",
     }
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     hardware = Hardware(memory, 1.25, 0.1, *storage, several=ASSUMED)
