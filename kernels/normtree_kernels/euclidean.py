@@ -6,7 +6,7 @@ sum of mu_j = eta. So it differs from the multi-level projection in the groups' 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from normtree_kernels.leaves import aggregate, in_order, run
 from normtree_kernels.norms import Level, MixedNorm
 
 Active = Callable[[Float64Array], tuple[Float64Array, Int64Array]]
+Steps = Generator[Float64Array, tuple[Float64Array, Int64Array], Float64Array]
 
 _GRID = 2.0**-51
 _LEAST = math.ldexp(1.0, -1074)  # float64's own grid
@@ -93,15 +94,27 @@ def solve(v: Float64Array, sums: Float64Array, radius: float, active: Active) ->
     Raises:
         ValueError: a sum is infinite.
     """
+    search = steps(v, sums, radius)
+    try:
+        mu = next(search)
+        while True:
+            mu = search.send(active(mu))
+    except StopIteration as found:
+        result: Float64Array = found.value
+        return result
+
+
+def steps(v: Float64Array, sums: Float64Array, radius: float) -> Steps:
+    """Solve as `solve`, step by step: yield levels, and be sent the groups' sums and numbers above them.
+
+    Raises:
+        ValueError: a sum is infinite.
+    """
     if not np.isfinite(sums).all():
         raise ValueError("y: the sum of a group's magnitudes overflows float64; scale it down")
-    return _solve(v, sums, radius, radius / float(sweep.up("l1", v, 0)), active)
-
-
-def _solve(v: Float64Array, norms: Float64Array, radius: float, share: float, active: Active) -> Float64Array:
-    theta, mu = 0.0, share * v
+    norms, theta, mu = sums, 0.0, radius / float(sweep.up("l1", v, 0)) * v
     while True:
-        sums, counts = active(mu)
+        sums, counts = yield mu
         sums = np.where(counts > 0, sums, v)  # rounding took mu to v: the largest magnitude alone is a tangent too
         slope = np.where(norms > theta, 1.0 / np.maximum(counts, 1), 0.0)
         slopes = _sum(slope)

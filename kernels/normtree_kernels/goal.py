@@ -1,7 +1,7 @@
 """Goals: what a projection is to reach, given as a radius, as a share of groups or as a number of groups."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
@@ -99,10 +99,21 @@ def _least_excess(v: Float64Array, survivors: int, radius: float) -> float:
     """Lower the radius until rounding lets no group survive that is to vanish."""
     total = sweep.up("l1", v, 0)
     u = np.empty_like(v)
+    search = lowered(radius, survivors)
+    try:
+        radius = next(search)
+        while True:
+            sweep.down("l1", v, 0, total, np.asarray(radius), u)
+            radius = search.send(int(np.count_nonzero(u)))
+    except StopIteration as found:
+        return float(found.value)
+
+
+def lowered(radius: float, survivors: int) -> Generator[float, int, float]:
+    """Lower a radius bit by bit: yield radii, and be sent how many groups each leaves, until those are few enough."""
     step = _STEP
     while radius > 0.0:
-        sweep.down("l1", v, 0, total, np.asarray(radius), u)
-        if np.count_nonzero(u) <= survivors:
+        if (yield radius) <= survivors:
             return radius
         radius -= radius * step
         step *= 2.0

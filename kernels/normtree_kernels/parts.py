@@ -75,6 +75,17 @@ def excesses(part: Array, taus: Float64Array, powers: Float64Array) -> tuple[Flo
     return np.concatenate([sums for sums, _ in results]), np.concatenate([counts for _, counts in results])
 
 
+def active(part: Array, mu: Float64Array) -> tuple[Float64Array, Int64Array]:
+    """Sums and numbers of a part's magnitudes above levels, a row for each chunk: see `normtree_kernels.sweep.active`.
+
+    Args:
+        part: fibres along its last axis. Not changed.
+        mu: the fibres' levels, >= 0.
+    """
+    found = [sweep.active(each, each.ndim - 1, np.broadcast_to(mu, each.shape[:-1])) for each in _by_chunk(part)]
+    return np.concatenate([sums for sums, _ in found]), np.concatenate([counts for _, counts in found])
+
+
 def shrink(part: Array, taus: Float64Array, powers: Float64Array, out: Array) -> None:
     """Soft-threshold a part of fibres.
 

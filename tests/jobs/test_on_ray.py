@@ -6,15 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from normtree.demo import free_port
-from normtree.engine.environment import prepare_environment
 from normtree.errors import InvalidTensor
 from normtree.jobs import plan as job_plan
+from normtree.jobs import run
+from normtree.jobs.local import LocalFolder, LocalReader
 from normtree.jobs.run import Options, run_job
 
 INLINE = Options(workers=2, engine="inline")
@@ -23,28 +25,8 @@ RULES = (
     "tensors = '.*(up|down)\\.weight'\nsparsity = 0.7\nscope = 'global'",
     "tensors = '.*(half|conv|wide)\\.weight'\nnorm = 'l1,l2'\nsparsity = 0.3",
 )
+DEATHS = 2
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Start a cluster of two nodes on this machine, connect to it, and return where its dashboard takes jobs."""
-    prepare_environment(embedded=True)
-    import ray
-    from ray.cluster_utils import Cluster
-
-    def node() -> dict[str, int]:
-        """A node whose agent listens on a port of its own: by default all nodes of a machine want the same one."""
-        return {"num_cpus": 1, "object_store_memory": 128 * 2**20, "dashboard_agent_listen_port": free_port()}
-
-    cluster = Cluster(initialize_head=True, head_node_args={**node(), "include_dashboard": True, "dashboard_port": 0})
-    try:
-        cluster.add_node(**node())
-        found = ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
-        yield str(found.dashboard_url)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 @pytest.fixture
@@ -69,35 +51,45 @@ def test_two_nodes_write_what_one_process_writes_and_reach_the_share_over_all_sh
 
 @pytest.mark.kills
 def test_a_worker_that_dies_costs_one_more_attempt(
-    tmp_path: Path, checkpoint: Path, make_recipe: Any, files: Any, cluster: Any, small_tasks: None
+    tmp_path: Path,
+    checkpoint: Path,
+    make_recipe: Any,
+    files: Any,
+    cluster: Any,
+    small_tasks: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    killed = []
+    import ray
 
-    def kill_one(_: object) -> None:
-        if len(killed) < 2:
-            workers = subprocess.run(["pgrep", "-f", "ray::_perform"], capture_output=True, text=True, check=False)
-            ours = [int(pid) for pid in workers.stdout.split() if is_ours(int(pid))]
-            for pid in ours[:1]:
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-
-    run_job(make_recipe(checkpoint, tmp_path / "ray", *RULES), RAY, kill_one)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import a test
+    monkeypatch.setattr(run, "open_source", lambda place: (Deadly(place, None, str(tmp_path)), None))
+    run_job(make_recipe(checkpoint, tmp_path / "ray", *RULES), RAY)
+    monkeypatch.undo()
     run_job(make_recipe(checkpoint, tmp_path / "one", *RULES), INLINE)
-    assert killed
+    assert len(list(tmp_path.glob("killed-*"))) == DEATHS
     assert files(tmp_path / "ray") == files(tmp_path / "one")
 
 
-def is_ours(pid: int) -> bool:
-    """Tell whether a process descends from this one."""
-    while pid > 1:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except FileNotFoundError:
-            return False
-        pid = int(stat.rpartition(")")[2].split()[1])
-        if pid == os.getpid():
-            return True
-    return False
+@dataclass(frozen=True)
+class Deadly(LocalFolder):
+    """A folder in which the first workers that read a shard are killed, each in the middle of its task."""
+
+    marks: str = ""
+
+    @contextmanager
+    def reader(self, name: str) -> Iterator[LocalReader]:
+        with super().reader(name) as reader:
+            yield reader
+            if os.environ.get("RAY_WORKER_MODE") or "ray::" in Path("/proc/self/cmdline").read_text():
+                self._kill_once()
+
+    def _kill_once(self) -> None:
+        for death in range(DEATHS):
+            try:
+                (Path(self.marks) / f"killed-{death}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_a_task_raises_is_told_in_our_words(

@@ -20,24 +20,32 @@ RULES = (
     "tensors = '.*(up|down)\\.weight'\nsparsity = 0.5",
     "tensors = '.*(half|conv)\\.weight'\nnorm = 'l1,l2'\nsparsity = 0.3\nscope = 'global'\n",
 )
-MOMENTS = 20
+MOMENTS = int(os.environ.get("NORMTREE_KILLS", "6"))
 
 
 @pytest.mark.kills
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path, make_checkpoint: Any) -> None:
-    make_checkpoint(tmp_path / "in", 8)
+    make_checkpoint(tmp_path / "in", 4)
     rules = "\n".join(f"[[rules]]\n{rule}" for rule in RULES)
     (tmp_path / "recipe.toml").write_text(f"input = 'in'\noutput = 'out'\n{rules}")
     command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path / "recipe.toml"), str(MOMENTS)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == MOMENTS
     assert all(line["same"] and line["last"] == 0 and not line["half"] for line in lines), lines
-    killed = sum(line["first"] is None for line in lines)
-    assert killed >= MOMENTS // 2, lines
+    assert all(line["first"] is None for line in lines), lines
     assert any(line["first"] is None and line["shards_kept"] for line in lines), lines
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Any, make_recipe: Any, files: Any) -> Any:
+    """The output of a job that nothing happened to, on a checkpoint like each test's own."""
+    folder = tmp_path_factory.mktemp("straight")
+    make_checkpoint(folder / "in")
+    run_job(make_recipe(folder / "in", folder / "out", *RULES), INLINE)
+    return files(folder / "out")
 
 
 def failing_after(count: int, error: BaseException, real: Any) -> Any:
@@ -55,7 +63,13 @@ def failing_after(count: int, error: BaseException, real: Any) -> Any:
 
 @pytest.mark.parametrize("after", [0, 1, 5, 9])
 def test_a_disk_that_fills_up_is_told_and_the_job_resumes(
-    checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any, monkeypatch: pytest.MonkeyPatch, after: int
+    checkpoint: Path,
+    tmp_path: Path,
+    make_recipe: Any,
+    files: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    straight: Any,
 ) -> None:
     recipe = make_recipe(checkpoint, tmp_path / "out", *RULES)
     before = files(checkpoint)
@@ -67,12 +81,11 @@ def test_a_disk_that_fills_up_is_told_and_the_job_resumes(
     assert files(checkpoint) == before
     assert not [name for name in files(tmp_path / "out") if name.endswith(".partial")]
     assert run_job(recipe, INLINE).resumed
-    run_job(make_recipe(checkpoint, tmp_path / "straight", *RULES), INLINE)
-    assert files(tmp_path / "out") == files(tmp_path / "straight")
+    assert files(tmp_path / "out") == straight
 
 
 def test_a_disk_that_cannot_be_read_is_told_and_the_job_resumes(
-    checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any, monkeypatch: pytest.MonkeyPatch, straight: Any
 ) -> None:
     recipe = make_recipe(checkpoint, tmp_path / "out", *RULES)
     with monkeypatch.context() as patched:
@@ -81,8 +94,7 @@ def test_a_disk_that_cannot_be_read_is_told_and_the_job_resumes(
         with pytest.raises(StorageFailed, match=r"safetensors: Input/output error"):
             run_job(recipe, INLINE)
     run_job(recipe, INLINE)
-    run_job(make_recipe(checkpoint, tmp_path / "straight", *RULES), INLINE)
-    assert files(tmp_path / "out") == files(tmp_path / "straight")
+    assert files(tmp_path / "out") == straight
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
@@ -117,13 +129,12 @@ def test_shards_that_are_in_place_are_not_written_again(
 
 
 def test_a_shard_that_was_removed_since_is_written_again(
-    checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any, monkeypatch: pytest.MonkeyPatch, straight: Any
 ) -> None:
     half_done(checkpoint, tmp_path / "out", make_recipe, monkeypatch)
     next((tmp_path / "out").glob("*.safetensors")).unlink()
     run_job(make_recipe(checkpoint, tmp_path / "out", *RULES), INLINE)
-    run_job(make_recipe(checkpoint, tmp_path / "straight", *RULES), INLINE)
-    assert files(tmp_path / "out") == files(tmp_path / "straight")
+    assert files(tmp_path / "out") == straight
 
 
 @pytest.mark.parametrize("change", ["touched", "another", "added"])
@@ -201,15 +212,20 @@ def test_a_completed_job_is_not_done_again(checkpoint: Path, tmp_path: Path, mak
 
 @pytest.mark.parametrize("keep", [0, 10, 200])
 def test_half_a_line_in_the_journal_is_as_good_as_none(
-    checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any, monkeypatch: pytest.MonkeyPatch, keep: int
+    checkpoint: Path,
+    tmp_path: Path,
+    make_recipe: Any,
+    files: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    keep: int,
+    straight: Any,
 ) -> None:
     half_done(checkpoint, tmp_path / "out", make_recipe, monkeypatch)
     journal = tmp_path / "out.normtree" / "journal.jsonl"
     begun, shard = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(begun + shard[:keep])
     run_job(make_recipe(checkpoint, tmp_path / "out", *RULES), INLINE)
-    run_job(make_recipe(checkpoint, tmp_path / "straight", *RULES), INLINE)
-    assert files(tmp_path / "out") == files(tmp_path / "straight")
+    assert files(tmp_path / "out") == straight
 
 
 def test_a_job_that_failed_on_its_data_leaves_the_input_and_tells_the_same_again(

@@ -1,6 +1,7 @@
-"""A tensor in a file as rows that lie one after the other and each hold whole fibres."""
+"""A tensor in a file: rows that lie one after the other, and in each the axes along and across its fibres."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -12,9 +13,12 @@ from normtree_kernels.norms import MixedNorm
 
 @dataclass(frozen=True)
 class Layout:
-    """The rows of a tensor: its leading axes, as far as the innermost level keeps them, merged to one.
+    """A tensor seen as (rows, length, width, rest…), in the order of its bytes.
 
-    A tensor whose first axis the innermost level aggregates is a single row.
+    Its leading axes, as far as the innermost level keeps them, are merged to rows; those that follow and that the
+    level aggregates to ``length``; those after them that it keeps to ``width``; the others are the rest. A row holds
+    whole fibres. Of a matrix whose columns are the groups there is one row: its length is that of the columns, and
+    its width their number.
 
     Args:
         shape: shape of the tensor.
@@ -26,21 +30,54 @@ class Layout:
     dtype: str
     norm: MixedNorm
 
-    @property
-    def lead(self) -> int:
-        """Number of axes that were merged to the rows."""
-        kept = set(self.norm.kept_axes)
-        return next((axis for axis in range(len(self.shape)) if axis not in kept), len(self.shape))
+    @cached_property
+    def _edges(self) -> tuple[int, int, int]:
+        """Axes at which the rows, the length and the width end."""
+        kept, ndim = set(self.norm.kept_axes), len(self.shape)
+        lead = next((axis for axis in range(ndim) if axis not in kept), ndim)
+        along = next((axis for axis in range(lead, ndim) if axis in kept), ndim)
+        across = next((axis for axis in range(along, ndim) if axis not in kept), ndim)
+        return lead, along, across
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return prod(self.shape[: self.lead])
+        return prod(self.shape[: self._edges[0]])
+
+    @property
+    def length(self) -> int:
+        """Merged length of the first axes of a row: they run along its fibres."""
+        return prod(self.shape[self._edges[0] : self._edges[1]])
+
+    @property
+    def width(self) -> int:
+        """Merged length of the axes after them, that tell fibres apart."""
+        return prod(self.shape[self._edges[1] : self._edges[2]])
+
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """Shape of what is left of a row."""
+        return self.shape[self._edges[2] :]
+
+    @property
+    def rest_bytes(self) -> int:
+        """Bytes of one index of rows, length and width."""
+        return prod(self.rest) * self.element.itemsize
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
-        return prod(self.shape[self.lead :]) * self.element.itemsize
+        return self.length * self.width * self.rest_bytes
+
+    @property
+    def step(self) -> int:
+        """Elements of a fibre that one index of the length holds."""
+        return prod(self.shape[axis] for axis in self._rest_axes if axis not in self.norm.kept_axes)
+
+    @property
+    def fibre(self) -> int:
+        """Elements in a fibre."""
+        return self.length * self.step
 
     @property
     def element(self) -> np.dtype[Any]:
@@ -48,22 +85,22 @@ class Layout:
         return BFLOAT16 if self.dtype == "bfloat16" else np.dtype(self.dtype)
 
     @property
-    def kept(self) -> int:
-        """Number of axes that tell fibres apart in `fibres`."""
-        return 1 + len(self._later)
+    def v_shape(self) -> tuple[int, ...]:
+        """Shape of the fibres' norms, row after row: rows, width, and what the rest keeps."""
+        return (self.rows, self.width, *(self.shape[axis] for axis in self._rest_axes if axis in self.norm.kept_axes))
 
     @property
-    def v_shape(self) -> tuple[int, ...]:
-        """Shape of the fibres' norms, row after row."""
-        return (self.rows, *(self.shape[axis] for axis in self._later))
+    def kept(self) -> int:
+        """Number of axes that tell fibres apart in `fibres`."""
+        return len(self.v_shape)
 
-    def fibres(self, buffer: Array) -> Array:
-        """View rows of bytes as elements, the axes that tell fibres apart first, as the sweeps want them."""
-        rest = self.shape[self.lead :]
-        rows = buffer.view(self.element).reshape(-1, *rest)
-        later = [1 + axis - self.lead for axis in self._later]
-        inner = [1 + axis - self.lead for axis in self.norm.inner.axes]
-        return rows.transpose([0, *later, *inner])
+    def fibres(self, buffer: Array, length: int, width: int) -> Array:
+        """View rows, or parts of them, as elements: the axes that tell fibres apart first, as the sweeps want them."""
+        parts = buffer.view(self.element).reshape(-1, length, width, *self.rest)
+        later = [3 + axis - self._edges[2] for axis in self._rest_axes]
+        kept = [place for place, axis in zip(later, self._rest_axes, strict=True) if axis in self.norm.kept_axes]
+        inner = [place for place in later if place not in kept]
+        return parts.transpose([0, 2, *kept, 1, *inner])
 
     def to_norm(self, v: Float64Array) -> Float64Array:
         """Put the fibres' norms, row after row, into the norm's order of axes."""
@@ -82,5 +119,5 @@ class Layout:
         return [self._sorted.index(axis) for axis in self.norm.kept_axes]
 
     @property
-    def _later(self) -> list[int]:
-        return [axis for axis in self._sorted if axis >= self.lead]
+    def _rest_axes(self) -> range:
+        return range(self._edges[2], len(self.shape))

@@ -43,17 +43,21 @@ def measure(plan: JobPlan) -> Pace:
 def predict(plan: JobPlan, options: Options) -> str:
     """Say how long a job will take and how much memory, as a person reads it."""
     pace = measure(plan)
-    work_s = sum(work.nbytes / pace.sweeps[work.layout.norm.inner.norm, work.layout.dtype] for work in plan.works)
+    work_s = sum(
+        (work.nbytes + plan.round_bytes_of(work) / 2) / pace.sweeps[work.layout.norm.inner.norm, work.layout.dtype]
+        for work in plan.works
+    )
     disk_s = plan.checkpoint.nbytes / pace.disk if pace.disk else 0.0
     engine = options.engine_for(plan.checkpoint)
     start_s = _INLINE_START_S if engine == "inline" else _RAY_START_S
     disk = f"{disk_s:.1f} s of writing at {pace.disk / 1e9:.2f} GB/s" if pace.disk else "what the store takes"
+    rounds = f", about {plan.round_bytes:,} more in rounds" if plan.round_bytes else ""
     memory = f"{plan.buffer_bytes / MIB:,.0f} MiB of {plan.memory_bytes / MIB:,.0f} MiB allowed"
     return (
         f"{engine} with {plan.workers} workers: {work_s:.1f} s of sweeps shared among them, and {disk}; about "
         f"{max(work_s / plan.workers, disk_s):.1f} s, after {start_s:.0f} s to start\n"
         f"memory: buffers and aggregates of at most {memory}; about {plan.task_bytes / MIB:.0f} MiB a task, "
-        f"{plan.swept_up_bytes:,} bytes read twice"
+        f"{plan.swept_up_bytes:,} bytes read twice{rounds}"
     )
 
 

@@ -10,7 +10,7 @@ WIDTH = 920
 _LEFT, _TOP, _BOTTOM = 56, 16, 26
 _NAMED = 48  # so many tensors are shown by name, one bar below the other
 _RATE_BINS = 80
-_KINDS = ("copy", "whole", "up", "down")
+_KINDS = ("copy", "whole", "up", "round", "down")
 _COLOURS = 6  # classes c0 … c5 of the page
 
 

@@ -1,12 +1,17 @@
 """What is to be done, as plain data: pieces of tensors, tasks of pieces, and what comes back of them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+from normtree.jobs.cut import Cut
 from normtree.jobs.facts import Facts
 from normtree.jobs.layout import Layout
+from normtree.jobs.questions import Answer, Question
 from normtree.jobs.root import Aim
 from normtree_kernels.dtypes import Float64Array
+
+Kind = Literal["copy", "whole", "up", "round", "down"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class Work:
         name: its name.
         shard: the file it is in.
         start: where its bytes begin in the file.
-        layout: its shape, dtype and norm, as rows.
+        cut: its shape, dtype and norm, and how it is cut where several tasks share it.
         rule: index of its rule.
         aim: what its projection is to reach.
         own: whether it is the exact projection that has an algorithm of its own.
@@ -26,10 +31,15 @@ class Work:
     name: str
     shard: str
     start: int
-    layout: Layout
+    cut: Cut
     rule: int
     aim: Aim
     own: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        """Its shape, dtype and norm, as rows."""
+        return self.cut.layout
 
     @property
     def key(self) -> str:
@@ -41,9 +51,11 @@ class Work:
         """Its size, in bytes."""
         return self.layout.rows * self.layout.row_bytes
 
-    def at(self, row: int) -> int:
-        """Where a row begins in the file."""
-        return self.start + row * self.layout.row_bytes
+    @property
+    def ranks(self) -> bool:
+        """Whether its radius depends on how its elements rank: each is a group, and a number of them is to vanish."""
+        goal = self.aim.goal
+        return len(self.layout.norm.levels) == 1 and goal is not None and goal.radius is None
 
 
 @dataclass(frozen=True)
@@ -62,26 +74,45 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Up:
-    """The up-sweep of some rows of a tensor."""
+class _Panels:
+    """Some panels of a tensor, by their numbers."""
 
     work: Work
     first: int
     last: int
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of the panels."""
+        cut = self.work.cut
+        return sum(cut.nbytes(panel) for panel in cut.panels(self.first, self.last))
 
 
 @dataclass(frozen=True)
-class Down:
-    """The down-sweep of some rows of a tensor, given their fibres' norms and radii."""
-
-    work: Work
-    first: int
-    last: int
-    v: Float64Array
-    u: Float64Array
+class Up(_Panels):
+    """The up-sweep of some panels."""
 
 
-Piece = Copy | Whole | Up | Down
+@dataclass(frozen=True)
+class Ask(_Panels):
+    """A question about some panels, between the sweeps."""
+
+    question: Question
+
+
+@dataclass(frozen=True)
+class Down(_Panels):
+    """The down-sweep of some panels.
+
+    Args:
+        balls: norms and radii of the fibres in the panels' box; or, where an l1 level's fibres are cut, their
+            thresholds and the powers of their grids.
+    """
+
+    balls: tuple[Float64Array, Float64Array]
+
+
+Piece = Copy | Whole | Up | Ask | Down
 
 
 @dataclass(frozen=True)
@@ -103,25 +134,25 @@ class Task:
     @property
     def read(self) -> int:
         """Bytes of the input that it reads."""
-        return self.written + sum(_rows_bytes(piece) for piece in self.pieces if isinstance(piece, Up))
+        return self.written + sum(piece.nbytes for piece in self.pieces if isinstance(piece, Up | Ask))
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """What a down-sweep measured of the rows it wrote.
+    """What a down-sweep measured of what it wrote.
 
     Args:
-        v: the fibres' norms after it.
+        norms: of the parts of fibres that each panel holds.
         squares: squared length of what it took away.
         nonzero: elements that are left.
     """
 
-    v: Float64Array
+    norms: tuple[Float64Array, ...]
     squares: float
     nonzero: int
 
 
-Result = Float64Array | Facts | Lowered | None
+Result = tuple[Answer, ...] | Facts | Lowered | None
 
 
 @dataclass(frozen=True)
@@ -138,7 +169,7 @@ class Stint:
         written: bytes written.
     """
 
-    kind: Literal["copy", "whole", "up", "down"]
+    kind: Kind
     shard: str
     worker: str
     start_ns: int
@@ -161,8 +192,4 @@ def _written(piece: Piece) -> int:
         return piece.stop - piece.start
     if isinstance(piece, Whole):
         return piece.work.nbytes
-    return 0 if isinstance(piece, Up) else _rows_bytes(piece)
-
-
-def _rows_bytes(piece: Up | Down) -> int:
-    return (piece.last - piece.first) * piece.work.layout.row_bytes
+    return piece.nbytes if isinstance(piece, Down) else 0

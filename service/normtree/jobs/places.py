@@ -61,6 +61,10 @@ class Folder(Protocol):
     def url(self) -> str:
         """The folder's own name, as a person would write it."""
 
+    @property
+    def streams(self) -> bool:
+        """Whether a file is read in long stretches and written from its start to its end, as object stores want it."""
+
     def names(self) -> tuple[str, ...]:
         """Name the files in it and below, sorted."""
 
@@ -77,10 +81,6 @@ class Folder(Protocol):
 
 class Target(Folder, Protocol):
     """A folder that a job writes to."""
-
-    @property
-    def streams(self) -> bool:
-        """Whether a file is written from its start to its end by one writer, as object stores want it."""
 
     def create(self, name: str, size: int) -> None:
         """Make room for a file, beside its place and not visible in it."""

@@ -8,18 +8,23 @@ from functools import cached_property
 
 from normtree.errors import InvalidRecipe
 from normtree.jobs.checkpoint import Checkpoint, Shard, is_projectable
+from normtree.jobs.cut import MOST_PANEL_BYTES, cut_up, in_rows
 from normtree.jobs.header import DTYPES, Entry
 from normtree.jobs.layout import Layout
 from normtree.jobs.pieces import Copy, Piece, Up, Whole, Work
 from normtree.jobs.recipe import Recipe, Rule
-from normtree.jobs.work import panel_bytes
 from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.parts import SAMPLE
 
 MIB = 1 << 20
 LEAST_TASK_BYTES, MOST_TASK_BYTES = MIB, 64 * MIB
 _TASKS_A_WORKER = 8  # so that none waits long for the last of another
 _AGGREGATE_COPIES = 4  # of the fibres' norms, at once, in float64: norms and radii, before and after
+_PANELS_A_WORKER = 16  # of whole columns it holds eight: half of its memory then, the other for aggregates
+_ROUNDS = 8  # of a search, as seen; each reads the tensor once
+_RANK_COPIES = 3  # of all elements, at once, in float64: to sort them
+_SEARCH_BYTES = 1024  # of the search for one fibre's threshold
 _SHOWN_TENSORS = 8
 
 
@@ -52,6 +57,11 @@ class JobPlan:
         return sum(work.nbytes for work in self.works if self.is_split(work))
 
     @property
+    def round_bytes(self) -> int:
+        """Bytes that are read again in the rounds of searches, about."""
+        return sum(map(self.round_bytes_of, self.works))
+
+    @property
     def buffer_bytes(self) -> int:
         """Memory that the workers' buffers and the aggregates will take at most."""
         heaviest = max((self._cost_bytes(work) for work in self.works), default=0)
@@ -65,9 +75,16 @@ class JobPlan:
 
     def is_split(self, work: Work) -> bool:
         """Tell whether several tasks share a tensor, or several tensors a root."""
-        if self.recipe.rules[work.rule].scope == "global":
-            return True
-        return not _at_once(work) and work.layout.rows > 1 and work.nbytes > self._whole_bytes
+        return self._is_global(work) or (work.cut.count > 1 and not self._fits_whole(work))
+
+    def is_in_rounds(self, work: Work) -> bool:
+        """Tell whether a tensor that is split is read several times more, between its sweeps."""
+        cut_l1 = work.cut.is_across and work.layout.norm.inner.norm == "l1"
+        return self.is_split(work) and (work.own or cut_l1)
+
+    def round_bytes_of(self, work: Work) -> int:
+        """Bytes of a tensor that are read again in rounds, about."""
+        return _ROUNDS * work.nbytes if self.is_in_rounds(work) else 0
 
     def pieces(self, shard: Shard) -> Iterator[Piece | Work]:
         """Go through a shard's bytes in order: copies, whole tensors, and the works that are split."""
@@ -80,10 +97,9 @@ class JobPlan:
         yield from self._copies(copied, shard.stat.size)
 
     def slabs(self, work: Work) -> list[tuple[int, int]]:
-        """Cut a tensor that is split into ranges of rows."""
-        step = max(1, self.task_bytes // work.layout.row_bytes)
-        rows = work.layout.rows
-        return [(first, min(first + step, rows)) for first in range(0, rows, step)]
+        """Cut a tensor that is split into ranges of panels, a task each."""
+        step, count = max(1, self.task_bytes // work.cut.panel_bytes), work.cut.count
+        return [(first, min(first + step, count)) for first in range(0, count, step)]
 
     def ups(self, work: Work) -> list[Up]:
         """Cut the up-sweep of a tensor that is split."""
@@ -98,32 +114,36 @@ class JobPlan:
         for work in self.works:
             need = self.workers * self._cost_bytes(work) + self._kept_bytes
             if need > self.memory_bytes:
-                whole = "is projected in one piece" if work.layout.rows == 1 or _at_once(work) else "has long rows"
                 raise InvalidRecipe(
-                    f"{work.shard}: {work.name}: it {whole} under rule {work.rule} ({work.layout.norm}), and with "
-                    f"{self.workers} workers that takes {need / MIB:,.0f} MiB of memory; "
-                    f"got a bound of {self.memory_bytes / MIB:,.0f} MiB: raise it, or take fewer workers",
+                    f"{work.shard}: {work.name}: {self._why(work)} under rule {work.rule} ({work.layout.norm}), "
+                    f"and with {self.workers} workers that takes {need / MIB:,.1f} MiB of memory; "
+                    f"got a bound of {self.memory_bytes / MIB:,.1f} MiB: raise it, or take fewer workers",
                     limit=self.memory_bytes,
                     got=need,
                 )
+
+    def _why(self, work: Work) -> str:
+        if not self.is_split(work):
+            return "it is projected in one piece"
+        fibres = math.prod(work.layout.v_shape)
+        return f"it has {fibres:,} fibres and is cut into no less than {work.cut.panel_bytes / MIB:,.1f} MiB"
 
     @property
     def _kept_bytes(self) -> int:
         """Aggregates that wait for the root of their rule."""
         globals_ = (work for work in self.works if self.recipe.rules[work.rule].scope == "global")
-        return sum(_AGGREGATE_COPIES * _fibres_bytes(work) for work in globals_)
+        return sum(_aggregate_bytes(work) for work in globals_)
 
-    @cached_property
-    def _whole_bytes(self) -> int:
-        """Largest tensor that one worker takes whole, if it could be split."""
-        return min(2 * self.task_bytes, self.memory_bytes // (2 * self.workers))
+    def _fits_whole(self, work: Work) -> bool:
+        """Tell whether one worker had better take a tensor whole: it is read but once then."""
+        return work.nbytes <= 2 * self.task_bytes and _whole_bytes(work) <= self.memory_bytes // (2 * self.workers)
 
     def _cost_bytes(self, work: Work) -> int:
         """Memory that one worker takes for a tensor at most: what it reads, what it writes, the fibres' norms."""
-        panel = panel_bytes(work)
-        read = panel if self.is_split(work) else work.nbytes
-        aggregates = 0 if self._is_global(work) else _AGGREGATE_COPIES * _fibres_bytes(work)
-        return read + panel + aggregates
+        if not self.is_split(work):
+            return _whole_bytes(work)
+        copies = 4 if work.cut.is_across and work.layout.norm.inner.norm == "l1" else 2  # packed ones of both
+        return copies * work.cut.panel_bytes + (0 if self._is_global(work) else _aggregate_bytes(work))
 
     def _is_global(self, work: Work) -> bool:
         return self.recipe.rules[work.rule].scope == "global"
@@ -152,16 +172,30 @@ class JobPlan:
         works = [work for work in self.works if work.rule == index]
         exact = ", exact" if rule.exact else ""
         title = f"rules[{index}] {rule.tensors!r}: {rule.norm}, {rule.goal}, scope {rule.scope}{exact}"
-        shapes = Counter((work.layout.shape, work.layout.dtype, work.layout.norm.axes_text) for work in works)
+        shapes = Counter(
+            (work.layout.shape, work.layout.dtype, work.layout.norm.axes_text, self._how(work)) for work in works
+        )
         lines = [f"{title}: {len(works)} tensors, {sum(work.nbytes for work in works):,} bytes"]
-        for (shape, dtype, axes), count in shapes.most_common(_SHOWN_TENSORS):
-            lines.append(f"    {count:5} of {'×'.join(map(str, shape))} {dtype}, axes {axes}")
+        for (shape, dtype, axes, how), count in shapes.most_common(_SHOWN_TENSORS):
+            lines.append(f"    {count:5} of {'×'.join(map(str, shape))} {dtype}, axes {axes}{how}")
         if len(shapes) > _SHOWN_TENSORS:
             lines.append(f"          and {len(shapes) - _SHOWN_TENSORS} shapes more")
         return lines
 
+    def _how(self, work: Work) -> str:
+        """Say how a tensor is shared among workers, where it is."""
+        if not self.is_split(work):
+            large = work.nbytes > 2 * self.task_bytes
+            return f", in one piece of {_whole_bytes(work) / MIB:,.0f} MiB of memory" if large else ""
+        tasks = len(self.slabs(work))
+        across = " across fibres" if work.cut.is_across else ""
+        rounds = ", read again in rounds" if self.is_in_rounds(work) else ""
+        return f", split{across} into {tasks} tasks{rounds}" if tasks > 1 else ""
 
-def make_plan(recipe: Recipe, checkpoint: Checkpoint, workers: int, memory_bytes: int) -> JobPlan:
+
+def make_plan(
+    recipe: Recipe, checkpoint: Checkpoint, workers: int, memory_bytes: int, *, in_order: bool = False
+) -> JobPlan:
     """Bind a recipe to a checkpoint.
 
     Args:
@@ -169,17 +203,19 @@ def make_plan(recipe: Recipe, checkpoint: Checkpoint, workers: int, memory_bytes
         checkpoint: its input, read.
         workers: tasks at once, >= 1.
         memory_bytes: bound of all buffers and aggregates together.
+        in_order: whether files are read or written from their start to their end.
 
     Raises:
         InvalidRecipe: a rule that matches nothing, a tensor that two rules claim, one that cannot be projected so,
             or a bound on memory that is too small.
     """
     works = []
+    panel_bytes = min(MOST_PANEL_BYTES, memory_bytes // (_PANELS_A_WORKER * workers))
     for shard in checkpoint.shards:
         for entry in shard.entries:
             claimed = _claim(recipe, entry)
             if claimed is not None and entry.nbytes:
-                works.append(_bind(recipe, claimed, shard.name, entry))
+                works.append(_bind(recipe, claimed, shard.name, entry, panel_bytes, in_order))
     names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
     for index, rule in enumerate(recipe.rules):
         if not any(rule.claims(name) for name in names):
@@ -204,7 +240,7 @@ def _claim(recipe: Recipe, entry: Entry) -> int | None:
     return claims[0] if claims else None
 
 
-def _bind(recipe: Recipe, index: int, shard: str, entry: Entry) -> Work:
+def _bind(recipe: Recipe, index: int, shard: str, entry: Entry, panel_bytes: int, in_order: bool) -> Work:
     rule = recipe.rules[index]
     try:
         if not is_projectable(entry):
@@ -218,13 +254,24 @@ def _bind(recipe: Recipe, index: int, shard: str, entry: Entry) -> Work:
             f"{shard}: tensor {entry.name!r}, claimed by rules[{index}]: {error}", pointer=f"rules[{index}]"
         ) from None
     layout = Layout(entry.shape, DTYPES[entry.code], merged(norm) if own else norm)
-    return Work(entry.name, shard, entry.start, layout, index, rule.aim, own)
+    in_rounds = own or (norm.inner.norm == "l1" and len(norm.levels) > 1)  # ranks of elements take rounds anyway
+    cut = cut_up(layout, panel_bytes, in_rounds=in_rounds, in_order=in_order)
+    return Work(entry.name, shard, entry.start, cut, index, rule.aim, own)
 
 
-def _at_once(work: Work) -> bool:
-    """Tell whether a tensor must be in memory as a whole: to sort its elements, or for Newton's steps over it."""
-    goal = work.aim.goal
-    return work.own or (len(work.layout.norm.levels) == 1 and goal is not None and goal.radius is None)
+def _whole_bytes(work: Work) -> int:
+    """Memory that a tensor takes when one worker projects it whole."""
+    ranked = _RANK_COPIES * work.layout.fibre if work.ranks else 0
+    return work.nbytes + in_rows(work.layout).panel_bytes + _AGGREGATE_COPIES * _fibres_bytes(work) + 8 * ranked
+
+
+def _aggregate_bytes(work: Work) -> int:
+    """Memory that the aggregates of a tensor take that is split: of its fibres, and where these are cut of chunks."""
+    fibres = _fibres_bytes(work)
+    if not work.cut.is_across:
+        return _AGGREGATE_COPIES * fibres
+    search = fibres * SAMPLE + _SEARCH_BYTES * (fibres // 8) if work.layout.norm.inner.norm == "l1" else 0
+    return _AGGREGATE_COPIES * (fibres + fibres * work.cut.chunks) + search
 
 
 def _fibres_bytes(work: Work) -> int:

@@ -14,7 +14,7 @@ from normtree.jobs.removal import Removal, removals_of
 from normtree.jobs.state import State
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
-_SWEEPS = ("whole", "up", "down")
+_SWEEPS = ("whole", "up", "round", "down")
 _SHOWN_INDICES = 60
 
 
@@ -113,7 +113,7 @@ def _timing(outcome: Outcome) -> dict[str, object]:
 
 
 def _span(stint: dict[str, Any]) -> Span:
-    stage: Literal["up", "down"] = "up" if stint["kind"] == "up" else "down"
+    stage: Literal["up", "down"] = "up" if stint["kind"] in ("up", "round") else "down"
     nbytes = stint["read"] + stint["written"]
     return Span(stage, 0, stint["start_ns"], stint["stop_ns"], nbytes, 0)
 

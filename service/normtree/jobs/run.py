@@ -67,9 +67,10 @@ def plan_job(recipe: Recipe, options: Options) -> JobPlan:
         NormtreeError: as `run_job`.
     """
     source, only = open_source(recipe.input)
-    open_target(recipe.output, only)
+    in_order = source.streams or open_target(recipe.output, only).streams
     checkpoint = read_checkpoint(source, only)
-    return make_plan(recipe, checkpoint, options.workers or len(os.sched_getaffinity(0)), options.memory_bytes)
+    workers = options.workers or len(os.sched_getaffinity(0))
+    return make_plan(recipe, checkpoint, workers, options.memory_bytes, in_order=in_order)
 
 
 def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched) -> Outcome:
@@ -133,6 +134,7 @@ class _Job:
     lock: RLock = field(default_factory=RLock)  # two threads finish shards while this one takes in tasks
     stints: list[dict[str, Any]] = field(default_factory=list)
     bytes_done: int = 0
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
         """See what is in place already."""
@@ -163,7 +165,7 @@ class _Job:
 
     def run(self, runner: Runner) -> None:
         """Do all tasks; shards are synced and put into place while others are worked on."""
-        schedule = Schedule(self.plan, self.finished, self._kept, streams=self.target.streams)
+        self.schedule = schedule = Schedule(self.plan, self.finished, self._kept, streams=self.target.streams)
         unfinished = [shard for shard in self.plan.checkpoint.shards if shard.name not in self.finished]
         self.bytes_done = sum(shard.stat.size for shard in self.plan.checkpoint.shards if shard.name in self.finished)
         for shard in unfinished:
@@ -217,7 +219,8 @@ class _Job:
         return self.journal.kept(self.keys[work.key], work.layout.v_shape)
 
     def _tell(self) -> None:
-        total = self.plan.checkpoint.shard_bytes + self.plan.swept_up_bytes
+        asked = self.schedule.asked_bytes if self.schedule else 0
+        total = self.plan.checkpoint.shard_bytes + self.plan.swept_up_bytes + asked
         tensors = sum(map(len, self.finished.values()))
         shards = len(self.plan.checkpoint.shards)
         self.watch(Progress(self.bytes_done, total, tensors, len(self.plan.works), len(self.finished), shards))

@@ -4,14 +4,14 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from normtree.jobs.checkpoint import Shard
 from normtree.jobs.facts import Facts
-from normtree.jobs.pieces import Copy, Done, Down, Lowered, Piece, Result, Task, Up, Whole, Work
+from normtree.jobs.pieces import Ask, Copy, Done, Down, Lowered, Piece, Result, Task, Up, Whole, Work
 from normtree.jobs.plan import JobPlan
-from normtree.jobs.root import Top, top_of, tops_of
-from normtree.jobs.work import finished, named
+from normtree.jobs.questions import Answer, Gathered, Question, fold, inside
+from normtree.jobs.root import Top, tops_of
+from normtree.jobs.search import Found, Search, search
+from normtree.jobs.work import finished, joined, named
 from normtree_kernels.dtypes import Float64Array
 
 _MOST_PIECES = 256
@@ -19,7 +19,7 @@ _MOST_PIECES = 256
 
 @dataclass(frozen=True)
 class Aggregated:
-    """A tensor's up-sweep is done: its fibres' norms, row after row."""
+    """A tensor's up-sweep is done: its fibres' norms, (rows, width, rest…)."""
 
     work: Work
     v: Float64Array
@@ -35,13 +35,15 @@ class Written:
 
 @dataclass
 class _Split:
-    """A tensor on its way up and down."""
+    """A tensor on its way up, through the root and its search's rounds, and down."""
 
     work: Work
-    v: Float64Array
-    rows_left: int
-    top: Top | None = None
-    lowered: dict[int, Lowered] = field(default_factory=dict)
+    v: Float64Array | None
+    gathered: Gathered
+    search: Search | None = None
+    question: Question | None = None
+    found: Found | None = None
+    lowered: list[Lowered] = field(default_factory=list)
 
 
 class Schedule:
@@ -65,12 +67,13 @@ class Schedule:
         self._splits = self._begin(kept)
         self._ready: deque[Task] = deque()
         self._streamed: set[str] = set()
+        self.asked_bytes = 0  # of tensors that are read again for rounds of a search
         for rule in self._global_rules:
             self._add_ups(split for split in self._splits.values() if split.work.rule == rule)
         for shard in self._shards.values():
             self._add_shard(shard)
         for split in list(self._splits.values()):
-            if not split.rows_left:
+            if split.v is not None and not split.search:
                 self._raise(split)
 
     def next(self) -> Task | None:
@@ -99,9 +102,7 @@ class Schedule:
         for work in self._plan.works:
             is_global = work.rule in self._global_rules
             if self._plan.is_split(work) and (work.shard in self._shards or (is_global and self._wanted(work.rule))):
-                found = kept(work)
-                v = np.empty(work.layout.v_shape) if found is None else found
-                splits[work.key] = _Split(work, v, work.layout.rows if found is None else 0)
+                splits[work.key] = _Split(work, kept(work), Gathered(work.cut))
         return splits
 
     def _wanted(self, rule: int) -> bool:
@@ -109,7 +110,7 @@ class Schedule:
 
     def _add_ups(self, splits: Iterable[_Split]) -> None:
         for split in splits:
-            if split.rows_left:
+            if split.v is None:
                 size = self._size(split.work.shard)
                 self._ready.extend(Task(split.work.shard, size, (up,)) for up in self._plan.ups(split.work))
 
@@ -137,37 +138,64 @@ class Schedule:
     def _take(self, piece: Piece, result: Result) -> list[Aggregated | Written]:
         if isinstance(piece, Whole) and isinstance(result, Facts):
             self._facts[piece.work.shard].append(result)
-        elif isinstance(piece, Up) and isinstance(result, np.ndarray):
+        elif isinstance(piece, Up) and isinstance(result, tuple):
+            return self._aggregate(self._splits[piece.work.key], piece, result)
+        elif isinstance(piece, Ask) and isinstance(result, tuple):
             split = self._splits[piece.work.key]
-            split.v[piece.first : piece.last] = result
-            split.rows_left -= piece.last - piece.first
-            if not split.rows_left:
-                self._raise(split)
-                return [Aggregated(split.work, split.v)]
+            if split.gathered.take(piece.first, result):
+                self._search(split, split.gathered.whole)
         elif isinstance(piece, Down) and isinstance(result, Lowered):
             self._lower(self._splits[piece.work.key], piece, result)
         return []
 
+    def _aggregate(self, split: _Split, piece: Up, answers: tuple[Answer, ...]) -> list[Aggregated | Written]:
+        if not split.gathered.take(piece.first, answers):
+            return []
+        split.v = fold(split.work.layout.norm.inner.norm, split.gathered.whole[0])
+        self._raise(split)
+        return [Aggregated(split.work, split.v)]
+
     def _raise(self, split: _Split) -> None:
-        """Find the root of a tensor whose up-sweep is done, or of its rule if it was the last."""
+        """Begin the search of a tensor whose up-sweep is done, or of all of its rule's if it was the last."""
         if split.work.rule not in self._global_rules:
-            with named(split.work):
-                split.top = top_of(split.work.layout.norm, split.work.layout.to_norm(split.v), split.work.aim)
-            self._add_downs(split)
+            self._begin_search(split, None)
             return
         together = [other for other in self._splits.values() if other.work.rule == split.work.rule]
-        if any(other.rows_left for other in together) or split.top:
+        vs = [other.work.layout.to_norm(other.v) for other in together if other.v is not None]
+        if len(vs) < len(together) or split.search:
             return
         norms = [other.work.layout.norm for other in together]
-        vs = [other.work.layout.to_norm(other.v) for other in together]
-        for other, top in zip(together, tops_of(norms, vs, split.work.aim), strict=True):
-            other.top = top
-        for other in reversed(together):
-            if other.work.shard in self._shards:
-                self._add_downs(other)
+        tops = tops_of(norms, vs, split.work.aim)
+        for other, top in reversed(list(zip(together, tops, strict=True))):
+            self._begin_search(other, top)
+
+    def _begin_search(self, split: _Split, top: Top | None) -> None:
+        if split.v is None:
+            raise ValueError(f"{split.work.name}: its norms are not known yet")
+        split.search = search(split.work, split.v, top)
+        if split.work.shard in self._shards:
+            self._search(split, None)
+
+    def _search(self, split: _Split, answer: Answer | None) -> None:
+        """Take a step of a search: ask all panels, or go down with what was found."""
+        if split.search is None:
+            raise ValueError(f"{split.work.name}: no search has begun")
+        try:
+            with named(split.work):
+                question = next(split.search) if answer is None else split.search.send(answer)
+        except StopIteration as found:
+            split.found = found.value
+            split.gathered = Gathered(split.work.cut)
+            self._add_downs(split)
+            return
+        split.gathered = Gathered(split.work.cut, is_added=question.is_added, by_chunk=question.by_chunk)
+        work, cut, size = split.work, split.work.cut, self._size(split.work.shard)
+        asks = [Ask(work, a, b, question.within(cut.box(a, b))) for a, b in self._plan.slabs(work)]
+        self._ready.extendleft(reversed([Task(work.shard, size, (ask,)) for ask in asks]))
+        self.asked_bytes += work.nbytes
 
     def _add_downs(self, split: _Split) -> None:
-        """Add what hangs below a root, before all that is ready: its rows were read not long ago."""
+        """Add what hangs below a root, before all that is ready: its panels were read not long ago."""
         if self._streams:
             self._stream(self._shards[split.work.shard])
             return
@@ -176,10 +204,11 @@ class Schedule:
         self._ready.extendleft(reversed(tasks))
 
     def _downs(self, split: _Split) -> list[Down]:
-        if split.top is None:
-            raise ValueError(f"{split.work.name}: its root is not known yet")
-        u = split.work.layout.to_rows(split.top.crown.radii)
-        return [Down(split.work, a, b, split.v[a:b], u[a:b]) for a, b in self._plan.slabs(split.work)]
+        if split.found is None:
+            raise ValueError(f"{split.work.name}: its balls are not known yet")
+        work, (first, second) = split.work, split.found.balls
+        boxes = [(a, b, work.cut.box(a, b)) for a, b in self._plan.slabs(work)]
+        return [Down(work, a, b, (inside(first, box), inside(second, box))) for a, b, box in boxes]
 
     def _stream(self, shard: Shard) -> None:
         """Add the one task that writes a shard, when no root is missing."""
@@ -187,7 +216,7 @@ class Schedule:
         for piece in self._plan.pieces(shard):
             if not isinstance(piece, Work):
                 pieces.append(piece)
-            elif self._splits[piece.key].top is None:
+            elif self._splits[piece.key].found is None:
                 return
             else:
                 pieces += self._downs(self._splits[piece.key])
@@ -196,11 +225,12 @@ class Schedule:
             self._ready.append(Task(shard.name, shard.stat.size, tuple(pieces)))
 
     def _lower(self, split: _Split, piece: Down, result: Lowered) -> None:
-        split.lowered[piece.first] = result
+        split.lowered.append(Lowered((), result.squares, result.nonzero))
         work = split.work
-        if split.top and sum(len(part.v) for part in split.lowered.values()) == work.layout.rows:
-            in_order = [split.lowered[first] for first in sorted(split.lowered)]
-            facts = finished(work, work.layout.to_norm(split.v), split.top, in_order)
+        if split.gathered.take(piece.first, tuple((norms,) for norms in result.norms)):
+            if split.found is None or split.v is None:
+                raise ValueError(f"{work.name}: written before its balls were known")
+            facts = finished(work, split.v, split.found.top, split.gathered.whole[0], joined(split.lowered))
             self._facts[work.shard].append(facts)
             del self._splits[work.key]
 

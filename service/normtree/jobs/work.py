@@ -1,4 +1,4 @@
-"""Doing tasks: read rows of tensors, sweep them while they are in the caches, write rows of the output."""
+"""Doing tasks: read panels of tensors, sweep them while they are at hand, write panels of the output."""
 
 import math
 import threading
@@ -11,17 +11,19 @@ from typing import Literal
 import numpy as np
 
 from normtree.errors import InvalidTensor
+from normtree.jobs.cut import Panel, in_rows
 from normtree.jobs.facts import Facts, Measured, facts_of
-from normtree.jobs.pieces import Copy, Done, Down, Lowered, Piece, Result, Stint, Task, Up, Whole, Work
+from normtree.jobs.pieces import Ask, Copy, Done, Down, Kind, Lowered, Piece, Result, Stint, Task, Up, Whole, Work
 from normtree.jobs.places import Folder, Reader, Sink, Target
-from normtree.jobs.root import Aim, Top, top_of
-from normtree_kernels import sweep
+from normtree.jobs.questions import Answer, Gathered, Held, Question, fold, outside
+from normtree.jobs.root import Aim, Top
+from normtree.jobs.search import Found, search
+from normtree_kernels import parts, sweep
 from normtree_kernels.difference import difference
 from normtree_kernels.dtypes import Array, Float64Array
-from normtree_kernels.euclidean import water_levels
 from normtree_kernels.radius import settle
 
-PANEL_BYTES = 1 << 20  # rows swept at a time: what was read is swept, and what was swept is written, out of the caches
+Balls = tuple[Float64Array, Float64Array]
 
 
 class Scratch:
@@ -64,7 +66,7 @@ def perform(source: Folder, target: Target, task: Task, scratch: Scratch, node: 
     return Done(task, results, stint)
 
 
-_KINDS: dict[type, Literal["copy", "whole", "up", "down"]] = {Copy: "copy", Whole: "whole", Up: "up", Down: "down"}
+_KINDS: dict[type, Kind] = {Copy: "copy", Whole: "whole", Up: "up", Ask: "round", Down: "down"}
 
 
 def _weight(piece: Piece) -> int:
@@ -73,7 +75,9 @@ def _weight(piece: Piece) -> int:
 
 def _do(piece: Piece, reader: Reader, sink: Sink | None, scratch: Scratch) -> Result:
     if isinstance(piece, Up):
-        return _up(piece, reader, scratch.take("y", panel_bytes(piece.work)))
+        return tuple(_up(piece.work, held, reader) for held in _read(piece, reader, scratch))
+    if isinstance(piece, Ask):
+        return _ask(piece, reader, scratch)
     if sink is None:
         raise TypeError(f"a {type(piece).__name__} writes, but its task opened no output")
     if isinstance(piece, Copy):
@@ -81,127 +85,165 @@ def _do(piece: Piece, reader: Reader, sink: Sink | None, scratch: Scratch) -> Re
         return None
     if isinstance(piece, Whole):
         return _whole(piece.work, reader, sink, scratch)
-    return _down(piece, reader, sink, scratch)
+    box = piece.work.cut.box(piece.first, piece.last)
+    return joined([_down(piece.work, held, piece.balls, box, sink, scratch) for held in _read(piece, reader, scratch)])
 
 
-def _up(piece: Up, reader: Reader, panel: Array) -> Float64Array:
-    """Aggregate rows, panel by panel."""
-    work, layout = piece.work, piece.work.layout
-    v = np.empty((piece.last - piece.first, *layout.v_shape[1:]))
-    for first, last in _panels(work, piece.first, piece.last):
-        rows = panel[: (last - first) * layout.row_bytes]
-        reader.read_into(work.at(first), rows.data)
-        v[first - piece.first : last - piece.first] = _aggregate(work, rows)
-    _check_finite(work, v, reader, piece.first)
-    return v
+def _read(piece: Up | Ask | Down, reader: Reader, scratch: Scratch) -> Iterator[Held]:
+    """Read panels, one after the other into the same buffer."""
+    cut = piece.work.cut
+    for panel in cut.panels(piece.first, piece.last):
+        if isinstance(piece, Ask) and not piece.question.concerns(panel):
+            yield Held(cut, panel, np.empty(0, np.uint8))
+        else:
+            yield _fill(piece.work, panel, scratch.take("y", cut.nbytes(panel)), reader)
 
 
-def _down(piece: Down, reader: Reader, sink: Sink, scratch: Scratch) -> Lowered:
-    """Project rows, panel by panel, and measure what is written while it is at hand."""
-    work = piece.work
-    panel = scratch.take("y", panel_bytes(work))
-    lowered = []
-    for first, last in _panels(work, piece.first, piece.last):
-        rows = panel[: (last - first) * work.layout.row_bytes]
-        reader.read_into(work.at(first), rows.data)
-        here = slice(first - piece.first, last - piece.first)
-        lowered.append(_lower(work, first, rows, piece.v[here], piece.u[here], sink, scratch))
-    return _joined(lowered)
+def _fill(work: Work, panel: Panel, buffer: Array, reader: Reader) -> Held:
+    at = 0
+    for start, stop in work.cut.runs(panel):
+        reader.read_into(work.start + start, buffer[at : at + stop - start].data)
+        at += stop - start
+    return Held(work.cut, panel, buffer)
+
+
+def _up(work: Work, held: Held, reader: Reader) -> Answer:
+    """Aggregate a panel."""
+    norms = held.norms(work.layout.norm.inner.norm)
+    if not np.isfinite(norms).all():
+        _refuse(work, held)
+    return (norms,)
+
+
+def _ask(piece: Ask, reader: Reader, scratch: Scratch) -> tuple[Answer, ...]:
+    """Answer a question about each panel; what is to be added is added here already."""
+    cut, question = piece.work.cut, piece.question
+    box = cut.box(piece.first, piece.last)
+    answers = [question.of(held, box) if held.elements.size else () for held in _read(piece, reader, scratch)]
+    if not question.is_added:
+        return tuple(answers)
+    added = tuple(np.asarray(sum(each)) for each in zip(*answers, strict=True))
+    return (added, *[()] * (len(answers) - 1))
 
 
 def _whole(work: Work, reader: Reader, sink: Sink, scratch: Scratch) -> Facts:
     """Read a tensor once, and project it."""
-    layout = work.layout
+    work = replace(work, cut=in_rows(work.layout))
+    cut = work.cut
     y = scratch.take("y", work.nbytes)
-    v = np.empty(layout.v_shape)
-    for first, last in _panels(work, 0, layout.rows):
-        rows = y[first * layout.row_bytes : last * layout.row_bytes]
-        reader.read_into(work.at(first), rows.data)
-        v[first:last] = _aggregate(work, rows)
-    _check_finite(work, v, reader, 0)
-    top = _top(work, y, v)
-    u = layout.to_rows(top.crown.radii)
-    lowered = []
-    for first, last in _panels(work, 0, layout.rows):
-        rows = y[first * layout.row_bytes : last * layout.row_bytes]
-        lowered.append(_lower(work, first, rows, v[first:last], u[first:last], sink, scratch))
-    return finished(work, layout.to_norm(v), top, lowered)
-
-
-def finished(work: Work, v: Float64Array, top: Top, lowered: list[Lowered]) -> Facts:
-    """Put together what is known of a tensor when all of its rows are written, given in order."""
-    whole = _joined(lowered)
-    after = Measured(whole.v, math.sqrt(whole.squares), whole.nonzero)
-    return facts_of(work.name, work.shard, work.rule, work.layout, v, top, after)
-
-
-def _top(work: Work, y: Array, v: Float64Array) -> Top:
-    """Find the root of a tensor that is at hand, which a single level's groups and the exact projection want."""
-    layout, norm = work.layout, work.layout.norm
-    tensor, in_order = y.view(layout.element).reshape(layout.shape), layout.to_norm(v)
+    up = Gathered(cut)
+    panels = []
+    for index, panel in enumerate(cut.panels(0, cut.count)):
+        ((start, stop),) = cut.runs(panel)
+        held = _fill(work, panel, y[start:stop], reader)
+        up.take(index, (_up(work, held, reader),))
+        panels.append(held)
+    v = fold(work.layout.norm.inner.norm, up.whole[0])
     with named(work):
-        aim = work.aim if work.aim.goal is None else Aim(settle(work.aim.goal, norm, tensor))
-        top = top_of(norm, in_order, aim)
-    if not work.own or top.crown.inside or top.crown.radius == 0.0:
-        return top
-    mu = water_levels(tensor, norm, in_order, top.crown.radius, 1)
-    return Top(replace(top.crown, radii=mu), None)
+        if work.ranks and work.aim.goal:
+            tensor = y.view(work.layout.element).reshape(work.layout.shape)
+            work = replace(work, aim=Aim(settle(work.aim.goal, work.layout.norm, tensor)))
+        found = _answered(work, v, panels)
+    box = cut.box(0, cut.count)
+    lowered = [_down(work, held, found.balls, box, sink, scratch) for held in panels]
+    after = Gathered(cut)
+    after.take(0, tuple((norms,) for part in lowered for norms in part.norms))
+    return finished(work, v, found.top, after.whole[0], joined(lowered))
+
+
+def _answered(work: Work, v: Float64Array, panels: list[Held]) -> Found:
+    """Search the balls of a tensor that is at hand."""
+    asking = search(work, v)
+    box = work.cut.box(0, work.cut.count)
+    try:
+        question = next(asking)
+        while True:
+            question = asking.send(_answer(work, question, panels, box))
+    except StopIteration as found:
+        result: Found = found.value
+        return result
+
+
+def _answer(work: Work, question: Question, panels: list[Held], box: Panel) -> Answer:
+    gathered = Gathered(work.cut, is_added=question.is_added, by_chunk=question.by_chunk)
+    gathered.take(0, tuple(question.of(held, box) for held in panels))
+    return gathered.whole
+
+
+def finished(work: Work, v: Float64Array, top: Top, after: Float64Array, lowered: Lowered) -> Facts:
+    """Put together what is known of a tensor when all of its panels are written.
+
+    Args:
+        work: the tensor.
+        v: its fibres' norms before.
+        top: the root.
+        after: norms of the parts of its fibres as they are now, (rows, chunks, width, rest…).
+        lowered: of all panels, in any order.
+    """
+    layout = work.layout
+    measured = Measured(fold(layout.norm.inner.norm, after), math.sqrt(lowered.squares), lowered.nonzero)
+    return facts_of(work.name, work.shard, work.rule, layout, layout.to_norm(v), top, measured)
 
 
 @contextmanager
 def named(work: Work) -> Iterator[None]:
-    """Say which tensor it was."""
+    """Say which tensor it was.
+
+    Raises:
+        InvalidTensor: whatever was wrong with it.
+    """
     try:
         yield
-    except InvalidTensor as error:
-        raise InvalidTensor(f"{work.shard}: {work.name}: {error}") from None
+    except (InvalidTensor, ValueError) as error:
+        raise InvalidTensor(f"{work.shard}: {work.name}: {str(error).removeprefix('y: ')}") from None
 
 
-def _lower(
-    work: Work, first: int, rows: Array, v: Float64Array, u: Float64Array, sink: Sink, scratch: Scratch
-) -> Lowered:
-    layout = work.layout
-    out = scratch.take("x", rows.size)
-    sweep.down(layout.norm.inner.norm, layout.fibres(rows), layout.kept, v, u, layout.fibres(out))
-    sink.write(work.at(first), out.data)
-    distance, nonzero = difference(rows.view(layout.element), out.view(layout.element))
-    return Lowered(_aggregate(work, out), distance * distance, nonzero)
+def _down(work: Work, held: Held, balls: Balls, box: Panel, sink: Sink, scratch: Scratch) -> Lowered:
+    """Project a panel, write it, and measure what is written while it is at hand."""
+    layout, kept = work.layout, work.layout.kept
+    out = replace(held, elements=scratch.take("x", held.elements.size))
+    first, second = (outside(values, box, held.panel) for values in balls)
+    if held.cut.is_across and layout.norm.inner.norm == "l1":
+        results = out.parts
+        parts.shrink(held.parts, first, second, results)
+        if not np.may_share_memory(results, out.elements):
+            out.fibres[...] = results.reshape(out.fibres.shape)
+    else:
+        sweep.down(layout.norm.inner.norm, held.fibres, kept, first, second, out.fibres)
+    at = 0
+    for start, stop in held.cut.runs(held.panel):
+        sink.write(work.start + start, out.elements[at : at + stop - start].data)
+        at += stop - start
+    distance, nonzero = difference(held.elements.view(layout.element), out.elements.view(layout.element))
+    return Lowered((out.norms(layout.norm.inner.norm),), distance * distance, nonzero)
 
 
-def _joined(lowered: list[Lowered]) -> Lowered:
-    v = np.concatenate([part.v for part in lowered])
-    return Lowered(v, math.fsum(part.squares for part in lowered), sum(part.nonzero for part in lowered))
+def joined(lowered: list[Lowered]) -> Lowered:
+    """Put together what was measured of several parts."""
+    norms = tuple(norms for part in lowered for norms in part.norms)
+    return Lowered(norms, math.fsum(part.squares for part in lowered), sum(part.nonzero for part in lowered))
 
 
-def _aggregate(work: Work, rows: Array) -> Float64Array:
-    return sweep.up(work.layout.norm.inner.norm, work.layout.fibres(rows), work.layout.kept)
+def _refuse(work: Work, held: Held) -> None:
+    """Say which element of a panel is not finite, or that a norm overflows.
 
-
-def _panels(work: Work, first: int, last: int) -> list[tuple[int, int]]:
-    step = panel_bytes(work) // work.layout.row_bytes
-    return [(start, min(start + step, last)) for start in range(first, last, step)]
-
-
-def panel_bytes(work: Work) -> int:
-    """Bytes of the rows that are swept at a time; at least one row."""
-    return max(1, PANEL_BYTES // work.layout.row_bytes) * work.layout.row_bytes
-
-
-def _check_finite(work: Work, v: Float64Array, reader: Reader, first: int) -> None:
-    """Refuse elements that are not finite, or norms that overflow; the first row at fault is read again to tell."""
-    bad = np.argwhere(~np.isfinite(v))
-    if not len(bad):
-        return
-    layout = work.layout
-    row = first + int(bad[0][0])
-    buffer = np.empty(layout.row_bytes, np.uint8)
-    reader.read_into(work.at(row), buffer.data)
-    elements = buffer.view(layout.element)
+    Raises:
+        InvalidTensor: always.
+    """
+    layout, panel = work.layout, held.panel
+    elements = held.elements.view(layout.element)
     found = np.flatnonzero(~np.isfinite(elements))
     if not found.size:
-        raise InvalidTensor(f"{work.name}: a fibre's norm overflows float64 in row {row}; scale the tensor down")
-    place = row * elements.size + int(found[0])
-    index = [int(i) for i in np.unravel_index(place, layout.shape)]
+        raise InvalidTensor(
+            f"{work.shard}: {work.name}: a fibre's norm overflows float64 in rows {panel.rows[0]} to "
+            f"{panel.rows[1] - 1}; scale the tensor down"
+        )
+    *place, rest = np.unravel_index(int(found[0]), (*panel.sides, elements.size // math.prod(panel.sides)))
+    row, along, across = (
+        int(i) + side[0] for i, side in zip(place, (panel.rows, panel.length, panel.width), strict=True)
+    )
+    whole = ((row * layout.length + along) * layout.width + across) * math.prod(layout.rest) + int(rest)
+    index = [int(i) for i in np.unravel_index(whole, layout.shape)]
     raise InvalidTensor(
         f"{work.shard}: {work.name}: element {index} is {elements[found[0]]}; every element must be finite"
     )
