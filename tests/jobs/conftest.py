@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,16 @@ def load(folder: Path) -> dict[str, Array]:
     return {name: array for file in files for name, array in sorted(file.tensors.items())}
 
 
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One checkpoint for all tests: safetensors writes metadata in another order each time."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "in")
+
+
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path / "in")
+def checkpoint(original: Path, tmp_path: Path) -> Path:
+    """A copy for a test to work on."""
+    return Path(shutil.copytree(original, tmp_path / "in"))
 
 
 @pytest.fixture(scope="session")

@@ -40,11 +40,10 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path, make_
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Any, make_recipe: Any, files: Any) -> Any:
-    """The output of a job that nothing happened to, on a checkpoint like each test's own."""
+def straight(tmp_path_factory: pytest.TempPathFactory, original: Path, make_recipe: Any, files: Any) -> Any:
+    """The output of a job that nothing happened to."""
     folder = tmp_path_factory.mktemp("straight")
-    make_checkpoint(folder / "in")
-    run_job(make_recipe(folder / "in", folder / "out", *RULES), INLINE)
+    run_job(make_recipe(original, folder / "out", *RULES), INLINE)
     return files(folder / "out")
 
 

@@ -58,7 +58,7 @@ def test_shards_and_index_load_with_transformers(
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.3])
 def test_minilm_loads_with_sentence_transformers(
-    transformers: Any, minilm: Path, tmp_path: Path, make_recipe: Any, sparsity: float
+    transformers: Any, minilm: Path, tmp_path: Path, make_recipe: Any, loaded: Any, sparsity: float
 ) -> None:
     sentences = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     matrices = "tensors = '.*(query|key|value|dense|_embeddings)\\.weight'"
@@ -68,10 +68,10 @@ def test_minilm_loads_with_sentence_transformers(
         sentences.SentenceTransformer(str(folder), device="cpu").encode(texts) for folder in (minilm, tmp_path / "out")
     )
     assert before.shape == after.shape == (3, 384)
-    likeness = (before * after).sum(axis=1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
-    print(f"sparsity {sparsity}: cosine of embeddings before and after {likeness}")
-    if sparsity == 0.0:
-        assert before.tobytes() == after.tobytes()
-    else:
-        assert np.isfinite(after).all()
-        assert (likeness > 0.2).all(), likeness
+    assert np.isfinite(after).all()  # how much a model that is not trained on still means is no matter of loading
+    assert (before.tobytes() == after.tobytes()) == (sparsity == 0.0)
+    weights = sentences.SentenceTransformer(str(tmp_path / "out"), device="cpu")[0].auto_model.state_dict()
+    for name, x in loaded(tmp_path / "out").items():
+        if name in weights:
+            assert weights[name].numpy().tobytes() == x.tobytes(), name
+    assert sum(name in weights for name in loaded(tmp_path / "out")) >= len(weights) - 1  # the pooler may be left out

@@ -64,7 +64,7 @@ def _bars(console: Console) -> Bar:
     return Bar(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
+        DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[counts]}"),
@@ -103,7 +103,8 @@ def _closing(outcome: Outcome) -> str:
     if outcome.was_completed:
         return f"this job was completed before; its report is in {outcome.state_url}"
     rate = nbytes / summary["wall_s"] / 1e9 if summary["wall_s"] else 0.0
-    how = f"{summary['workers']} workers on {summary['engine']}, {summary['nodes']} nodes"
+    nodes = "1 node" if summary["nodes"] == 1 else f"{summary['nodes']} nodes"
+    how = f"{summary['workers']} workers on {summary['engine']}, {nodes}"
     return (
         f"{nbytes:,} bytes in {summary['wall_s']:.2f} s ({rate:.2f} GB/s; {how}; {summary['start_s']:.1f} s to start)\n"
         f"report: {outcome.state_url}/report.html and report.json"

@@ -41,23 +41,38 @@ def sparsity(facts: Sequence[Facts], rules: int) -> str:
 
 def histogram(title: str, counts: Sequence[int], rule: int, *, threshold: bool) -> str:
     """Draw how the norms of a rule's outermost groups spread about the threshold."""
-    height, wide, most = 150, (WIDTH - _LEFT) / BINS, max(counts, default=0) or 1
-    middle = _LEFT + wide * BINS / 2
+    first, last = _occupied(counts)
+    height, wide, most = 150, (WIDTH - _LEFT) / (last - first), max(counts, default=0) or 1
+    middle = _LEFT + wide * (BINS / 2 - first)
     bars = []
-    for i, count in enumerate(counts):
-        tall = height * count / most
+    for i in range(first, last):
+        tall = height * counts[i] / most
         kind = "gone" if threshold and i < BINS // 2 else f"c{rule % _COLOURS}"
-        low = 2.0 ** ((i - BINS / 2) * 2 * OCTAVES / BINS)
-        bars.append(_bar(_LEFT + i * wide, height - tall, wide - 1, tall, kind, f"{count} groups from {low:.3g} times"))
+        low, high = (2.0 ** ((edge - BINS / 2) * 2 * OCTAVES / BINS) for edge in (i, i + 1))
+        told = f"{counts[i]:,} groups of {low:.3g} to {high:.3g} times"
+        bars.append(_bar(_LEFT + (i - first) * wide, height - tall, wide - 1, tall, kind, told))
     line = f'<line x1="{middle:.1f}" y1="0" x2="{middle:.1f}" y2="{height}" class="line"/>'
     name = "threshold: groups up to it vanish" if threshold else "mean norm"
     ticks = [
-        _label(_LEFT + wide * BINS * (0.5 + octave / (2 * OCTAVES)), height + 18, f"{2.0**octave:g}×", "middle")
-        for octave in range(-int(OCTAVES) + 2, int(OCTAVES), 2)
+        _label(
+            _LEFT + wide * (BINS * (0.5 + octave / (2 * OCTAVES)) - first), height + 18, f"{2.0**octave:g}×", "middle"
+        )
+        for octave in range(-int(OCTAVES), int(OCTAVES) + 1)
+        if first <= BINS * (0.5 + octave / (2 * OCTAVES)) <= last
     ]
     below = "".join([_mark(0, f"{most:,}"), _mark(height, "0"), *bars, line, *ticks])
-    parts = [_label(middle, 10, name, "middle"), f'<g transform="translate(0 {_TOP})">{below}</g>']
+    parts = [
+        _label(middle, 10, name, "middle"),
+        _label(0, 10, "groups"),
+        f'<g transform="translate(0 {_TOP})">{below}</g>',
+    ]
     return f"<h3>{text(title)}</h3>" + _svg(_TOP + height + _BOTTOM, parts)
+
+
+def legend(names: Iterable[str]) -> str:
+    """Name the rules beside their colours."""
+    keys = (f'<span class="key c{i % _COLOURS}"></span>{text(name)} ' for i, name in enumerate(names))
+    return f"<p>{''.join(keys)}</p>"
 
 
 def timeline(stints: Sequence[dict[str, Any]]) -> str:
@@ -123,6 +138,13 @@ def _named_bars(facts: Sequence[Facts], shares: Sequence[float]) -> str:
         )
         parts.append(_label(left + scale + 6, y + 12, f"{share:.1%}"))
     return _svg(lane * max(len(facts), 1) + 4, parts)
+
+
+def _occupied(counts: Sequence[int]) -> tuple[int, int]:
+    """The bins that are worth showing: those with groups, and two doublings to either side of the middle at least."""
+    near = round(2 * BINS / (2 * OCTAVES))
+    full = [i for i, count in enumerate(counts) if count]
+    return min([BINS // 2 - near, *full[:1]]), max([BINS // 2 + near, *(i + 1 for i in full[-1:])])
 
 
 def _extent(stints: Sequence[dict[str, Any]]) -> tuple[int, int]:

@@ -65,7 +65,8 @@ def make_page(report: dict[str, Any], outcome: Outcome) -> str:
     return page.substitute(
         title=pictures.text(f"{report['input']} → {report['output']}"),
         summary=_summary(report),
-        sparsity=pictures.sparsity(outcome.facts, len(report["rules"])),
+        sparsity=pictures.sparsity(outcome.facts, len(report["rules"]))
+        + pictures.legend([f"rules[{i}] {rule['tensors']}" for i, rule in enumerate(report["rules"])]),
         histograms="".join(
             pictures.histogram(f"rules[{i}] {rule['tensors']}", rule["histogram"], i, threshold=rule["vanishing"])
             for i, rule in enumerate(report["rules"])
@@ -152,7 +153,7 @@ def _summary(report: dict[str, Any]) -> str:
         "tensors projected": f"{len(report['tensors'])}",
         "groups that are zero": f"{sum(rule['zero_groups'] for rule in report['rules']):,}",
         "bytes that could go": f"{report['removal_plan']['bytes_saved']:,}",
-        "ran on": f"{report['workers']} workers, {report['engine']}, {report['nodes']} node(s)",
+        "ran on": f"{report['workers']} × {report['engine']}, {report['nodes']} × node",
     }
     return "".join(f"<div><dt>{name}</dt><dd>{pictures.text(value)}</dd></div>" for name, value in cards.items())
 
