@@ -7,6 +7,7 @@ anything else (axes that do not merge, reversed, unaligned or byte-swapped eleme
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import prod
 from types import EllipsisType
 from typing import Literal
@@ -17,6 +18,9 @@ from normtree_kernels.dtypes import Array, Int64Array, storage
 
 PANEL_FIBRES = 1 << 16
 PANEL_BYTES = 1 << 18
+# Layouts of small tensors are kept, since to find one takes longer than to sweep one: so many of so many fibres.
+_LAYOUTS_KEPT = 256
+_KEPT_FIBRES = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,23 @@ class Fibres:
     width: int = 1
 
     def panels(self) -> Iterator[tuple[slice, list[Int64Array]]]:
-        """Yield ranges of fibres and, for each array, where in it they (or their first column) begin."""
-        count = prod(axis.length for axis in self.kept)
-        for start in range(0, count, PANEL_FIBRES):
-            index = np.arange(start, min(start + PANEL_FIBRES, count))
-            yield slice(start * self.width, (start + index.size) * self.width), self._offsets(index)
+        """Yield ranges of fibres and, for each array, where in it they (or their first column) begin: not to change."""
+        if self._count <= _KEPT_FIBRES:
+            yield self._only_panel
+            return
+        for start in range(0, self._count, PANEL_FIBRES):
+            yield self._panel(start, min(start + PANEL_FIBRES, self._count))
+
+    @cached_property
+    def _count(self) -> int:
+        return prod(axis.length for axis in self.kept)
+
+    @cached_property
+    def _only_panel(self) -> tuple[slice, list[Int64Array]]:
+        return self._panel(0, self._count)
+
+    def _panel(self, start: int, stop: int) -> tuple[slice, list[Int64Array]]:
+        return slice(start * self.width, stop * self.width), self._offsets(np.arange(start, stop))
 
     def _offsets(self, index: Int64Array) -> list[Int64Array]:
         offsets = [np.zeros(index.size, np.int64) for _ in self.steps]
@@ -63,12 +79,22 @@ class Fibres:
 
 def lay_out(kept: int, *arrays: Array) -> Fibres:
     """Find how the fibres of arrays of one shape lie, when their first ``kept`` axes tell the fibres apart."""
-    if not all(_is_plain(array) for array in arrays):
+    for array in arrays:
+        if not (array.flags.aligned and array.dtype.isnative):
+            return Fibres("packed")
+    return _lay_out(kept, arrays[0].shape, tuple((array.itemsize, array.strides) for array in arrays))
+
+
+@lru_cache(_LAYOUTS_KEPT)
+def _lay_out(kept: int, shape: tuple[int, ...], walks: tuple[tuple[int, tuple[int, ...]], ...]) -> Fibres:
+    """Find the layout of arrays of one shape, each walked by an item's bytes and the strides of its axes."""
+    if any(stride < 0 or stride % itemsize for itemsize, strides in walks for stride in strides):
         return Fibres("packed")
-    outer, inner = _merge(arrays, 0, kept), _merge(arrays, kept, arrays[0].ndim)
+    steps = [tuple(strides[axis] // itemsize for itemsize, strides in walks) for axis in range(len(shape))]
+    outer, inner = _merge(shape[:kept], steps[:kept]), _merge(shape[kept:], steps[kept:])
     if len(inner) > 1:
         return Fibres("packed")
-    units = (1,) * len(arrays)
+    units = (1,) * len(walks)
     fibre = inner[0] if inner else Axis(1, units)
     across = bool(outer) and outer[-1].steps == units
     if across and (not inner or fibre.steps != units):
@@ -80,13 +106,20 @@ def lay_out(kept: int, *arrays: Array) -> Fibres:
 
 def flat(array: Array) -> Array:
     """View the memory that a plain array spans as one row of elements, as kernels see them, read-only."""
-    span = 1 + sum((n - 1) * step // array.itemsize for n, step in zip(array.shape, array.strides, strict=True))
-    return np.lib.stride_tricks.as_strided(storage(array), (span,), (array.itemsize,), writeable=False)
+    row = flat_out(array)
+    row.flags.writeable = False
+    return row
 
 
 def flat_out(array: Array) -> Array:
-    """View the memory that a plain writable array spans as one row of elements, as kernels see them."""
-    return np.lib.stride_tricks.as_strided(storage(array), flat(array).shape, (array.itemsize,))
+    """View the memory that a plain array spans as one row of elements, as kernels see them, writable if it is."""
+    stored = storage(array)
+    if stored.flags.c_contiguous:
+        return stored.reshape(-1)
+    if stored.flags.f_contiguous:
+        return stored.T.reshape(-1)
+    span = 1 + sum((n - 1) * step // array.itemsize for n, step in zip(array.shape, array.strides, strict=True))
+    return np.lib.stride_tricks.as_strided(stored, (span,), (array.itemsize,))
 
 
 def packed_panels(array: Array, kept: int) -> Iterator[tuple[slice | EllipsisType, ...]]:
@@ -105,20 +138,13 @@ def packed_panels(array: Array, kept: int) -> Iterator[tuple[slice | EllipsisTyp
             yield (*(slice(i, i + 1) for i in outer), slice(start, start + thick))
 
 
-def _is_plain(array: Array) -> bool:
-    walks = all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
-    return walks and bool(array.flags.aligned) and array.dtype.isnative
-
-
-def _merge(arrays: tuple[Array, ...], start: int, stop: int) -> list[Axis]:
+def _merge(lengths: tuple[int, ...], steps: list[tuple[int, ...]]) -> list[Axis]:
     axes: list[Axis] = []
-    for i in range(start, stop):
-        length = arrays[0].shape[i]
-        steps = tuple(array.strides[i] // array.itemsize for array in arrays)
+    for length, here in zip(lengths, steps, strict=True):
         if length == 1:
             continue
-        if axes and axes[-1].steps == tuple(length * step for step in steps):
-            axes[-1] = Axis(axes[-1].length * length, steps)
+        if axes and axes[-1].steps == tuple(length * step for step in here):
+            axes[-1] = Axis(axes[-1].length * length, here)
         else:
-            axes.append(Axis(length, steps))
+            axes.append(Axis(length, here))
     return axes

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 NORMS = ("l1", "l2", "linf")
@@ -92,7 +93,7 @@ class MixedNorm:
             raise ValueError(f"norm: it names {norm.ndim} axes, but the tensor has {ndim}")
         return cls(norm.levels)
 
-    @property
+    @cached_property
     def ndim(self) -> int:
         """Number of axes of the tensors this norm is for."""
         return sum(len(level.axes) for level in self.levels)
@@ -102,22 +103,22 @@ class MixedNorm:
         """The innermost level: the only one that reads the tensor itself."""
         return self.levels[-1]
 
-    @property
+    @cached_property
     def kept_axes(self) -> tuple[int, ...]:
         """The axes that the innermost level keeps, outermost level first."""
         return tuple(axis for level in self.levels[:-1] for axis in level.axes)
 
-    @property
+    @cached_property
     def order(self) -> tuple[int, ...]:
         """The permutation of the tensor's axes that puts the levels from outer to inner."""
         return self.kept_axes + self.inner.axes
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The levels' norms as text, outer to inner: ``"l1,linf"``."""
         return ",".join(level.norm for level in self.levels)
 
-    @property
+    @cached_property
     def axes_text(self) -> str:
         """The levels' axes as text, outer to inner: ``"1,0"``."""
         return ",".join(".".join(str(axis) for axis in level.axes) for level in self.levels)

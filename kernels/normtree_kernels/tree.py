@@ -4,8 +4,7 @@ It works on the innermost aggregates only, an array smaller than the tensor by t
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from time import perf_counter_ns
@@ -71,8 +70,10 @@ def climb(norm: MixedNorm, v: Float64Array, steps: list[Step] | None = None) -> 
     aggregates = [v.reshape(_level_sizes(norm, v.shape))]
     for index in reversed(range(len(norm.levels) - 1)):
         below = aggregates[-1]
-        with _timed(steps, "up", index, below.nbytes):
-            aggregates.append(sweep.up(norm.levels[index].norm, below, below.ndim - 1))
+        start_ns = perf_counter_ns()
+        aggregates.append(sweep.up(norm.levels[index].norm, below, below.ndim - 1))
+        if steps is not None:
+            steps.append(Step("up", index, start_ns, perf_counter_ns(), below.nbytes))
     return aggregates
 
 
@@ -95,9 +96,11 @@ def crown(norm: MixedNorm, v: Float64Array, goal: Goal) -> Crown:
     total = float(aggregates[-1])
     radius = _radius(norm, aggregates, goal)
     u = np.asarray(min(radius, total))
-    if np.isfinite(total):
+    if math.isfinite(total):
         u = _descend(norm, aggregates, u, 0, steps)
-    radii = np.broadcast_to(u, aggregates[0].shape).reshape(v.shape)
+    if u.shape != aggregates[0].shape:  # the norm is not finite
+        u = np.broadcast_to(u, aggregates[0].shape)
+    radii = u.reshape(v.shape)
     return Crown(radii, radius, total, total <= radius, tuple(steps))
 
 
@@ -166,9 +169,10 @@ def _descend(
     """Push the radii of level ``first`` down to the fibres."""
     for index, level in enumerate(norm.levels[first:-1], first):
         here, above = aggregates[-2 - index], aggregates[-1 - index]
+        start_ns = perf_counter_ns()
         radii = np.empty_like(here)
-        with _timed(steps, "down", index, 2 * here.nbytes):
-            sweep.down(level.norm, here, here.ndim - 1, above, u, radii)
+        sweep.down(level.norm, here, here.ndim - 1, above, u, radii)
+        steps.append(Step("down", index, start_ns, perf_counter_ns(), 2 * here.nbytes))
         u = radii
     return u
 
@@ -189,14 +193,6 @@ def _lost(v: Float64Array, aggregates: list[Float64Array], goal: Goal, steps: li
     """The crown of a tensor that stands under a root that is not finite."""
     radius = math.nan if goal.radius is None else goal.radius
     return Crown(np.full(v.shape, np.nan), radius, float(aggregates[-1]), False, tuple(steps))
-
-
-@contextmanager
-def _timed(steps: list[Step] | None, sweep: Literal["up", "down"], level: int, nbytes: int) -> Iterator[None]:
-    start_ns = perf_counter_ns()
-    yield
-    if steps is not None:
-        steps.append(Step(sweep, level, start_ns, perf_counter_ns(), nbytes))
 
 
 def _level_sizes(norm: MixedNorm, kept_shape: tuple[int, ...]) -> tuple[int, ...]:
