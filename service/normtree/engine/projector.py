@@ -22,6 +22,7 @@ from normtree.engine.executor import Executor
 from normtree.engine.inline import InlineExecutor
 from normtree.engine.machine import this_machine
 from normtree.engine.measure import Request, measure
+from normtree.engine.one_block import is_one_block, run_one_block
 from normtree.engine.plan import Plan, make_plan
 from normtree.engine.profile import Engine, MachineProfile
 from normtree.engine.profile_store import load_profile, profile_path, save_profile
@@ -288,7 +289,7 @@ class Projector:
         plans = [work.plan for work in works]
         try:
             with _told(terms, deadline_s):
-                run = run_tree(self._executor(plans[0]), self.slates, works, goal, terms)
+                run = self._run(works, goal, terms)
                 if not run.finite:
                     raise _describe_bad(works, run)
                 if baseline == "none":
@@ -301,6 +302,12 @@ class Projector:
             if terms.done:
                 terms.done.fail(error)
             raise
+
+    def _run(self, works: Sequence[Work], goal: Goal, terms: Terms) -> Run:
+        executor = self._executor(works[0].plan)
+        if is_one_block(executor, works, terms):
+            return run_one_block(works[0], goal, terms)
+        return run_tree(executor, self.slates, works, goal, terms)
 
     def project_array(self, y: NDArray[Any], plan: Plan, *, baseline: Baseline = "none") -> tuple[NDArray[Any], Timing]:
         """Project an array that is not in the arena: copied in, projected, copied out.

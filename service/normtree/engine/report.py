@@ -1,6 +1,6 @@
 """The timing of a run: the schema filled from its clocks."""
 
-import uuid
+import secrets
 from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Literal
@@ -8,6 +8,8 @@ from typing import Literal
 from normtree.engine.plan import Plan
 from normtree.engine.run import Run
 from normtree.engine.timing import LevelTiming, Span, Timing
+
+_TRACE_BYTES = 16
 
 
 def make_timing(
@@ -42,7 +44,7 @@ def make_timing(
         serial_is=serial_is,
         retries=run.retries,
         bytes_moved=run.bytes_moved,
-        trace_id=uuid.uuid4().hex,
+        trace_id=secrets.token_hex(_TRACE_BYTES),
         spans=tuple(span for phase in run.phases for span in phase.spans),
     )
 

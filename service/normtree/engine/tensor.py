@@ -2,7 +2,7 @@
 
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from threading import Lock
 from typing import Any, Literal
@@ -22,6 +22,8 @@ class Tensor:
         dtype: the element type by name or NumPy's text: ``"float32"``, ``"<f4"``, ``"bfloat16"``.
         order: ``"C"`` or ``"F"``: which axis varies fastest in memory, the last or the first.
         offset: bytes of the segment before the first element; kernels are fastest where it is a multiple of 64.
+        memory: what holds the tensor instead of a segment, where it need not be seen outside of this process; such a
+            tensor cannot travel.
     """
 
     segment: str
@@ -29,6 +31,7 @@ class Tensor:
     dtype: str
     order: Literal["C", "F"] = "C"
     offset: int = 0
+    memory: memoryview | None = field(default=None, compare=False, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -45,8 +48,12 @@ class Tensor:
             FileNotFoundError: the segment is gone, or is on another node.
             ValueError: the segment ends before the tensor does.
         """
-        memory = np.frombuffer(attach(self.segment), np.uint8, self.nbytes, self.offset)
-        array = memory.view(self.dtype).reshape(self.shape, order=self.order)
+        memory = attach(self.segment) if self.memory is None else self.memory
+        try:
+            array: NDArray[Any] = np.ndarray(self.shape, self.dtype, memory, self.offset, order=self.order)
+        except TypeError:
+            where = f"{self.segment or 'memory'}, from byte {self.offset}"
+            raise ValueError(f"{where}: the buffer is too small for {self.shape} {self.dtype}") from None
         array.flags.writeable = writable
         return array
 

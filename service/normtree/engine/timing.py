@@ -1,7 +1,7 @@
 """The timing of an answer: one schema for HTTP, command line, jobs and benchmarks, filled from real clocks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self
 
 Sweep = Literal["up", "root", "down"]
@@ -62,18 +62,18 @@ class LevelTiming:
     @classmethod
     def of(cls, norm: str, phases: Iterable[Sequence[Span]]) -> Self:
         """Sum up the work of one level: the pieces of each phase, which ran side by side."""
-        sides = [phase for phase in phases if phase]
-        wall_ms = sum(max(s.stop_ns for s in w) - min(s.start_ns for s in w) for w in sides) / _NS_PER_MS
-        nbytes = sum(s.nbytes for phase in sides for s in phase)
-        return cls(
-            norm=norm,
-            tasks=sum(map(len, sides)),
-            wall_ms=wall_ms,
-            work_ms=sum(s.ms for phase in sides for s in phase),
-            span_ms=sum(max(s.ms for s in phase) for phase in sides),
-            bytes=nbytes,
-            gb_per_s=nbytes / (wall_ms * 1e6) if wall_ms else 0.0,
-        )
+        tasks, nbytes, wall_ns, work_ns, span_ns = 0, 0, 0, 0, 0
+        for phase in phases:
+            if not phase:
+                continue
+            took_ns = [span.stop_ns - span.start_ns for span in phase]
+            tasks += len(phase)
+            nbytes += sum(span.nbytes for span in phase)
+            wall_ns += max(span.stop_ns for span in phase) - min(span.start_ns for span in phase)
+            work_ns += sum(took_ns)
+            span_ns += max(took_ns)
+        wall_ms, work_ms, span_ms = wall_ns / _NS_PER_MS, work_ns / _NS_PER_MS, span_ns / _NS_PER_MS
+        return cls(norm, tasks, wall_ms, work_ms, span_ms, nbytes, nbytes / (wall_ms * 1e6) if wall_ns else 0.0)
 
 
 @dataclass(frozen=True)
@@ -130,18 +130,28 @@ class Timing:
 
     def with_stages(self, **stages_ms: float) -> Self:
         """Add stages that happened outside the engine, in milliseconds."""
-        unknown = set(stages_ms) - set(STAGES)
+        unknown = stages_ms.keys() - set(STAGES)
         if unknown:
             raise ValueError(f"stages: wanted some of {', '.join(STAGES)}, got {', '.join(sorted(unknown))}")
         merged = {**self.stages_ms, **stages_ms}
-        return replace(self, stages_ms={stage: merged[stage] for stage in STAGES if stage in merged})
+        return self.with_changed(stages_ms={stage: merged[stage] for stage in STAGES if stage in merged})
+
+    def with_changed(self, **fields: object) -> Self:
+        """Return a copy with other fields; `dataclasses.replace` takes longer than small tensors do."""
+        changed = object.__new__(type(self))
+        vars(changed).update(vars(self), **fields)
+        return changed
 
     def as_dict(self) -> dict[str, object]:
         """The schema as plain values, for JSON."""
-        derived = ("speedup", "parallelism", "efficiency", "overhead_ms")
-        return {
-            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("levels", "spans")},
+        plain = {
+            **vars(self),
             "stages_ms": dict(self.stages_ms),
             "levels": [dict(vars(level)) for level in self.levels],
-            **{name: getattr(self, name) for name in derived},
+            "speedup": self.speedup,
+            "parallelism": self.parallelism,
+            "efficiency": self.efficiency,
+            "overhead_ms": self.overhead_ms,
         }
+        del plain["spans"]
+        return plain

@@ -19,6 +19,7 @@ from normtree.engine.survivors import Groups, groups_down
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Span
 from normtree_kernels.blocks import Block
+from normtree_kernels.dtypes import Float64Array
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
 from normtree_kernels.radius import settle
@@ -161,7 +162,18 @@ def _tops(branches: Sequence[Branch], goal: Goal) -> list[Crown]:
     aggregates = [np.asarray(branch.norms.array()) for branch in branches]
     if len(branches) > 1:
         return crowns(norms, aggregates, goal)
-    norm, v = norms[0], aggregates[0]
-    if goal.radius is None and len(norm.levels) == 1:  # the groups are the elements: what is above them knows none
-        goal = settle(goal, norm, branches[0].source.array()) if np.isfinite(v) else Goal(radius=0.0)
-    return [crown(norm, v, goal)]
+    return [find_crown(norms[0], aggregates[0], goal, branches[0].source)]
+
+
+def find_crown(norm: MixedNorm, v: Float64Array, goal: Goal, source: Tensor) -> Crown:
+    """Project one tensor's aggregates.
+
+    Args:
+        norm: mixed norm bound to its axes.
+        v: float64, shape of the kept axes in the norm's order: the fibres' norms.
+        goal: what to reach.
+        source: the tensor, which is looked at where its elements are the groups.
+    """
+    if goal.radius is None and len(norm.levels) == 1:  # what is above the elements knows none of them
+        goal = settle(goal, norm, source.array()) if np.isfinite(v) else Goal(radius=0.0)
+    return crown(norm, v, goal)
