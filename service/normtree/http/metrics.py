@@ -4,7 +4,7 @@ import platform
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
@@ -14,6 +14,7 @@ from normtree.engine.timing import Timing
 from normtree.errors import DeadlineExceeded, Drained
 from normtree.http.admission import Admission
 from normtree.http.exchange import Exchange
+from normtree.http.histogram import Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -34,12 +35,11 @@ class Metrics:
         """Begin at zero; gauges are read from the parts given."""
         registry = self.registry = CollectorRegistry()
         self._leaf_count, self._leaf_s = 0, 0.0
-        self._stages: dict[tuple[str, str], Histogram] = {}
+        self._children: dict[tuple[Counter, str, str], Counter] = {}
         self._requests = Counter("normtree_requests", "Requests answered.", ["route", "code"], registry=registry)
         self._seconds = Histogram(
-            "normtree_request_seconds", "Time of a request, by stage.", ["route", "stage"],
-            buckets=_SECONDS, registry=registry,
-        )  # fmt: skip
+            "normtree_request_seconds", "Time of a request, by stage.", ("route", "stage"), _SECONDS
+        )
         self._rejected = Counter("normtree_rejected", "Requests turned away.", ["reason"], registry=registry)
         self._cancelled = Counter(
             "normtree_cancelled", "Requests given up after they began.", ["cause"], registry=registry
@@ -48,9 +48,9 @@ class Metrics:
         self._plans = Counter(
             "normtree_plans", "Projections, by engine and why.", ["engine", "reason"], registry=registry
         )
-        self._efficiency = Histogram(
-            "normtree_parallel_efficiency", "Speed-up over workers.", buckets=_SHARES, registry=registry
-        )
+        self._efficiency = Histogram("normtree_parallel_efficiency", "Speed-up over workers.", (), _SHARES)
+        registry.register(self._seconds)
+        registry.register(self._efficiency)
         Info("normtree_build", "What runs here.", registry=registry).info(_build())
         self._gauge(
             "normtree_inflight_requests", "Tensors in flight, waiting ones included.", lambda: admission.in_flight
@@ -72,8 +72,8 @@ class Metrics:
 
     def count(self, done: Exchange) -> None:
         """Count a request that has ended."""
-        self._requests.labels(done.route, str(done.status)).inc()
-        self._observe(done.route, "total", done.seconds)
+        self._child(self._requests, done.route, str(done.status)).inc()
+        self._seconds.observe(done.seconds, done.route, "total")
         cause = "disconnect" if done.gone else _CANCELLED.get(done.problem or "")
         if cause:
             self._cancelled.labels(cause).inc()
@@ -85,20 +85,20 @@ class Metrics:
     def _count_timing(self, route: str, timing: Timing) -> None:
         for stage, took_ms in timing.stages_ms.items():
             if stage != "total":
-                self._observe(route, stage, took_ms / _MS_PER_S)
-        self._plans.labels(timing.engine, timing.reason.partition(":")[0]).inc()
+                self._seconds.observe(took_ms / _MS_PER_S, route, stage)
+        self._child(self._plans, timing.engine, timing.reason.partition(":")[0]).inc()
         self._efficiency.observe(timing.efficiency)
         self._leaf_count += sum(level.tasks for level in timing.levels)
         self._leaf_s += timing.work_ms / _MS_PER_S
         if timing.retries:
             self._retries.labels("worker-lost").inc(timing.retries)
 
-    def _observe(self, route: str, stage: str, seconds: float) -> None:
-        """Observe a stage; its histogram is looked up by its labels once, since that costs more than to observe."""
-        child = self._stages.get((route, stage))
+    def _child(self, family: Counter, first: str, second: str) -> Counter:
+        """Return a family's counter by its labels; looked up once, since that costs more than to count."""
+        child = self._children.get((family, first, second))
         if child is None:
-            child = self._stages[route, stage] = self._seconds.labels(route, stage)
-        child.observe(seconds)
+            child = self._children[family, first, second] = family.labels(first, second)
+        return child
 
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         Gauge(name, text, registry=self.registry).set_function(read)

@@ -1,7 +1,7 @@
 """Request ids and traces: every request has one of each, its client's or ours, and every answer carries them."""
 
 import re
-import uuid
+import secrets
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,6 +11,7 @@ from normtree.http.trace_context import TraceContext
 
 HEADER = "X-Request-Id"
 _VALID = re.compile(r"[!-~]{1,128}", re.ASCII)
+_BYTES = 16
 _RAW = HEADER.lower().encode()
 _RAW_TRACE = trace_context.HEADER.encode()
 
@@ -34,7 +35,7 @@ class RequestId:
         headers = Headers(scope=scope)
         given = headers.get(HEADER, "")
         state = scope.setdefault("state", {})
-        own = state["request_id"] = given if _VALID.fullmatch(given) else uuid.uuid4().hex
+        own = state["request_id"] = given if _VALID.fullmatch(given) else secrets.token_hex(_BYTES)
         trace = state.setdefault("trace", None) or TraceContext.of(headers.get(trace_context.HEADER, ""))
         state["trace"] = trace
 

@@ -30,11 +30,17 @@ class TraceContext:
     @classmethod
     def of(cls, traceparent: str) -> Self:
         """Go on with the trace that a client names, or begin one where it names none that can be read."""
-        span_id = secrets.token_hex(_SPAN_BYTES)
+        if not traceparent:
+            return cls._new()
         match = _VALID.fullmatch(traceparent)
         if match is None or (match["more"] and traceparent.startswith("00")):
-            return cls(secrets.token_hex(_TRACE_BYTES), span_id)
-        return cls(match["trace"], span_id, match["flags"])
+            return cls._new()
+        return cls(match["trace"], secrets.token_hex(_SPAN_BYTES), match["flags"])
+
+    @classmethod
+    def _new(cls) -> Self:
+        ids = secrets.token_hex(_TRACE_BYTES + _SPAN_BYTES)
+        return cls(ids[: 2 * _TRACE_BYTES], ids[2 * _TRACE_BYTES :])
 
     def __str__(self) -> str:
         """Return it as the header has it."""
