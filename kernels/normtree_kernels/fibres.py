@@ -82,7 +82,8 @@ def lay_out(kept: int, *arrays: Array) -> Fibres:
     for array in arrays:
         if not (array.flags.aligned and array.dtype.isnative):
             return Fibres("packed")
-    return _lay_out(kept, arrays[0].shape, tuple((array.itemsize, array.strides) for array in arrays))
+    walks = [(array.itemsize, array.strides) for array in arrays]
+    return _lay_out(kept, arrays[0].shape, tuple(walks))
 
 
 @lru_cache(_LAYOUTS_KEPT)

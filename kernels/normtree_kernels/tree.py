@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from time import perf_counter_ns
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,7 @@ from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One sweep of one upper level, as it was timed.
 
     Args:

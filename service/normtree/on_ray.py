@@ -290,7 +290,7 @@ def _top(plan: Plan, norms: Float64Array) -> Crown:
 
 def _phase(sweep: Sweep, spans: Sequence[Span], start_ns: int, stop_ns: int) -> Phase:
     """A phase whose pieces all begin with it: the clocks of their nodes cannot be compared."""
-    moved = (replace(span, start_ns=start_ns, stop_ns=start_ns + span.stop_ns - span.start_ns) for span in spans)
+    moved = (span._replace(start_ns=start_ns, stop_ns=start_ns + span.stop_ns - span.start_ns) for span in spans)
     return Phase(sweep, tuple(moved), stop_ns)
 
 

@@ -1,17 +1,15 @@
 """The phases of a run: what is asked of an executor one after the other, and what their clocks told."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 from normtree.engine.executor import Executor, Leaf
 from normtree.engine.stop import Stop
 from normtree.engine.timing import Span, Sweep
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """One phase: leaves that ran side by side, or the root.
 
     Args:

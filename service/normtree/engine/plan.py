@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -59,7 +60,7 @@ class Plan:
     predicted: Mapping[Engine, Prediction]
     serial_ms: float
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the tensor."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize

@@ -159,11 +159,7 @@ class Projector:
         if self._planned_by is not self.profile:
             self._plan.cache_clear()
             self._planned_by = self.profile
-        try:
-            goal = Goal(radius, sparsity, groups)
-        except (TypeError, ValueError) as error:
-            raise InvalidParameter(str(error), pointer=str(error).partition(":")[0]) from error
-        return self._plan(shape, dtype, norm, axes, goal, exact, engine, workers)
+        return self._plan(shape, dtype, norm, axes, radius, sparsity, groups, exact, engine, workers)
 
     def _make_plan(
         self,
@@ -171,12 +167,18 @@ class Projector:
         dtype: str,
         norm: str,
         axes: str | None,
-        goal: Goal,
+        radius: float | None,
+        sparsity: float | None,
+        groups: int | None,
         exact: bool,
         engine: str,
         workers: int | None,
     ) -> Plan:
         """Make a plan; small requests are alike, and planning one takes longer than projecting it."""
+        try:
+            goal = Goal(radius, sparsity, groups)
+        except (TypeError, ValueError) as error:
+            raise InvalidParameter(str(error), pointer=str(error).partition(":")[0]) from error
         try:
             check_dtype(np.dtype(dtype), "tensor")
         except TypeError as error:

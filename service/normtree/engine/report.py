@@ -54,14 +54,14 @@ def _levels(plans: Sequence[Plan], run: Run) -> tuple[LevelTiming, ...]:
     deepest = max((plan.norm for plan in plans), key=lambda norm: len(norm.levels))
     leaves = [phase.spans for phase in run.phases if phase.sweep != "root"]
     steps = [[step for step in run.steps if step.stage == stage] for stage in ("up", "down")]
-    return tuple(
-        LevelTiming.of(level.norm, [_at(index, spans) for spans in (*leaves, *steps)])
-        for index, level in enumerate(deepest.levels)
-    )
-
-
-def _at(level: int, spans: Iterable[Span]) -> list[Span]:
-    return [span for span in spans if span.level == level]
+    phases: list[list[list[Span]]] = [[] for _ in deepest.levels]
+    for spans in (*leaves, *steps):
+        by_level: dict[int, list[Span]] = {}
+        for span in spans:
+            by_level.setdefault(span.level, []).append(span)
+        for index, together in by_level.items():
+            phases[index].append(together)
+    return tuple(LevelTiming.of(level.norm, each) for level, each in zip(deepest.levels, phases, strict=True))
 
 
 def _join(texts: Iterable[str]) -> str:

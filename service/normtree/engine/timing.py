@@ -2,17 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 Sweep = Literal["up", "root", "down"]
 Stage = Literal["receive", "decode", "queue", "place", "up", "root", "down", "encode", "total"]
 STAGES: tuple[Stage, ...] = ("receive", "decode", "queue", "place", "up", "root", "down", "encode", "total")
+_STAGES = frozenset(STAGES)
 
 _NS_PER_MS = 1e6
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A piece of work as the clock of the one who did it saw it.
 
     Args:
@@ -37,8 +37,7 @@ class Span:
         return (self.stop_ns - self.start_ns) / _NS_PER_MS
 
 
-@dataclass(frozen=True)
-class LevelTiming:
+class LevelTiming(NamedTuple):
     """What one level of the tree cost, both sweeps together.
 
     Args:
@@ -66,12 +65,16 @@ class LevelTiming:
         for phase in phases:
             if not phase:
                 continue
-            took_ns = [span.stop_ns - span.start_ns for span in phase]
+            first_ns, last_ns, longest_ns = phase[0].start_ns, phase[0].stop_ns, 0
+            for span in phase:
+                took_ns = span.stop_ns - span.start_ns
+                first_ns, last_ns = min(first_ns, span.start_ns), max(last_ns, span.stop_ns)
+                longest_ns = max(longest_ns, took_ns)
+                work_ns += took_ns
+                nbytes += span.nbytes
             tasks += len(phase)
-            nbytes += sum(span.nbytes for span in phase)
-            wall_ns += max(span.stop_ns for span in phase) - min(span.start_ns for span in phase)
-            work_ns += sum(took_ns)
-            span_ns += max(took_ns)
+            wall_ns += last_ns - first_ns
+            span_ns += longest_ns
         wall_ms, work_ms, span_ms = wall_ns / _NS_PER_MS, work_ns / _NS_PER_MS, span_ns / _NS_PER_MS
         return cls(norm, tasks, wall_ms, work_ms, span_ms, nbytes, nbytes / (wall_ms * 1e6) if wall_ns else 0.0)
 
@@ -130,7 +133,7 @@ class Timing:
 
     def with_stages(self, **stages_ms: float) -> Self:
         """Add stages that happened outside the engine, in milliseconds."""
-        unknown = stages_ms.keys() - set(STAGES)
+        unknown = stages_ms.keys() - _STAGES
         if unknown:
             raise ValueError(f"stages: wanted some of {', '.join(STAGES)}, got {', '.join(sorted(unknown))}")
         merged = {**self.stages_ms, **stages_ms}
@@ -147,7 +150,7 @@ class Timing:
         plain = {
             **vars(self),
             "stages_ms": dict(self.stages_ms),
-            "levels": [dict(vars(level)) for level in self.levels],
+            "levels": [level._asdict() for level in self.levels],
             "speedup": self.speedup,
             "parallelism": self.parallelism,
             "efficiency": self.efficiency,
