@@ -1,5 +1,7 @@
 """The query of a projection: defaults, and the words for what is wrong."""
 
+from urllib.parse import urlencode
+
 import pytest
 
 from normtree.errors import InvalidParameter
@@ -7,7 +9,7 @@ from normtree.http.query import PlanQuery, ProjectQuery, WorkQuery, query_parame
 
 
 def test_defaults() -> None:
-    assert read_query([("radius", "1.5")]).model_dump() == {
+    assert read_query(b"radius=1.5").model_dump() == {
         "norm": "l1,linf",
         "axes": None,
         "radius": 1.5,
@@ -41,7 +43,7 @@ def test_all_given() -> None:
         ("output", "compact"),
         ("tensors", "encoder[.].*"),
     ]
-    assert read_query(pairs) == ProjectQuery(
+    assert read_query(urlencode(pairs).encode()) == ProjectQuery(
         norm="l1,l1",
         axes="1,0",
         radius=0.0,
@@ -113,18 +115,18 @@ def test_plan_options_are_what_a_plan_asks_for() -> None:
 )
 def test_refuses(query: dict[str, str], pointer: str, message: str) -> None:
     with pytest.raises(InvalidParameter, match=message) as caught:
-        read_query(list(query.items()))
+        read_query(urlencode(query).encode())
     assert caught.value.pointer == pointer
 
 
 def test_refuses_a_repeated_parameter() -> None:
     with pytest.raises(InvalidParameter, match="radius is given 2 times, wanted once"):
-        read_query([("radius", "1"), ("radius", "2")])
+        read_query(b"radius=1&radius=2")
 
 
 def test_cuts_what_it_shows() -> None:
     with pytest.raises(InvalidParameter) as caught:
-        read_query([("radius", "9" * 10_000 + "x")])
+        read_query(b"radius=" + b"9" * 10_000 + b"x")
     assert len(caught.value.detail) < 200
 
 

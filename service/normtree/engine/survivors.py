@@ -3,7 +3,7 @@
 A client that wants the survivors only is sent no zeros; so none are written, and nothing is searched for them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from threading import get_native_id
 from time import perf_counter_ns
@@ -121,7 +121,7 @@ def _among_survivors(target: Tensor, norm: MixedNorm, shape: tuple[int, ...], co
     """View the survivors' place at a target's beginning, axes in the norm's order, the outermost ones as one."""
     outer = norm.levels[0].axes
     short, place = short_shape(shape, outer, count)
-    x = Tensor(target.segment, short, target.dtype, "C", target.offset).array(writable=True)
+    x = replace(target, shape=short).array(writable=True)
     rest = [axis for axis in range(len(shape)) if axis not in outer]
     where = {axis: i if i < place else i + 1 for i, axis in enumerate(rest)}
     return x.transpose(place, *(where[axis] for axis in norm.order if axis not in outer))

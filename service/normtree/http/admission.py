@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import lru_cache
 from time import perf_counter
 from urllib.parse import parse_qs
 
@@ -24,6 +25,7 @@ from normtree.settings import Settings
 _RETRY_AFTER_S = 1
 _TENSOR_PATHS = re.compile(r"/v1/project|/v2/models/[^/]+(?:/versions/[^/]+)?/infer")
 _MS_PER_S = 1e3
+_QUERIES_KEPT = 256
 
 
 def takes_tensor(path: str) -> bool:
@@ -129,11 +131,17 @@ class Admission:
 
     def _time_left_s(self, scope: Scope) -> float:
         """Return how long a request may wait: its own deadline where its query has one, else the service's."""
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("deadline_ms", ())
-        for text in given:
-            with suppress(ValueError):
-                return min(self._deadline_s, max(0.0, float(text) / _MS_PER_S))
-        return self._deadline_s
+        wanted_s = _wanted_s(scope["query_string"])
+        return self._deadline_s if wanted_s is None else min(self._deadline_s, max(0.0, wanted_s))
+
+
+@lru_cache(_QUERIES_KEPT)
+def _wanted_s(query: bytes) -> float | None:
+    """Return the deadline that a query names, whatever it is; None where it names none."""
+    for text in parse_qs(query.decode("latin-1")).get("deadline_ms", ()):
+        with suppress(ValueError):
+            return float(text) / _MS_PER_S
+    return None
 
 
 class Admit:

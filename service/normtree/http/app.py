@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
 from normtree import __version__
@@ -15,7 +16,7 @@ from normtree.http.log import log_request
 from normtree.http.metrics import Metrics
 from normtree.http.observe import Observe
 from normtree.http.openapi import URL, install_openapi
-from normtree.http.problems import Problems, install_problems
+from normtree.http.problems import PROBLEM_HANDLERS, Problems
 from normtree.http.request_id import RequestId
 from normtree.http.routes.health import health_router
 from normtree.http.routes.infer import infer_router
@@ -28,6 +29,7 @@ from normtree.http.routes.project import project_router
 from normtree.http.routes.shared_memory import shared_memory_router
 from normtree.http.routes.traces import traces_router
 from normtree.http.service import Service
+from normtree.http.shortcut import Shortcut
 from normtree.http.telemetry import trace_requests
 from normtree.jobs.board import open_board
 from normtree.keys import KeyRing
@@ -44,6 +46,8 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
     service = Service.of(projector, settings)
     keys = KeyRing(settings.keys, settings.keys_file)
     metrics = Metrics(projector, service.admission)
+    tensor_routers = project_router(service), infer_router(service)
+    tensor_routes = [route for router in tensor_routers for route in router.routes if isinstance(route, APIRoute)]
     held = ExitStack()
 
     @asynccontextmanager
@@ -65,11 +69,14 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
             Middleware(Problems),
             Middleware(Auth, keys=keys),
             Middleware(Admit, admission=service.admission),
+            Middleware(Shortcut, routes=tensor_routes, handlers=PROBLEM_HANDLERS),
         ],
+        exception_handlers=PROBLEM_HANDLERS,
     )
     app.state.admission = service.admission  # for the server, which drains it
-    install_problems(app)
-    for router in (project_router, plan_router, infer_router, health_router, models_router, info_router):
+    for tensor_router in tensor_routers:
+        app.include_router(tensor_router)
+    for router in (plan_router, health_router, models_router, info_router):
         app.include_router(router(service))
     if service.regions:
         app.include_router(shared_memory_router(service.regions, settings))

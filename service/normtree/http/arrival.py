@@ -26,7 +26,7 @@ class Arrival:
 
     media_type: str
     contents: Contents
-    first: bytes
+    first: bytes | memoryview
     rest: Body
 
     async def read_into(self, places: Sequence[memoryview]) -> None:
@@ -47,13 +47,14 @@ async def open_arrival(request: Request, settings: Settings) -> Arrival:
     """
     media_type = media.content_type(request.headers)
     body = Body.open(request.headers, request.receive, settings)
-    prefix = bytearray(await body.chunk())
+    prefix: Prefix = await body.chunk()
     while (contents := _parse(prefix, media_type, settings)) is None:
+        prefix = bytearray(prefix) if isinstance(prefix, bytes) else prefix
         prefix += await body.chunk()
     wanted = contents.data_offset + contents.data_bytes
     if body.length != wanted:
         raise wrong_length(f"what its {media.format_of(media_type)} header announces", wanted, body.length)
-    return Arrival(media_type, contents, bytes(prefix[contents.data_offset :]), body)
+    return Arrival(media_type, contents, memoryview(prefix)[contents.data_offset :], body)
 
 
 def _parse(prefix: Prefix, media_type: str, settings: Settings) -> Contents | None:

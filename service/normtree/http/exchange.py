@@ -1,6 +1,6 @@
 """What is known of a request once it has ended: plain data for metrics and the log."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from starlette.types import Scope
 
@@ -64,14 +64,19 @@ class Exchange:
         )
 
 
-def report(scope: Scope, timing: Timing) -> Timing:
+def report(scope: Scope, timing: Timing, **stages_ms: float) -> Timing:
     """Leave a request's timing for metrics and the log.
+
+    Args:
+        scope: of the request.
+        timing: of its work.
+        stages_ms: stages outside of the work, in milliseconds.
 
     Returns:
         The timing with the request's trace, and with the time that it waited for shared memory as ``queue`` too.
     """
     state = scope["state"]
     queue_ms = timing.stages_ms.get("queue", 0.0) + state.get("queued_ms", 0.0)
-    timing = replace(timing.with_stages(queue=queue_ms), trace_id=state["trace"].trace_id)
-    state["timing"] = timing
-    return timing
+    stages = timing.with_stages(**stages_ms, queue=queue_ms).stages_ms
+    reported = state["timing"] = timing.with_changed(stages_ms=stages, trace_id=state["trace"].trace_id)
+    return reported

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from normtree.errors import BodyTooLarge, InvalidParameter, MalformedBody
-from normtree.http.bodies.oip import IN_JSON, JSON_LIMIT_BYTES, InferRequest, read_request
+from normtree.http.bodies.contents import Prefix
+from normtree.http.bodies.oip import IN_JSON, JSON_LIMIT_BYTES, InferRequest, Scalar, read_request
 from normtree.http.inflate import Inflated
 from normtree.http.models import Model
 from normtree.http.query import WorkQuery, read_parameters
@@ -17,6 +19,8 @@ from normtree.settings import Settings
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _US_PER_MS = 1e3
 _LENGTH_DIGITS = 19
+_QUERIES_KEPT = 256
+_KEPT_LENGTH = 1000
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Inference:
     """
 
     request: InferRequest
-    first: bytes
+    first: bytes | memoryview
     rest: Body | Inflated
 
     async def read_into(self, places: Sequence[memoryview]) -> None:
@@ -71,16 +75,24 @@ def read_work(request: InferRequest, model: Model) -> WorkQuery:
         InvalidParameter: a parameter that is unknown or not permitted, or that the model contradicts; or an output
             that JSON cannot hold.
     """
-    given = dict(request.parameters)
-    if "exact" in given and given["exact"] is not model.exact:
-        detail = f"exact is the model's, and {model.name}'s is {model.exact}".lower()
-        raise InvalidParameter(detail, pointer="exact", limit=model.exact)
-    query = read_parameters(WorkQuery, {**given, "exact": model.exact})
+    given = tuple((name, type(value), value) for name, value in request.parameters.items())
+    keeping = all(len(value) <= _KEPT_LENGTH for _, _, value in given if isinstance(value, str))
+    query = _read_query(given, model) if keeping else _read_query.__wrapped__(given, model)
     _check_output(request)
     if request.timeout_us is None:
         return query
     timeout_ms = request.timeout_us / _US_PER_MS
     return query.model_copy(update={"deadline_ms": min(timeout_ms, query.deadline_ms or timeout_ms)})
+
+
+@lru_cache(_QUERIES_KEPT)
+def _read_query(parameters: tuple[tuple[str, type, Scalar], ...], model: Model) -> WorkQuery:
+    """Check parameters; clients give the same again and again, and their types tell true from 1."""
+    given = {name: value for name, _, value in parameters}
+    if "exact" in given and given["exact"] is not model.exact:
+        detail = f"exact is the model's, and {model.name}'s is {model.exact}".lower()
+        raise InvalidParameter(detail, pointer="exact", limit=model.exact)
+    return read_parameters(WorkQuery, {**given, "exact": model.exact})
 
 
 def _check_output(request: InferRequest) -> None:
@@ -106,7 +118,7 @@ def _json_length(headers: Headers) -> int | None:
     return _bounded(int(given))
 
 
-async def _read_json(body: Body | Inflated, length: int | None) -> tuple[bytes, bytes]:
+async def _read_json(body: Body | Inflated, length: int | None) -> tuple[bytes, bytes | memoryview]:
     """Read the JSON, and return it with what has come after it."""
     if length is None and isinstance(body, Inflated):
         return await body.read_all(JSON_LIMIT_BYTES), b""
@@ -114,10 +126,11 @@ async def _read_json(body: Body | Inflated, length: int | None) -> tuple[bytes, 
         length = _bounded(body.length) if length is None else length
         if length > body.length:
             raise wrong_length(f"its {LENGTH_HEADER}", length, body.length)
-    found = bytearray()
+    found: Prefix = await body.chunk() if length else b""
     while len(found) < (length or 0):
+        found = bytearray(found) if isinstance(found, bytes) else found
         found += await body.chunk()
-    return bytes(found[:length]), bytes(found[length:])
+    return bytes(found[:length]), memoryview(found)[length or 0 :]
 
 
 def _bounded(length: int) -> int:

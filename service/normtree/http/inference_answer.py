@@ -1,8 +1,7 @@
 """The answer to an inference request: its JSON, and the tensor in it, after it or in shared memory."""
 
-import json
-
 import numpy as np
+from pydantic_core import to_json
 
 from normtree.engine.timing import Timing
 from normtree.http.answer import Payload
@@ -53,7 +52,7 @@ def write_inference(
         "parameters": told,
         "outputs": [output],
     }
-    text = json.dumps(answer, separators=(",", ":")).encode()
+    text = to_json(answer)
     if request.target or not request.binary_output:
         return Payload(text, ()), None
     text += b" " * (-len(text) % _ALIGNMENT)  # so that the tensor is aligned where the body is

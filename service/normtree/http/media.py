@@ -1,6 +1,7 @@
 """Media types: which bodies we read, and in which of our formats a client wants the answer."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from starlette.datastructures import Headers
@@ -16,6 +17,7 @@ READABLE = (*NPY, *SAFETENSORS, BYTES)
 WRITABLE = READABLE
 
 _TEXT_SHOWN = 80
+_ANSWERS_KEPT = 256
 
 
 def content_type(headers: Headers) -> str:
@@ -60,7 +62,12 @@ def answer_type(headers: Headers, offered: Sequence[str], why: str = "") -> str:
     Raises:
         NotAcceptable: it accepts none of them.
     """
-    accept = ",".join(headers.getlist("accept")) or "*/*"
+    return _best(",".join(headers.getlist("accept")) or "*/*", tuple(offered), why)
+
+
+@lru_cache(_ANSWERS_KEPT)
+def _best(accept: str, offered: tuple[str, ...], why: str) -> str:
+    """Return the best of what is offered by an Accept header; clients send the same one again and again."""
     shown = accept[:_TEXT_SHOWN]
     qualities = dict(_range(part) for part in accept.split(",") if part.strip())
     best = max(offered, key=lambda media_type: _quality(media_type, qualities))

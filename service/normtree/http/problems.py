@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
@@ -71,13 +70,6 @@ class Problems:
             if scope["type"] != "http" or started:
                 raise  # the server then closes the connection, and half an answer is not taken for a whole one
             await _answer_unread(scope, error)(scope, receive, send)
-
-
-def install_problems(app: FastAPI) -> None:
-    """Answer the errors that an application raises knowingly with problems; `Problems` answers the others."""
-    app.add_exception_handler(NormtreeError, _on_normtree_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
 
 
 def make_problem(
@@ -179,6 +171,14 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if allowed := (error.headers or {}).get("Allow"):
         detail += f", wanted {allowed}"
     return _answer(request.scope, error.status_code, code, title, detail, headers=error.headers)
+
+
+# How an application answers the errors that it raises knowingly; `Problems` answers the others.
+PROBLEM_HANDLERS: dict[Any, Any] = {
+    NormtreeError: _on_normtree_error,
+    RequestValidationError: _on_validation_error,
+    HTTPException: _on_http_exception,
+}
 
 
 def _answer(

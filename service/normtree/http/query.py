@@ -1,11 +1,12 @@
 """The parameters of a projection: which there are, and which values they take."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -119,21 +120,17 @@ class ProjectQuery(WorkQuery):
 Q = TypeVar("Q", bound=PlanQuery)
 
 
-def read_query(pairs: Sequence[tuple[str, str]]) -> ProjectQuery:
-    """Check the parameters of ``POST /v1/project``.
+@lru_cache(_QUERIES_KEPT)
+def read_query(query: bytes) -> ProjectQuery:
+    """Check the parameters of ``POST /v1/project``; clients ask the same again and again, and what is made is kept.
 
     Args:
-        pairs: names and values in the order of the query, repeated ones included.
+        query: as the request line has it, what follows the question mark.
 
     Raises:
         InvalidParameter: one is unknown, repeated, missing or has a value that is not permitted.
     """
-    return _read_pairs(tuple(pairs))
-
-
-@lru_cache(_QUERIES_KEPT)
-def _read_pairs(pairs: tuple[tuple[str, str], ...]) -> "ProjectQuery":
-    """Check the parameters; clients ask the same again and again, and what is made of it is fixed."""
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     for name, count in Counter(name for name, _ in pairs).items():
         if count > 1:
             shown = name[:_TEXT_SHOWN]

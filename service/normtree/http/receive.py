@@ -100,7 +100,7 @@ class Chunks(Protocol):
         ...
 
 
-async def fill(places: Sequence[memoryview], first: bytes, rest: Chunks) -> memoryview:
+async def fill(places: Sequence[memoryview], first: bytes | memoryview, rest: Chunks) -> memoryview:
     """Fill buffers, one after the other, with bytes as they arrive; raises what ``rest`` raises.
 
     Args:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
+import pydantic_core
+
 from normtree.engine.timing import LevelTiming, Timing
 
 _TENSORS_SHOWN = 32
@@ -77,18 +79,29 @@ def server_timing(timing: Timing) -> str:
 
 def flatten(prefix: str, value: object) -> dict[str, str | int | float | bool]:
     """Return nested values as scalars by names joined with ``_``, as the Open Inference Protocol wants parameters."""
-    if isinstance(value, Mapping):
-        return {key: leaf for name, below in value.items() for key, leaf in flatten(f"{prefix}_{name}", below).items()}
-    if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-        return flatten(prefix, dict(enumerate(value)))
-    if isinstance(value, list | tuple):
-        return {prefix: ",".join(map(str, value))}
-    return {prefix: value if isinstance(value, str | int | float | bool) else str(value)}
+    found: dict[str, str | int | float | bool] = {}
+    _flatten_into(found, prefix, value)
+    return found
 
 
 def to_json(value: object) -> str:
     """Return JSON for a header: ASCII, on one line."""
-    return json.dumps(value, separators=(",", ":"))
+    text = pydantic_core.to_json(value).decode()
+    return text if text.isascii() else json.dumps(value, separators=(",", ":"))
+
+
+def _flatten_into(found: dict[str, str | int | float | bool], name: str, value: object) -> None:
+    if isinstance(value, str | int | float):
+        found[name] = value
+    elif isinstance(value, Mapping):
+        for key, below in value.items():
+            _flatten_into(found, f"{name}_{key}", below)
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        _flatten_into(found, name, dict(enumerate(value)))
+    elif isinstance(value, list | tuple):
+        found[name] = ",".join(map(str, value))
+    else:
+        found[name] = str(value)
 
 
 def _add_level(levels: Sequence[LevelTiming]) -> LevelTiming:

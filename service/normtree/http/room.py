@@ -1,8 +1,11 @@
-"""Room in shared memory for one request: the tensors that came, and the projections of those that are projected."""
+"""Room for one request: the tensors that came, and the projections of those that are projected."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from normtree.engine.arena import Arena, Segment
 from normtree.engine.tensor import Tensor
@@ -16,16 +19,23 @@ _LARGE_BYTES = 2**16
 
 
 @dataclass(frozen=True)
+class Own:
+    """Memory of this process, freed when nobody looks at it any more: enough for small tensors that stay in it."""
+
+    buffer: memoryview
+
+
+@dataclass(frozen=True)
 class Place:
     """Where one tensor is in a segment.
 
     Args:
-        segment: the lease; its buffer is empty once it has been released.
+        segment: the lease, whose buffer is empty once it has been released; or memory of our own.
         offset: bytes of it before the tensor.
         nbytes: bytes of the tensor.
     """
 
-    segment: Segment
+    segment: Segment | Own
     offset: int
     nbytes: int
 
@@ -34,10 +44,16 @@ class Place:
         """The tensor's bytes, writable."""
         return self.segment.buffer[self.offset : self.offset + self.nbytes]
 
+    def tensor(self, shape: tuple[int, ...], dtype: str, order: Literal["C", "F"] = "C") -> Tensor:
+        """Return a tensor of these bytes."""
+        if isinstance(self.segment, Own):
+            return Tensor("", shape, dtype, order, self.offset, self.segment.buffer)
+        return Tensor(self.segment.name, shape, dtype, order, self.offset)
+
 
 @dataclass(frozen=True)
 class Room:
-    """The two segments of one request.
+    """The two segments of one request, or memory of this process in their place.
 
     Attributes:
         sources: by name, where each tensor of the body goes.
@@ -69,20 +85,24 @@ class Room:
         targets = leased.pop(0) if leaving else {}
         return cls(sources, targets, arena)
 
+    @classmethod
+    def own(cls, arena: Arena, arriving: Sequence[Entry], leaving: Sequence[Entry]) -> "Room":
+        """Take memory of this process, for a small request whose tensors need not be seen in another."""
+        return cls(_own(arriving), _own(leaving), arena)
+
     def source(self, entry: Entry) -> Tensor:
         """Return a tensor as it came, once its bytes are in native order."""
-        place = self.sources[entry.name]
-        return Tensor(place.segment.name, entry.shape, entry.dtype, entry.order, place.offset)
+        return self.sources[entry.name].tensor(entry.shape, entry.dtype, entry.order)
 
     def target(self, entry: Entry) -> Tensor:
         """Return where a tensor's projection goes."""
-        place = self.targets[entry.name]
-        return Tensor(place.segment.name, entry.shape, entry.dtype, "C", place.offset)
+        return self.targets[entry.name].tensor(entry.shape, entry.dtype)
 
     def release_sources(self) -> None:
         """Release the tensors that came before their projections: the answer may take its client long."""
         for place in self.sources.values():
-            place.segment.release()
+            if isinstance(place.segment, Segment):
+                place.segment.release()
 
     def retire(self, *, sources: bool) -> None:
         """Keep the segments from being used again once they are released: someone may still read them.
@@ -92,12 +112,19 @@ class Room:
         """
         for places in (self.targets, self.sources if sources else {}):
             for place in places.values():
-                self._arena.retire(place.segment.name)
+                if isinstance(place.segment, Segment):
+                    self._arena.retire(place.segment.name)
 
 
 def _lease(arena: Arena, places: dict[str, tuple[int, int]], nbytes: int, held: ExitStack) -> dict[str, Place]:
     segment = held.enter_context(arena.lease(nbytes))
     return {name: Place(segment, *where) for name, where in places.items()}
+
+
+def _own(entries: Sequence[Entry]) -> dict[str, Place]:
+    places, nbytes = _place(entries)
+    memory = Own(np.empty(nbytes, np.uint8).data)
+    return {name: Place(memory, *where) for name, where in places.items()}
 
 
 def _place(entries: Sequence[Entry]) -> tuple[dict[str, tuple[int, int]], int]:

@@ -1,14 +1,16 @@
 """What every route needs: the projector, the settings, and the threads that block in their place."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from starlette.types import Receive
 
+from normtree.engine.plan import Plan
 from normtree.engine.projector import Projector
 from normtree.errors import NotReady
 from normtree.http.admission import Admission
+from normtree.http.bodies.contents import Entry
 from normtree.http.model_statistics import ModelStatistics
 from normtree.http.models import MODELS
 from normtree.http.presence import while_present
@@ -77,18 +79,27 @@ class Service:
         if not self.ready:
             raise NotReady("the service is starting or draining", retry_after_s=_RETRY_AFTER_S)
 
-    async def lease(self, take: Callable[[], Room], nbytes: int, held: ExitStack) -> Room:
-        """Lease room for a request: on a thread, since fresh pages take their time, unless there are only a few.
+    async def make_room(
+        self, arriving: Sequence[Entry], leaving: Sequence[Entry], plans: Sequence[Plan], held: ExitStack
+    ) -> Room:
+        """Make room for a request: in shared memory, on a thread, since fresh pages take their time.
+
+        A small one that stays in this process gets memory of its own, which admission has counted too.
 
         Args:
-            take: leases it, into ``held``.
-            nbytes: of the tensors.
+            arriving: the tensors that will come.
+            leaving: those of which there will be projections.
+            plans: of these.
             held: what releases the segments.
 
         Raises:
             NormtreeError: what `Room.lease` raises.
         """
-        return take() if nbytes <= _FEW_BYTES else await self.leasing.run(take, held)
+        arena = self.projector.arena
+        nbytes = max(sum(entry.nbytes for entry in entries) for entries in (arriving, leaving))
+        if not (arriving or leaving) or (nbytes <= _FEW_BYTES and all(plan.engine == "inline" for plan in plans)):
+            return Room.own(arena, arriving, leaving)
+        return await self.leasing.run(lambda: Room.lease(arena, arriving, leaving, held), held)
 
     async def run(self, work: Work, held: ExitStack, receive: Receive) -> Outcome:
         """Do the work of a request on a thread, for as long as its client is there; at once if that is quicker.

@@ -1,7 +1,7 @@
 """The work of one request as a thread does it: from the bytes as they came to the tensors as they go."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from normtree.compact import Compact, compress_in_place, from_beginning
@@ -72,6 +72,10 @@ class Outcome:
     timing: Timing
     certificate: dict[str, object] | None = None
 
+    def reported(self, timing: Timing) -> "Outcome":
+        """Return the same with another timing of all."""
+        return Outcome(self.done, timing, self.certificate)
+
     @property
     def timings(self) -> dict[str, Timing | None]:
         """The timing of each tensor by name; None where all were projected together."""
@@ -104,13 +108,15 @@ class Work:
     @property
     def is_brief(self) -> bool:
         """Whether it is over sooner than a thread would have begun it, so that nobody waits for it noticeably."""
-        plans = [item.plan for item in self.items]
-        return (
-            not (self.query.certificate or self.query.baseline == "measure")
-            and all(plan.engine == "inline" and plan.workers == 1 for plan in plans)
-            and sum(plan.nbytes for plan in plans) <= _BRIEF_BYTES
-            and sum(plan.serial_ms for plan in plans) <= _BRIEF_MS
-        )
+        if self.query.certificate or self.query.baseline == "measure":
+            return False
+        nbytes, serial_ms = 0, 0.0
+        for item in self.items:
+            if item.plan.engine != "inline" or item.plan.workers != 1:
+                return False
+            nbytes += item.plan.nbytes
+            serial_ms += item.plan.serial_ms
+        return nbytes <= _BRIEF_BYTES and serial_ms <= _BRIEF_MS
 
     def run(self, projector: Projector) -> Outcome:
         """Project every tensor into its target; blocks.
@@ -125,8 +131,8 @@ class Work:
                 item.source.array(writable=True).byteswap(inplace=True)
         decoded = perf_counter()
         outcome = self._project_together(projector) if self.is_together else self._project_each(projector)
-        timing = outcome.timing.with_stages(queue=ms(self.submitted, begun), decode=ms(begun, decoded))
-        return replace(outcome, timing=timing)
+        stages = {"queue": ms(self.submitted, begun), "decode": ms(begun, decoded)}
+        return outcome.reported(outcome.timing.with_stages(**stages))
 
     def _project_each(self, projector: Projector) -> Outcome:
         """Project one tensor after the other, and examine each."""

@@ -8,6 +8,7 @@ are matched as text in linear time, so nothing in it can be evaluated, nested or
 """
 
 import re
+from functools import lru_cache
 from io import BytesIO
 from math import prod
 from typing import Literal
@@ -20,6 +21,7 @@ from normtree.http.bodies.elements import BY_NAME, ELEMENTS, Element
 
 MAGIC = b"\x93NUMPY"
 HEADER_LIMIT_BYTES = 10_000
+_HEADERS_KEPT = 256
 
 _ELEMENTS = {f"{order}{e.npy[1:]}": e for e in ELEMENTS if e.npy for order in "<>"}
 _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
@@ -57,14 +59,20 @@ def read_header(prefix: Prefix, *, rank_limit: int, elements_limit: int) -> Cont
     offset = data_offset(prefix)
     if offset is None or len(prefix) < offset:
         return None
-    start = len(MAGIC) + 2 + _LENGTH_BYTES[prefix[len(MAGIC)]]
-    items = _read_items(prefix[start:offset].decode("latin-1"))
+    return _read_header(bytes(prefix[:offset]), rank_limit, elements_limit)
+
+
+@lru_cache(_HEADERS_KEPT)
+def _read_header(header: bytes, rank_limit: int, elements_limit: int) -> Contents:
+    """Read a whole header; tensors of one shape have the same one, so what was made of it is kept."""
+    start = len(MAGIC) + 2 + _LENGTH_BYTES[header[len(MAGIC)]]
+    items = _read_items(header[start:].decode("latin-1"))
     element = _read_element(items["descr"])
     shape = _read_shape(items["shape"], rank_limit, elements_limit)
     order: Literal["C", "F"] = "F" if _read_flag(items["fortran_order"]) else "C"
     big_endian = items["descr"][1] == ">"
     entry = Entry("y", element.name, shape, prod(shape) * element.itemsize, order, big_endian)
-    return Contents((entry,), offset)
+    return Contents((entry,), len(header))
 
 
 def begins(prefix: Prefix) -> bool:
@@ -95,6 +103,7 @@ def data_offset(prefix: Prefix) -> int | None:
     return start + length
 
 
+@lru_cache(_HEADERS_KEPT)
 def encode_header(entry: Entry) -> bytes:
     """Return the version 1.0 header of a tensor, C order and little-endian, padded so that its data is aligned to 64.
 

@@ -11,6 +11,7 @@ as the protocol asks; parameters that we do not know are refused by whoever read
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -28,6 +29,8 @@ _RESERVED = frozenset({"priority", "sequence_id", "sequence_start", "sequence_en
 _RESERVED_PREFIX = "triton_"
 _REGION_KEYS = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 _TEXT_SHOWN = 40
+_REQUESTS_KEPT = 256
+_KEPT_BYTES = 2**12
 
 Scalar = str | int | float | bool
 
@@ -90,6 +93,18 @@ def read_request(text: Prefix, *, rank_limit: int, elements_limit: int) -> Infer
         InvalidTensor: a datatype or shape that is not taken.
         InvalidParameter: an input or output that we do not have, or what we cannot do with it.
     """
+    if len(text) <= _KEPT_BYTES:
+        return _read_kept(bytes(text), rank_limit, elements_limit)
+    return _read(text, rank_limit, elements_limit)
+
+
+@lru_cache(_REQUESTS_KEPT)
+def _read_kept(text: bytes, rank_limit: int, elements_limit: int) -> InferRequest:
+    """Read a short text, and keep what was made of it: requests of one shape begin with the same one."""
+    return _read(text, rank_limit, elements_limit)
+
+
+def _read(text: Prefix, rank_limit: int, elements_limit: int) -> InferRequest:
     request = strict_json.parse(text, "request")
     if not isinstance(request, dict):
         raise _malformed("request", "an object is wanted")

@@ -1,7 +1,6 @@
 """``POST /v2/models/{name}/infer``: a tensor in, its projection out, by the Open Inference Protocol."""
 
 from contextlib import ExitStack
-from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -82,10 +81,7 @@ async def _infer(request: Request, service: Service, model: Model, started: floa
     with ExitStack() as held:
         leasing = perf_counter()
         arriving, leaving = (() if place in shared else (asked.entry,) for place in ("source", "target"))
-        room = Room({}, {}, service.projector.arena)
-        if arriving or leaving:
-            arena = service.projector.arena
-            room = await service.leasing.run(lambda: Room.lease(arena, arriving, leaving, held), held)
+        room = await service.make_room(arriving, leaving, (plan,), held)
         leased = perf_counter()
         await _receive(inference, room)
         received = perf_counter()
@@ -94,8 +90,8 @@ async def _infer(request: Request, service: Service, model: Model, started: floa
         items = (Item(asked.entry, source, target, plan),)
         work = Work(items, query, received, service.deadline_s(query.deadline_ms))
         outcome = await service.run(work, held, request.receive)
-        stages = {"receive": ms(started, leasing) + ms(leased, received), "place": ms(leasing, leased)}
-        outcome = replace(outcome, timing=report(request.scope, outcome.timing.with_stages(**stages)))
+        receive_ms, place_ms = ms(started, leasing) + ms(leased, received), ms(leasing, leased)
+        outcome = outcome.reported(report(request.scope, outcome.timing, receive=receive_ms, place=place_ms))
         trace = service.traces.keep(client_name(request.scope), outcome.timing) if query.trace else None
         return _answer(asked, model, room, outcome, started, held, service, trace)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from time import perf_counter
 
 from fastapi import APIRouter, Request, Response
@@ -72,7 +71,7 @@ async def _project(request: Request, service: Service) -> Response:
     """Check what can be checked before the data is read; then read, work and answer."""
     started = perf_counter()
     service.check_ready()
-    query = read_query(request.query_params.multi_items())
+    query = read_query(request.scope["query_string"])
     arrival = await open_arrival(request, service.settings)
     media_type = answer_type(request.headers, arrival, query)
     chosen = select(arrival.contents, query, service.settings)
@@ -80,17 +79,14 @@ async def _project(request: Request, service: Service) -> Response:
     plans = plan_all(service.projector, chosen, query)
     with ExitStack() as held:
         asked = perf_counter()
-        arena = service.projector.arena
-        room = await service.lease(
-            lambda: Room.lease(arena, arrival.contents.entries, chosen, held), arrival.contents.data_bytes, held
-        )
+        room = await service.make_room(arrival.contents.entries, chosen, plans, held)
         leased = perf_counter()
         await arrival.read_into([room.sources[entry.name].view for entry in arrival.contents.entries])
         received = perf_counter()
         work = Work(_items(chosen, plans, room, query), query, received, service.deadline_s(query.deadline_ms))
         outcome = await service.run(work, held, request.receive)
-        stages = {"receive": ms(started, asked) + ms(leased, received), "place": ms(asked, leased)}
-        outcome = replace(outcome, timing=report(request.scope, outcome.timing.with_stages(**stages)))
+        receive_ms, place_ms = ms(started, asked) + ms(leased, received), ms(asked, leased)
+        outcome = outcome.reported(report(request.scope, outcome.timing, receive=receive_ms, place=place_ms))
         traced = _traced(request, service, outcome.timing) if query.trace else {}
         return _answer(media_type, arrival, room, outcome, started, held, traced)
 
