@@ -1,6 +1,7 @@
 """Several nodes: blocks that a cluster holds are projected where they are, to the library's bits."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from threading import Thread
 from time import sleep
 from typing import Any
@@ -56,12 +57,26 @@ def put_on(node: str, block: NDArray[np.float32]) -> Any:
     return ray.remote(max_retries=3)(hold).options(scheduling_strategy=there).remote(block)
 
 
-def spread(y: NDArray[np.float32], count: int, over: int, axis: int = 0) -> list[Any]:
-    """Cut a tensor into blocks, and lay them on so many nodes in turn."""
+def lay_in_turn(blocks: list[NDArray[Any]], over: int) -> list[Any]:
+    """Lay blocks on so many nodes in turn; wait until the cluster tells where the large ones are, which travel not."""
     places = nodes()[:over]
-    refs = [put_on(places[i % over], block) for i, block in enumerate(np.array_split(y, count, axis))]
-    ray.wait(refs, num_returns=count, fetch_local=False)
+    refs = [put_on(places[i % over], block) for i, block in enumerate(blocks)]
+    ray.wait(refs, num_returns=len(refs), fetch_local=False)
+    large = [ref for ref, block in zip(refs, blocks, strict=True) if block.nbytes > 2**20]
+    end_s = monotonic() + 60
+    while large and not all(where(large)) and monotonic() < end_s:
+        sleep(0.01)
     return refs
+
+
+def spread(y: NDArray[np.float32], count: int, over: int, axis: int = 0) -> list[Any]:
+    """Cut a tensor into blocks of about one size."""
+    return lay_in_turn(np.array_split(y, count, axis), over)
+
+
+def lay(y: NDArray[Any], edges: list[int], axis: int) -> list[Any]:
+    """Cut a tensor at edges."""
+    return lay_in_turn(np.split(y, edges, axis), 2)
 
 
 def where(refs: list[Any]) -> list[set[str]]:
@@ -90,6 +105,95 @@ def test_the_bits_are_the_library_s_and_results_stay(
     assert found.timing.bytes_moved == 24 * SHAPE[axis]
 
 
+ACROSS = [
+    ((50_003,), "l1", None, 0, [7 * 1024, 20 * 1024]),
+    ((50_003,), "l2", None, 0, [1024]),
+    ((50_003,), "linf", None, 0, [777, 778]),
+    ((3, 20_000), "l1,l1", None, 1, [8192]),
+    ((20_000, 3), "linf,l1", "1,0", 0, [1024, 2048]),
+    ((2, 9 * 1024 + 1), "l1,l2", None, -1, [9 * 1024]),
+    ((5, 40, 128), "l2,l1", "0,1.2", 1, [8, 24]),
+    ((1, 40, 3, 128), "linf,l1", "2,0.1.3", 1, [8, 24]),
+    ((40, 3, 128), "l1,l2", "1,0.2", 0, [16]),
+    ((30, 7, 11), "l1,l1,linf", "0,2,1", 1, [1, 4]),
+    ((3, 4096), "l1,l1", None, 1, [1024, 4096]),
+]
+
+
+@pytest.mark.parametrize(("shape", "norm", "axes", "axis", "edges"), ACROSS)
+@pytest.mark.parametrize(("share", "dtype"), [(0.2, "float32"), (1.5, "bfloat16"), (0.0, "float64")])
+def test_blocks_may_cut_fibres(
+    cluster: Cluster,
+    shape: tuple[int, ...],
+    norm: str,
+    axes: str,
+    axis: int,
+    edges: list[int],
+    share: float,
+    dtype: str,
+) -> None:
+    y = noise(shape).astype(dtype)
+    radius = share * nk.norm(y, norm, axes=axes)
+    found = on_ray.project_timed(lay(y, edges, axis), norm, radius, axes=axes, axis=axis)
+    x = np.concatenate(ray.get(found.blocks), axis)
+    assert x.tobytes() == nk.project(y, norm, radius, axes=axes).tobytes()
+    assert found.timing.blocks == len(edges) + 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "norm", "axes", "axis", "edges"),
+    [
+        ((300, 70), "l1,linf", None, 0, [100, 101]),
+        ((70, 300), "l1,linf", "1,0", 1, [100]),
+        ((30, 7, 11), "l1,linf,linf", None, 0, [7]),
+        ((300, 70), "l1,l2", None, 0, [100]),
+        ((5, 20_000), "l1,linf", None, 1, [1024, 8192]),
+        ((20_000, 5), "l1,linf", "1,0", 0, [8192]),
+        ((4, 40, 128), "l1,linf,linf", None, 1, [16]),
+    ],
+)
+def test_the_exact_projection_in_rounds(
+    cluster: Cluster, shape: tuple[int, ...], norm: str, axes: str, axis: int, edges: list[int]
+) -> None:
+    y = noise(shape)
+    radius = 0.1 * nk.norm(y, norm, axes=axes)
+    x = np.concatenate(
+        ray.get(on_ray.project(lay(y, edges, axis), norm, radius, axes=axes, axis=axis, exact=True)), axis
+    )
+    assert x.tobytes() == nk.project(y, norm, radius, axes=axes, exact=True).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "edges", "options", "message"),
+    [
+        ((3, 9_000), 1, [1000], {"norm": "l1,l1"}, "at a multiple of 1024 elements of a fibre, got block 1 at 1000"),
+        ((3, 1_500), 1, [1024], {"norm": "l1,l2"}, "wanted fibres of at least 2048 elements, got 1500"),
+        ((3, 40, 128), 2, [64], {"norm": "l1,l1"}, "wanted blocks along axis 1, its outermost one, or whole fibres"),
+        ((3, 9_000), 1, [1000], {"norm": "l1,linf", "exact": True}, "at a multiple of 1024 elements"),
+        ((3, 9_000), 0, [1], {"norm": "l1,l1", "exact": True}, "exact: the Euclidean projection is known for l1,linf"),
+        ((9_000,), 0, [1024], {"norm": "l1", "radius": None, "groups": 5}, "groups: of one level the groups are"),
+    ],
+)
+def test_cuts_that_cannot_be_are_refused(
+    cluster: Cluster, shape: tuple[int, ...], axis: int, edges: list[int], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=message):
+        on_ray.project(lay(noise(shape), edges, axis), **{"radius": 1.0, "axis": axis, **options})
+
+
+def test_no_blocks_are_refused(cluster: Cluster) -> None:
+    with pytest.raises(InvalidParameter, match="blocks: wanted at least one block, got none"):
+        on_ray.project([], "l1", 1.0)
+
+
+def test_a_trace_of_several_nodes_shows_one_piece_at_a_time(cluster: Cluster) -> None:
+    y = noise((4, 200_000))
+    timing = on_ray.project_timed(lay(y, [51_200, 102_400], 1), "l1,l1", 100.0, axis=1).timing
+    for row in {span.worker for span in timing.spans}:
+        own = sorted((span.start_ns, span.stop_ns) for span in timing.spans if span.worker == row)
+        assert all(a[1] <= b[0] for a, b in pairwise(own))
+
+
 def test_goals_are_reached(cluster: Cluster) -> None:
     y = noise(SHAPE)
     x = np.concatenate(ray.get(on_ray.project(spread(y, 2, 2), "l1,linf", sparsity=0.9)))
@@ -101,7 +205,7 @@ def test_goals_are_reached(cluster: Cluster) -> None:
     [
         ({"norm": "l3", "radius": 1.0}, InvalidParameter, "unknown norm 'l3'"),
         ({"norm": "l1,linf"}, InvalidParameter, "exactly one of radius, sparsity, groups"),
-        ({"norm": "l1,linf", "radius": 1.0, "axis": 1}, InvalidParameter, "axis: the blocks must hold whole fibres"),
+        ({"norm": "l1,l2", "radius": 1.0, "axis": 1}, InvalidParameter, "axis: 1 belongs to the innermost level of l1"),
         ({"norm": "l1,linf", "radius": 1.0, "axis": 2}, InvalidParameter, "axis: 2 is out of range"),
         ({"norm": "l1,linf", "groups": 10_000}, InvalidParameter, "groups: wanted 0 to 20"),
     ],

@@ -19,10 +19,10 @@ from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Span, Sweep
 from normtree_kernels import parts
 from normtree_kernels.blocks import Block
-from normtree_kernels.dtypes import Array
+from normtree_kernels.dtypes import Array, Float64Array
 from normtree_kernels.lanes import CHUNK, chunk_count
 from normtree_kernels.norms import MixedNorm
-from normtree_kernels.sweep import down
+from normtree_kernels.sweep import active, down
 
 _PIECE_ELEMENTS = 1 << 22  # of all fibres together: a few tens of milliseconds at most
 
@@ -77,7 +77,7 @@ def part_up(stop: Stop, source: Tensor, norm: MixedNorm, block: Block, long: Lon
     start_ns = perf_counter_ns()
     fibres = parts.merge(source.array().transpose(norm.order), len(norm.kept_axes))
     sums, samples = long.sums.array(writable=True), long.samples.array(writable=True)
-    for piece, rows in _pieces(fibres, block):
+    for piece, rows in cut_parts(fibres, block):
         stop.check()
         sums[rows] = parts.chunk_norms(norm.inner.norm, fibres[..., piece]).reshape(-1, sums.shape[1])
         if piece.start == 0:
@@ -92,7 +92,7 @@ def part_excesses(stop: Stop, source: Tensor, norm: MixedNorm, block: Block, lon
     kept = fibres.shape[:-1]
     taus, powers = long.taus.array().reshape(kept), long.powers.array().reshape(kept)
     sums, counts = long.sums.array(writable=True), long.counts.array(writable=True)
-    for piece, rows in _pieces(fibres, block):
+    for piece, rows in cut_parts(fibres, block):
         stop.check()
         found = parts.excesses(fibres[..., piece], taus, powers)
         sums[rows], counts[rows] = (each.reshape(-1, sums.shape[1]) for each in found)
@@ -115,7 +115,7 @@ def part_down(
     results = parts.merge(target.transpose(norm.order), kept, copy=False)
     taus, powers = (each.array().reshape(fibres.shape[:-1]) for each in (long.taus, long.powers))
     v, u = (each.array() for each in balls)
-    for piece, _ in _pieces(fibres, block):
+    for piece, _ in cut_parts(fibres, block):
         stop.check()
         if norm.inner.norm == "l1":
             parts.shrink(fibres[..., piece], taus, powers, results[..., piece])
@@ -124,7 +124,25 @@ def part_down(
     return _span("down", norm, start_ns, block, fibres, 2)
 
 
-def _pieces(fibres: Array, block: Block) -> Iterator[tuple[slice, slice]]:
+def chunk_active(part: Array, mu: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Sums and numbers of the magnitudes above levels, a row for each chunk; of fibres along the part's last axis.
+
+    Args:
+        part: not changed.
+        mu: the fibres' levels.
+    """
+    whole = part.shape[-1] // CHUNK
+    chunked = part[..., : whole * CHUNK].reshape(*part.shape[:-1], whole, CHUNK)
+    levels = np.broadcast_to(mu[..., np.newaxis], chunked.shape[:-1])
+    sums, counts = active(chunked, levels.ndim, levels)
+    if part.shape[-1] % CHUNK:
+        rest = active(part[..., whole * CHUNK :], mu.ndim, mu)
+        sums = np.concatenate([sums, rest[0][..., np.newaxis]], axis=-1)
+        counts = np.concatenate([counts, rest[1][..., np.newaxis]], axis=-1)
+    return np.moveaxis(sums, -1, 0), np.moveaxis(counts.astype(np.float64), -1, 0)
+
+
+def cut_parts(fibres: Array, block: Block) -> Iterator[tuple[slice, slice]]:
     """Cut a part into pieces of a bounded size: its elements, and its chunks."""
     start, stop = block.part or (0, fibres.shape[-1])
     step = max(1, _PIECE_ELEMENTS * fibres.shape[-1] // fibres.size // CHUNK) * CHUNK
