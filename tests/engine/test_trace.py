@@ -11,6 +11,23 @@ from normtree.engine.projector import Projector
 from normtree.engine.trace import chrome_trace
 
 
+def check_format(events: list[dict[str, Any]]) -> None:
+    """What an importer wants: complete events in microseconds, and a name for each process and thread they are of."""
+    named = [event for event in events if event["ph"] == "M"]
+    pieces = [event for event in events if event["ph"] == "X"]
+    assert len(named) + len(pieces) == len(events)
+    assert all(isinstance(event["args"]["name"], str) for event in named)
+    assert [event["pid"] for event in named if event["name"] == "process_name"] == [1]
+    threads = [(event["pid"], event["tid"]) for event in named if event["name"] == "thread_name"]
+    assert len(set(threads)) == len(threads) == len(named) - 1
+    for piece in pieces:
+        assert (piece["pid"], piece["tid"]) in threads
+        assert piece["tid"] > 0, "thread 0 is the idle one"
+        assert isinstance(piece["name"], str)
+        assert 0 <= piece["ts"] < 1e9
+        assert 0 <= piece["dur"] < 1e9
+
+
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_it_has_a_row_a_worker_and_an_event_a_piece(projector: Projector, engine: str) -> None:
     y = np.random.default_rng(3).standard_normal((2000, 1000), dtype=np.float32)
@@ -19,6 +36,7 @@ def test_it_has_a_row_a_worker_and_an_event_a_piece(projector: Projector, engine
     trace: dict[str, Any] = json.loads(json.dumps(chrome_trace(timing)))
     events = trace["traceEvents"]
     pieces = [event for event in events if event["ph"] == "X"]
+    check_format(events)
     rows = {event["tid"] for event in events if event["name"] == "thread_name"}
     assert {piece["tid"] for piece in pieces} == rows
     assert {"up l1", "root", "down l1"} == {piece["name"] for piece in pieces}

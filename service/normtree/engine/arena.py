@@ -144,7 +144,11 @@ class Arena:
         for idle in surplus:
             idle.remove()
         memory = memory.cut(size) if memory else self._create_leased(size, nbytes)
-        return Segment(self, memory, nbytes)
+        try:
+            return Segment(self, memory, nbytes)
+        except MemoryError:
+            self.take_back(memory)
+            raise self._full(nbytes) from None
 
     def touch(self, nbytes: int) -> tuple[str, ...]:
         """Make idle segments in advance, so that the first requests need not wait for fresh pages.

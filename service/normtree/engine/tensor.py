@@ -1,5 +1,6 @@
 """A tensor at its home: where its bytes are on this node, and how to see them as an array."""
 
+import errno
 import mmap
 import os
 from dataclasses import dataclass, field
@@ -73,6 +74,10 @@ class _Attachments:
         descriptor = os.open(segment, os.O_RDWR | os.O_CLOEXEC)
         try:
             made = mmap.mmap(descriptor, 0, flags=flags)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError(f"no memory to map {segment}") from error
+            raise
         finally:
             os.close(descriptor)
         with self._lock:
@@ -93,5 +98,6 @@ def attach(segment: str, *, populate: bool = False) -> mmap.mmap:
 
     Raises:
         FileNotFoundError: there is no such segment on this node.
+        MemoryError: this process may map no more memory.
     """
     return _attachments.get(segment, mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0))
