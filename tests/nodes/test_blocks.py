@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from threading import Thread
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -71,11 +71,14 @@ def lay_in_turn(blocks: list[NDArray[Any]], over: int) -> list[Any]:
     places = nodes()[:over]
     refs = [put_on(places[i % over], block) for i, block in enumerate(blocks)]
     ray.wait(refs, num_returns=len(refs), fetch_local=False)
-    large = [ref for ref, block in zip(refs, blocks, strict=True) if block.nbytes > 2**20]
-    end_s = monotonic() + 60
-    while large and not all(where(large)) and monotonic() < end_s:
-        sleep(0.01)
+    wait_until_told([ref for ref, block in zip(refs, blocks, strict=True) if block.nbytes > 2**20])
     return refs
+
+
+def wait_until_told(refs: list[Any]) -> None:
+    end_s = monotonic() + 60
+    while refs and not all(where(refs)) and monotonic() < end_s:
+        sleep(0.01)
 
 
 def spread(y: NDArray[np.float32], count: int, over: int, axis: int = 0) -> list[Any]:
@@ -257,6 +260,7 @@ def test_a_node_that_is_removed_in_mid_request_changes_no_bit(cluster: Cluster) 
     here = ray.get_runtime_context().get_node_id()
     blocks = [put_on(place, block) for place, block in zip((here, added.node_id), np.array_split(y, 2), strict=True)]
     ray.wait(blocks, num_returns=2, fetch_local=False)
+    wait_until_told(blocks)
     assert where(blocks)[1] == {added.node_id}
     remover = Thread(target=lambda: (sleep(0.03), cluster.remove_node(added, allow_graceful=False)))
     remover.start()
