@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
 from time import perf_counter_ns
@@ -195,7 +195,7 @@ class Tree:
             row = self._rows.setdefault((each.node, each.span.worker), _ROOT_ROW + 1 + len(self._rows))
             late_ns = self._since_ns - first[each.node]
             start_ns, stop_ns = each.span.start_ns + late_ns, each.span.stop_ns + late_ns
-            spans.append(replace(each.span, start_ns=start_ns, stop_ns=stop_ns, worker=row))
+            spans.append(each.span._replace(start_ns=start_ns, stop_ns=stop_ns, worker=row))
             self._nodes.add(each.node)
             self._retries += each.retries
         self._since_ns = perf_counter_ns()
