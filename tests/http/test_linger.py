@@ -69,6 +69,7 @@ def drip_until_cut_off(line: socket.socket) -> None:
         ("Authorization: Bearer nonsense\r\n", 16 * MIB, 403, "key-refused"),
         (KEYED, 16 * MIB, 413, "body-too-large"),
     ],
+    ids=["no key", "a wrong key", "too large"],  # a key is another in each process that collects
 )
 def test_who_sends_all_before_reading_reads_the_answer(
     line: socket.socket, more: str, length: int, status: int, code: str
