@@ -22,9 +22,9 @@ help: ## print this list
 run: $(READY) ## start the service, project a real tensor, keep serving (ONCE=1, WEIGHTS=file, PORT=number)
 	@$(BIN)/normtree demo $(if $(ONCE),--once) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(PORT),--port $(PORT))
 
-# Kernels' tests keep one core busy, and much of the rest waits. A file stays in one process, for its fixtures' sake.
+# Kernels' tests keep one core busy, and much of the rest waits: tests/conftest.py says which run beside which.
 test: $(READY) ## run every test, in two processes (ARGS="-k plan": what to add to pytest; JOBS=0: in one)
-	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist=loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist=loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## lint, formatting, types, import rules
 	@$(BIN)/ruff check

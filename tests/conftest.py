@@ -21,6 +21,7 @@ settings.register_profile("fuzz", settings.default, deadline=None, max_examples=
 settings.load_profile("house")
 
 SERVE = "from normtree.http.serve import serve; from normtree.settings import Settings; serve(Settings())"
+KERNELS = Path(__file__).parent / "kernels"
 STOP_S = 30
 WORKERS = 2
 
@@ -35,9 +36,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take long, so that two test processes end at about the same time."""
-    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("nodes")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Let one process have all that starts Ray or a service, in order, and others the kernels, file by file.
+
+    Two embedded clusters in one process, or one that looks for its own by `auto`, are no good neighbours.
+    """
+    for item in items:
+        alone = KERNELS in item.path.parents
+        item.add_marker(pytest.mark.xdist_group(item.path.stem if alone else "machine"))
 
 
 @contextmanager
