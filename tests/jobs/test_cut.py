@@ -74,8 +74,8 @@ def write(folder: Path, dtype: str) -> dict[str, Array]:
     return tensors
 
 
-def rules() -> list[str]:
-    return [f"tensors = '{name}'\nnorm = '{norm}'\naxes = '{axes}'\n{goal}" for name, _, axes, norm, goal in cases()]
+def rules(some: list[tuple[str, tuple[int, ...], str, str, str]]) -> list[str]:
+    return [f"tensors = '{name}'\nnorm = '{norm}'\naxes = '{axes}'\n{goal}" for name, _, axes, norm, goal in some]
 
 
 @pytest.fixture
@@ -89,7 +89,8 @@ def test_every_rule_is_split_and_writes_what_the_library_returns(
     tmp_path: Path, make_recipe: Any, loaded: Any, tiny_tasks: None, dtype: str
 ) -> None:
     ys = write(tmp_path / "in", dtype)
-    recipe = make_recipe(tmp_path / "in", tmp_path / "out", *rules())
+    some = cases()[:: 3 if dtype == "float64" else 1]  # its panels are cut across too, and read line by line
+    recipe = make_recipe(tmp_path / "in", tmp_path / "out", *rules(some))
     plan = plan_job(recipe, SMALL)
     assert plan.buffer_bytes <= SMALL.memory_bytes
     small = [work.name for work in plan.works if not plan.is_split(work)]
@@ -98,7 +99,7 @@ def test_every_rule_is_split_and_writes_what_the_library_returns(
     xs = loaded(tmp_path / "out")
     wrong = [
         (name, norm, goal)
-        for name, _, axes, norm, goal in cases()
+        for name, _, axes, norm, goal in some
         if xs[name].tobytes() != wanted(ys[name], axes, norm, goal).tobytes()
     ]
     assert not wrong
@@ -116,8 +117,9 @@ def test_every_cut_gives_the_same_bytes_on_ray(
 ) -> None:
     ys = write(tmp_path / "in", "float32")
     some = cases()[::3]
-    rules = [f"tensors = '{name}'\nnorm = '{norm}'\naxes = '{axes}'\n{goal}" for name, _, axes, norm, goal in some]
-    outcome = run_job(make_recipe(tmp_path / "in", tmp_path / "out", *rules), Options(memory_bytes=MIB, engine="ray"))
+    outcome = run_job(
+        make_recipe(tmp_path / "in", tmp_path / "out", *rules(some)), Options(memory_bytes=MIB, engine="ray")
+    )
     assert {"up", "round", "down"} <= {stint["kind"] for stint in outcome.stints}
     xs = loaded(tmp_path / "out")
     for name, _, axes, norm, goal in some:

@@ -178,7 +178,7 @@ def test_a_job_that_is_none_is_not_found(client: httpx.Client, method: str, path
 def test_a_service_that_ends_interrupts_its_job_and_the_next_one_resumes_it(
     serve: Serving, tmp_path: Path, make_checkpoint: Any, files: Any
 ) -> None:
-    make_checkpoint(tmp_path / "root" / "in", 16)
+    make_checkpoint(tmp_path / "root" / "in", 6)
     wide = recipe("out", rules=[{"tensors": r".*weight", "sparsity": 0.5, "norm": "l1,l1"}])
     with opened(serve, tmp_path / "log.txt", jobs_roots=tmp_path / "root") as client:
         job = client.post("/v1/jobs", json=wide).json()

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 MIB = 1 << 20
-SIDE = 8192
-BOUND_MIB = 64
+ROWS, COLUMNS = 8192, 2048
+BOUND_MIB = 16
+BESIDE_MIB = 24  # what threads, readers and the interpreter take that are no buffers, as seen less than 10
 RULES = """
 [[rules]]
 tensors = "rows"
@@ -47,8 +48,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle[0])
 
 @pytest.mark.slow
 def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
-    shapes = dict.fromkeys(("rows", "columns", "exact"), (SIDE, SIDE // 2)) | {"vector": (SIDE * SIDE // 2,)}
-    nbytes = 2 * SIDE * SIDE
+    shapes = dict.fromkeys(("rows", "columns", "exact"), (ROWS, COLUMNS)) | {"vector": (ROWS * COLUMNS,)}
+    nbytes = 4 * ROWS * COLUMNS
     entries = {
         name: {"dtype": "F32", "shape": shape, "data_offsets": [i * nbytes, (i + 1) * nbytes]}
         for i, (name, shape) in enumerate(shapes.items())
@@ -65,4 +66,4 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "recipe.toml"), str(BOUND_MIB)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) / 1024 < BOUND_MIB  # for tensors of 128 MiB each
+    assert int(done.stdout) / 1024 < BOUND_MIB + BESIDE_MIB  # for tensors of 64 MiB each, twice that in one piece
