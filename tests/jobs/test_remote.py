@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from normtree.errors import InvalidRecipe, JobConflict, StorageFailed
+from normtree.jobs import plan as job_plan
 from normtree.jobs import remote
 from normtree.jobs.run import Options, run_job
 
@@ -99,6 +100,25 @@ def test_files_are_read_by_ranges_and_written_in_parts(
     run_job(make_recipe(tmp_path / "big.safetensors", tmp_path / "small.safetensors", rule), INLINE)
     assert store.cat_file("models/small.safetensors") == (tmp_path / "small.safetensors").read_bytes()
     assert store.info("models/small.safetensors")["ETag"].strip('"').endswith("-3")  # as S3 marks three parts
+
+
+@pytest.mark.parametrize("rule", ["norm = 'l1,l1'\nrelative_radius = 0.3", "relative_radius = 0.2\nexact = true"])
+def test_columns_are_split_in_the_order_of_the_file(
+    store: Any, tmp_path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    y = np.random.default_rng(0).standard_normal((6145, 7)).astype(np.float32)
+    save_file({"w": y}, tmp_path / "in.safetensors")
+    store.put_file(str(tmp_path / "in.safetensors"), "models/in.safetensors")
+    rule = f"tensors = 'w'\naxes = '1,0'\n{rule}"
+    run_job(make_recipe(tmp_path / "in.safetensors", tmp_path / "whole.safetensors", rule), INLINE)
+    monkeypatch.setattr(job_plan, "LEAST_TASK_BYTES", 1 << 15)
+    recipe = make_recipe(f"{BUCKET}/in.safetensors", f"{BUCKET}/out.safetensors", rule)
+    outcome = run_job(recipe, Options(workers=2, engine="inline", memory_bytes=1 << 20))
+    assert {"up", "round", "down"} <= {stint["kind"] for stint in outcome.stints}
+    assert store.cat_file("models/out.safetensors") == (tmp_path / "whole.safetensors").read_bytes()
 
 
 def test_what_fails_half_way_shows_nothing_and_resumes(
