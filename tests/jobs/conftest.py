@@ -112,7 +112,7 @@ def minilm() -> Path:
     return Path(found.origin).parent / "model"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # others in this process want a cluster of their own
 def cluster() -> Iterator[str]:
     """Start a cluster of two nodes on this machine, connect to it, and return where its dashboard takes jobs."""
     prepare_environment(embedded=True)

@@ -22,14 +22,14 @@ LIMIT_BYTES = 1 << 18
 
 
 def is_one_block(executor: Executor, works: Sequence[Work], terms: Terms) -> bool:
-    """Tell whether a run is of one small tensor in one block, which nobody follows and no algorithm asks again."""
+    """Tell whether a run is of one small tensor in one block: whole, followed by nobody, asked once."""
     plan = works[0].plan
     return (
         len(works) == 1
         and executor.in_process
         and len(plan.blocks) == 1
         and plan.nbytes <= LIMIT_BYTES
-        and not (plan.exact or plan.in_parts or terms.landed or terms.done)
+        and not (plan.exact or plan.in_parts or works[0].survivors or terms.landed or terms.done)
     )
 
 
