@@ -24,7 +24,7 @@ run: $(READY) ## start the service, project a real tensor, keep serving (ONCE=1,
 
 # Kernels' tests keep one core busy, and much of the rest waits: tests/conftest.py says which run beside which.
 test: $(READY) ## run every test, in two processes (ARGS="-k plan": what to add to pytest; JOBS=0: in one)
-	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist=loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist=loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## lint, formatting, types, import rules
 	@$(BIN)/ruff check

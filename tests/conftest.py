@@ -21,7 +21,7 @@ settings.register_profile("fuzz", settings.default, deadline=None, max_examples=
 settings.load_profile("house")
 
 SERVE = "from normtree.http.serve import serve; from normtree.settings import Settings; serve(Settings())"
-KERNELS = Path(__file__).parent / "kernels"
+KERNELS = "tests/kernels/"
 STOP_S = 30
 WORKERS = 2
 
@@ -35,15 +35,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """Let one process have all that starts Ray or a service, in order, and others the kernels, file by file.
 
     Two embedded clusters in one process, or one that looks for its own by `auto`, are no good neighbours.
     """
-    for item in items:
-        alone = KERNELS in item.path.parents
-        item.add_marker(pytest.mark.xdist_group(item.path.stem if alone else "machine"))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Beside(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file.startswith(KERNELS) else "machine"
+
+    return Beside(config, log)
 
 
 @contextmanager
