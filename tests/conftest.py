@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ settings.load_profile("house")
 
 SERVE = "from normtree.http.serve import serve; from normtree.settings import Settings; serve(Settings())"
 KERNELS = "tests/kernels/"
+JOBS = ("tests/jobs/", "tests/loadtests/", "tests/nodes/")
 STOP_S = 30
 WORKERS = 2
 
@@ -35,18 +37,34 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def ray_folder() -> Iterator[str]:
+    """A folder for clusters. Sockets lie in it, whose paths may have 107 characters: pytest's own are too deep."""
+    with TemporaryDirectory(prefix="nt-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def apart(request: pytest.FixtureRequest, ray_folder: str) -> Iterator[None]:
+    """Keep the clusters of jobs where those of the other process do not look for the one that `auto` means."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.nodeid.startswith(JOBS):
+            patch.setenv("RAY_TMPDIR", ray_folder)
+        yield
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Let one process have all that starts Ray or a service, in order, and others the kernels, file by file.
+    """Let one process have jobs and clusters, another what else starts Ray or a service, and both the kernels' files.
 
-    Two embedded clusters in one process, or one that looks for its own by `auto`, are no good neighbours.
+    Within a group the tests keep their order: some wait long for a module's cluster, which then serves them all.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class Beside(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if file.startswith(KERNELS) else "machine"
+            return file if file.startswith(KERNELS) else "jobs" if file.startswith(JOBS) else "service"
 
     return Beside(config, log)
 
