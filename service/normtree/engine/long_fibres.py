@@ -19,10 +19,10 @@ from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Span, Sweep
 from normtree_kernels import parts
 from normtree_kernels.blocks import Block
-from normtree_kernels.dtypes import Array, Float64Array
+from normtree_kernels.dtypes import Array
 from normtree_kernels.lanes import CHUNK, chunk_count
 from normtree_kernels.norms import MixedNorm
-from normtree_kernels.sweep import active, down
+from normtree_kernels.sweep import down
 
 _PIECE_ELEMENTS = 1 << 22  # of all fibres together: a few tens of milliseconds at most
 
@@ -122,24 +122,6 @@ def part_down(
         else:
             down(norm.inner.norm, fibres[..., piece], kept, v, u, results[..., piece])
     return _span("down", norm, start_ns, block, fibres, 2)
-
-
-def chunk_active(part: Array, mu: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Sums and numbers of the magnitudes above levels, a row for each chunk; of fibres along the part's last axis.
-
-    Args:
-        part: not changed.
-        mu: the fibres' levels.
-    """
-    whole = part.shape[-1] // CHUNK
-    chunked = part[..., : whole * CHUNK].reshape(*part.shape[:-1], whole, CHUNK)
-    levels = np.broadcast_to(mu[..., np.newaxis], chunked.shape[:-1])
-    sums, counts = active(chunked, levels.ndim, levels)
-    if part.shape[-1] % CHUNK:
-        rest = active(part[..., whole * CHUNK :], mu.ndim, mu)
-        sums = np.concatenate([sums, rest[0][..., np.newaxis]], axis=-1)
-        counts = np.concatenate([counts, rest[1][..., np.newaxis]], axis=-1)
-    return np.moveaxis(sums, -1, 0), np.moveaxis(counts.astype(np.float64), -1, 0)
 
 
 def cut_parts(fibres: Array, block: Block) -> Iterator[tuple[slice, slice]]:

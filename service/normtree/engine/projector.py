@@ -352,7 +352,7 @@ class Projector:
     def _serial_ms(self, works: Sequence[Work], goal: Goal, terms: Terms) -> float:
         """Measure the same projection on one thread; it writes the same bits again."""
         serial = [replace(work, plan=_serial(work.plan)) for work in works]
-        return run_tree(self.inline, self.slates, serial, goal, Terms(terms.end_ns, terms.cancel)).wall_ms
+        return self._run(serial, goal, Terms(terms.end_ns, terms.cancel)).wall_ms
 
     def _request(self, profile: MachineProfile, engine: Engine) -> Request:
         """Make what an engine is measured with: it projects noise, each fibre to about a third of its norm."""

@@ -11,7 +11,7 @@ from time import perf_counter_ns, time
 
 import numpy as np
 
-from normtree.engine.long_fibres import chunk_active, cut_parts
+from normtree.engine.long_fibres import cut_parts
 from normtree.engine.pieces import cut_pieces
 from normtree.engine.stop import Stopped
 from normtree.engine.timing import Span, Sweep
@@ -76,7 +76,7 @@ def leaf_active(
     """Sum and count the magnitudes above their fibres' levels."""
     start_ns = perf_counter_ns()
     if chunked:
-        found = _rows(mu.size, (chunk_active(part, mu) for _, part in _parts(until_s, block, mixed)))
+        found = _rows(mu.size, (parts.active(part, mu) for _, part in _parts(until_s, block, mixed)))
     else:
         found = np.empty(mu.shape), np.empty(mu.shape)
         view = block.transpose(mixed.order)
@@ -159,7 +159,7 @@ def _chunk_norms(until_s: float, block: Array, mixed: MixedNorm, norm: str) -> F
     return np.concatenate([np.empty((0, fibres)), *rows])
 
 
-def _rows(fibres: int, found: Iterator[tuple[Float64Array, Float64Array]]) -> tuple[Float64Array, Float64Array]:
+def _rows(fibres: int, found: Iterator[tuple[Float64Array, Array]]) -> tuple[Float64Array, Float64Array]:
     """What was found of chunks, as rows."""
     rows = [(np.empty((0, fibres)), np.empty((0, fibres)))]
     rows += [(sums.reshape(-1, fibres), counts.reshape(-1, fibres)) for sums, counts in found]
