@@ -161,7 +161,7 @@ def full_disk() -> dict[str, Any]:
         again = checkpoint.run("--engine", "inline")
         intact = checkpoint.digests(checkpoint.folder / "in") == before
         whole = len(checkpoint.digests(checkpoint.output)) == 4
-    told = complaint.splitlines()[-1] if complaint else "no complaint"
+    told = complaint.splitlines()[-1].replace(f"{disk}/", "") if complaint else "no complaint"
     return _of_job(
         "full disk", f"{told}; then with room: {again or 'done'}", bool(complaint) and not again and whole, intact
     )

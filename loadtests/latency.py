@@ -62,7 +62,7 @@ def curve(
         command += ["--body", str(body), "--expect", str(expected)]
 
         def run(*options: str) -> dict[str, Any]:
-            done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+            done = subprocess.run([*command, *options], stdout=subprocess.PIPE, text=True, check=True)
             found: dict[str, Any] = json.loads(done.stdout)
             return found
 
