@@ -23,6 +23,8 @@ from typing import Any
 
 from wire import Wire, wire
 
+from normtree.demo import ending_with_us
+
 GBIT_S, ROUND_TRIPS_MS = (1.0, 10.0), (0.1, 1.0, 10.0)
 STORE_BYTES, PORT = 1 << 30, 6379
 ROUNDS = 5
@@ -76,7 +78,10 @@ def cluster(made: Wire, folder: Path, cpus: int = 1) -> Iterator[list["subproces
             with (folder / f"{name}.log").open("wb") as log:
                 started.append(
                     subprocess.Popen(
-                        made.command(host, str(RAY), "start", *options), env=_environment(), stdout=log, stderr=log
+                        ending_with_us(made.command(host, str(RAY), "start", *options)),
+                        env=_environment(),
+                        stdout=log,
+                        stderr=log,
                     )
                 )
             _wait_for_port(made)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from normtree.demo import free_port, wait_until_ready
+from normtree.demo import ending_with_us, free_port, wait_until_ready
 
 STOP_S = 60
 
@@ -44,7 +44,7 @@ def running(log: Path, settings: Mapping[str, object] | None = None) -> Iterator
     """
     port = free_port()
     told = {f"NORMTREE_{name.upper()}": str(value) for name, value in (settings or {}).items()}
-    command = [sys.executable, "-m", "normtree.cli", "serve", "--port", str(port)]
+    command = ending_with_us([sys.executable, "-m", "normtree.cli", "serve", "--port", str(port)], signal.SIGKILL)
     environment = {"NORMTREE_LOG_LEVEL": "warning", "RAY_USAGE_STATS_ENABLED": "0", **os.environ, **told}
     with log.open("ab") as sink:
         process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import normtree_kernels as nk
-from normtree.demo import free_port, serving, wait_until_ready
+from normtree.demo import ending_with_us, free_port, serving, wait_until_ready
 
 ECHO = """
 import sys, uvicorn
@@ -47,7 +47,7 @@ RADIUS_SHARE = 0.1
 @contextmanager
 def echoing(port: int) -> Iterator[str]:
     """Run the echo until the block ends."""
-    process = subprocess.Popen([sys.executable, "-c", ECHO, str(port)])
+    process = subprocess.Popen(ending_with_us([sys.executable, "-c", ECHO, str(port)]))
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(100):

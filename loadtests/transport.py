@@ -33,7 +33,7 @@ from service import running
 
 import normtree_kernels as nk
 from normtree.compact import expand
-from normtree.demo import free_port
+from normtree.demo import ending_with_us, free_port
 
 NORM, SPARSITY = "l1,linf", 0.9
 ECHOES = ("stock", "ours", "kept")
@@ -88,7 +88,8 @@ class Line:
 def echoing(kind: str) -> Iterator[str]:
     """Run the echo in a process of its own."""
     port = free_port()
-    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("echo.py")), str(port), kind])
+    command = [sys.executable, str(Path(__file__).with_name("echo.py")), str(port), kind]
+    process = subprocess.Popen(ending_with_us(command))
     try:
         end = time.monotonic() + START_S
         while time.monotonic() < end:

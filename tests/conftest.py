@@ -13,7 +13,7 @@ import httpx
 import pytest
 from hypothesis import settings
 
-from normtree.demo import free_port, wait_until_ready
+from normtree.demo import ending_with_us, free_port, wait_until_ready
 
 # On top of Hypothesis' own default, which is another one on CI. The first call of a kernel compiles it,
 # so no example has a deadline; pytest's timeout guards the test.
@@ -24,7 +24,7 @@ settings.load_profile("house")
 SERVE = "from normtree.http.serve import serve; from normtree.settings import Settings; serve(Settings())"
 KERNELS = "tests/kernels/"
 JOBS = ("tests/jobs/", "tests/loadtests/", "tests/nodes/")
-STOP_S = 30
+STOP_S = 120
 WORKERS = 2
 
 
@@ -79,11 +79,12 @@ def serving(log: Path, **settings: object) -> Iterator[tuple[str, subprocess.Pop
         "NORMTREE_PORT": str(port),
         **{f"NORMTREE_{name.upper()}": str(value) for name, value in settings.items()},
     }
+    command = ending_with_us([sys.executable, "-c", SERVE], signal.SIGKILL)  # it may be what hangs
     with log.open("wb") as sink:
-        process = subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdout=sink, stderr=sink)
+        process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)
     base = f"http://127.0.0.1:{port}"
     try:
-        with httpx.Client(base_url=base) as client:
+        with httpx.Client(base_url=base, timeout=60) as client:
             try:
                 wait_until_ready(client, process)
             except ValueError as error:

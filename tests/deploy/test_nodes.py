@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 import normtree_kernels as nk
+from normtree.demo import ending_with_us
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -124,11 +126,13 @@ def machine(name: str, switch: str, address: str, room: Path) -> Iterator[Machin
             f"mount -t tmpfs -o size={SHM} tmpfs /dev/shm; mkdir -p /tmp/ray; mount -t tmpfs tmpfs /tmp/ray; "
             "echo up; sleep infinity & wait"
         )
+        command = [
+            "ip", "netns", "exec", name, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+            "bash", "-c", first,
+        ]  # fmt: skip
         outer = subprocess.Popen(
-            ["ip", "netns", "exec", name, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-             "bash", "-c", first],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            ending_with_us(command, signal.SIGKILL), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
         try:
             assert outer.stdout
             assert outer.stdout.readline() == b"up\n"
@@ -210,7 +214,7 @@ def test_two_nodes_are_active(cluster: Cluster) -> None:
     """Their report comes late: the README's own `ray status` may show one."""
     (ask,) = re.findall(r"^\S*ray status .*$", block("# on 10.0.0.11\n"), re.MULTILINE)
     token = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=/etc/normtree/ray-token"
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while (status := cluster.node.must(f"{token}; {ask}")).count(" 1 node_") < 2 and time.monotonic() < end:
         time.sleep(1)
     assert len(re.findall(r"^ 1 node_", status, re.MULTILINE)) == 2, status
@@ -277,7 +281,7 @@ def test_probes_of_the_manifests_need_no_token(cluster: Cluster) -> None:
 
 
 def test_rays_metrics_are_those_of_the_dashboard(cluster: Cluster) -> None:
-    end = time.monotonic() + 30  # a node's first report
+    end = time.monotonic() + 120  # a node's first report
     while True:
         shown = cluster.client.must(f"curl -sSf http://{NODE}:6385/metrics")
         found = {name for name in RAYS if re.search(rf"^{name}\{{", shown, re.MULTILINE)}

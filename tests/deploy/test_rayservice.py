@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import normtree_kernels as nk
-from normtree.demo import free_port
+from normtree.demo import ending_with_us, free_port
 from normtree.keys import new_key
 
 # A process of its own: Ray is started once a process, and Serve brings its warnings.
@@ -32,7 +32,7 @@ url = f"http://127.0.0.1:{sys.argv[3]}/v1/project?norm=l1,linf&radius=2"
 kind = {"Content-Type": "application/x-npy"}
 refused = httpx.post(url, content=body, headers=kind, timeout=60)
 answer = httpx.post(url, content=body, headers={**kind, "Authorization": "Bearer " + os.environ["KEY"]}, timeout=60)
-assert httpx.get(f"http://127.0.0.1:{sys.argv[3]}/-/healthz").status_code == 200
+assert httpx.get(f"http://127.0.0.1:{sys.argv[3]}/-/healthz", timeout=60).status_code == 200
 open(sys.argv[4], "wb").write(answer.content)
 serve.shutdown()
 ray.shutdown()
@@ -98,8 +98,9 @@ def test_the_application_answers_whoever_has_a_key(configuration: dict[str, Any]
     }  # fmt: skip
     before = set(Path("/dev/shm").glob("normtree-*"))
     port = str(free_port())
+    command = [sys.executable, "-W", "ignore", "-c", RUN, json.dumps(configuration), str(source), port, str(target)]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUN, json.dumps(configuration), str(source), port, str(target)],
+        ending_with_us(command),
         env=environment, capture_output=True, text=True, check=False, timeout=170,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

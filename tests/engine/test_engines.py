@@ -37,7 +37,7 @@ CASES = [
     ((), "l1", None),
 ]
 ATTEMPTS = 20
-SOON_S = 10.0  # on a machine that has much else to do
+SOON_S = 60.0  # to tell it from a hang: a machine may have much else to do
 ENGINES = [("inline", 1), ("inline", 2), ("ray", 1), ("ray", 2)]
 
 

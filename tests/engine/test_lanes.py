@@ -125,7 +125,7 @@ def test_the_stop_ends_calls_and_begins_no_others(stop: Stop) -> None:
 
 
 def test_the_asker_s_thread_takes_part_where_workers_are_threads(stop: Stop) -> None:
-    together = Barrier(2, timeout=10)
+    together = Barrier(2, timeout=60)
 
     def leaf() -> int:
         together.wait()

@@ -4,11 +4,11 @@ import asyncio
 import io
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from normtree.engine.projector import Projector
 from normtree.http.app import create_app
 from normtree.settings import Settings
 
+HANG_S = 60
 Y = np.random.default_rng(0).standard_normal((300, 400)).astype(np.float32)
 Y_LARGE = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
 
@@ -215,30 +216,33 @@ def test_not_ready(projector: Projector, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Slow:
-    """A projector's ``project`` that takes its time first, as one under load would."""
+    """A projector's ``project`` that takes its time first, as one under load would: until it is let go on."""
 
-    def __init__(self, projector: Projector, took_s: float) -> None:
+    def __init__(self, projector: Projector) -> None:
         self._project = projector.project
-        self._took_s = took_s
+        self._let_go = threading.Event()
         self.began = asyncio.Event()
-        self.ended = False
         self.loop = asyncio.get_running_loop()
 
     def __call__(self, *args: Any, **given: Any) -> Any:
         self.loop.call_soon_threadsafe(self.began.set)
-        sleep(self._took_s)
-        self.ended = True
+        assert self._let_go.wait(HANG_S)
         return self._project(*args, **given)
+
+    def go_on(self) -> None:
+        self._let_go.set()
 
 
 def test_deadline(projector: Projector, monkeypatch: pytest.MonkeyPatch) -> None:
     client = whole(Y)
 
     async def main() -> None:
-        monkeypatch.setattr(projector, "project", Slow(projector, 0.4))
+        slow = Slow(projector)
+        monkeypatch.setattr(projector, "project", slow)
         async with running(projector, deadline_s=0.2) as app:
             await client.call(app)
             assert projector.arena.leased_bytes > 0  # the thread still writes there
+            slow.go_on()
 
     asyncio.run(main())
     assert projector.arena.leased_bytes == 0
@@ -247,7 +251,7 @@ def test_deadline(projector: Projector, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_cancelled_while_working(projector: Projector, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        slow = Slow(projector, 0.3)
+        slow = Slow(projector)
         monkeypatch.setattr(projector, "project", slow)
         async with running(projector) as app:
             request = asyncio.create_task(whole(Y).call(app))
@@ -256,6 +260,7 @@ def test_cancelled_while_working(projector: Projector, monkeypatch: pytest.Monke
             with pytest.raises(asyncio.CancelledError):
                 await request
             assert projector.arena.leased_bytes > 0
+            slow.go_on()
 
     asyncio.run(main())
     assert projector.arena.leased_bytes == 0
@@ -266,7 +271,7 @@ def test_client_that_leaves_while_working(projector: Projector, monkeypatch: pyt
     asked: list[Cancel] = []
 
     async def main() -> None:
-        slow = Slow(projector, 0.2)
+        slow = Slow(projector)
 
         def project(*args: Any, **given: Any) -> Any:
             asked.append(given["cancel"])
@@ -278,6 +283,7 @@ def test_client_that_leaves_while_working(projector: Projector, monkeypatch: pyt
             await client.call(app, leaves=slow.began)
             assert asked[0].is_set
             assert projector.arena.leased_bytes > 0
+            slow.go_on()
         client.problem(499, "cancelled")
 
     asyncio.run(main())
@@ -286,15 +292,15 @@ def test_client_that_leaves_while_working(projector: Projector, monkeypatch: pyt
 
 def test_health_is_answered_while_work_goes_on(projector: Projector, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        slow = Slow(projector, 0.3)
+        slow = Slow(projector)
         monkeypatch.setattr(projector, "project", slow)
         async with running(projector) as app:
             requests = [asyncio.create_task(whole(Y).call(app)) for _ in range(5)]  # more than there are threads
             await slow.began.wait()
             health = Client([], 0, path="/v2/health/ready", query="", method="GET")
             await health.call(app)
-            assert not slow.ended
             assert health.status == 200
+            slow.go_on()
             await asyncio.gather(*requests)
 
     asyncio.run(main())

@@ -32,7 +32,7 @@ def place(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
     ):
         found = urlsplit(base)
         yield found.hostname, found.port
-        assert httpx.get(f"{base}/v2/health/live").json() == {"live": True}
+        assert httpx.get(f"{base}/v2/health/live", timeout=60).json() == {"live": True}
 
 
 @pytest.fixture
@@ -125,4 +125,4 @@ def test_many_that_stay_hinder_nobody(place: tuple[str, int]) -> None:
         for each in lines:
             each.sendall(head(2**40))
         assert {read(each)[0].status for each in lines} == {401}
-        assert httpx.get(f"http://{place[0]}:{place[1]}/v2/health/live").status_code == 200
+        assert httpx.get(f"http://{place[0]}:{place[1]}/v2/health/live", timeout=60).status_code == 200

@@ -43,7 +43,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def observed(serve: Any, log: Path) -> Iterator[httpx.Client]:
     with (
         serve(log, inline_only=True, workers=2, arena_bytes=2**26, deadline_s=20, keys=str(KEY)) as (base, _),
-        httpx.Client(base_url=base, headers={"Authorization": f"Bearer {SECRET}"}) as client,
+        httpx.Client(base_url=base, timeout=60, headers={"Authorization": f"Bearer {SECRET}"}) as client,
     ):
         yield client
 

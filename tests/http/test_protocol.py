@@ -35,7 +35,7 @@ def bounded(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 @pytest.fixture
 def line(bounded: str) -> Iterator[socket.socket]:
     place = urlsplit(bounded)
-    with socket.create_connection((place.hostname, place.port), timeout=30) as found:
+    with socket.create_connection((place.hostname, place.port), timeout=60) as found:
         yield found
 
 
@@ -59,7 +59,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def in_flight(base: str) -> int:
     """Requests that the service has let in and not answered."""
-    (found,) = re.findall(r"^normtree_inflight_requests (\S+)$", httpx.get(f"{base}/metrics").text, re.MULTILINE)
+    text = httpx.get(f"{base}/metrics", timeout=60).text
+    (found,) = re.findall(r"^normtree_inflight_requests (\S+)$", text, re.MULTILINE)
     return int(float(found))
 
 
@@ -155,7 +156,7 @@ def test_answer_that_nobody_reads_is_given_up(bounded: str, line: socket.socket)
     assert received < len(body)
     y = np.random.default_rng(0).standard_normal((200, 300))
     for _ in range(2):
-        right = httpx.post(f"{bounded}/v1/project?radius=2", content=npy(y), headers=NPY)
+        right = httpx.post(f"{bounded}/v1/project?radius=2", content=npy(y), headers=NPY, timeout=60)
         np.testing.assert_array_equal(np.load(io.BytesIO(right.content)), nk.project(y, "l1,linf", 2.0))
 
 
@@ -163,7 +164,7 @@ def test_connections_are_bounded(bounded: str) -> None:
     place = urlsplit(bounded)
     with ExitStack() as held:
         lines = [
-            held.enter_context(socket.create_connection((place.hostname, place.port), timeout=10)) for _ in range(60)
+            held.enter_context(socket.create_connection((place.hostname, place.port), timeout=60)) for _ in range(60)
         ]
         status, problem = answer(lines[-1])
         assert (status, problem["code"]) == (503, "too-many-connections")
@@ -171,7 +172,7 @@ def test_connections_are_bounded(bounded: str) -> None:
         found = http.client.HTTPResponse(lines[0])
         found.begin()
         assert found.status == 200
-    assert httpx.get(f"{bounded}/v2/health/live").status_code == 200
+    assert httpx.get(f"{bounded}/v2/health/live", timeout=60).status_code == 200
 
 
 def test_refused_at_expect_continue(bounded: str, line: socket.socket) -> None:
@@ -190,7 +191,7 @@ def test_request_in_flight_is_finished(serve: Any, tmp_path: Path) -> None:
     content = npy(y)
     with serve(tmp_path / "log.txt", inline_only=True, workers=2, arena_bytes=2**26) as (base, process):
         place = urlsplit(base)
-        with socket.create_connection((place.hostname, place.port), timeout=20) as line:
+        with socket.create_connection((place.hostname, place.port), timeout=60) as line:
             head = (
                 f"POST /v1/project?radius=2 HTTP/1.1\r\nHost: {place.netloc}\r\n"
                 f"Content-Type: application/x-npy\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -198,10 +199,10 @@ def test_request_in_flight_is_finished(serve: Any, tmp_path: Path) -> None:
             line.sendall(head.encode() + content[:1000])
             wait_for(lambda: in_flight(base) == 1)
             process.send_signal(signal.SIGTERM)
-            wait_for(lambda: httpx.get(f"{base}/v2/health/ready").status_code == 503)
-            assert httpx.get(f"{base}/v2/health/live").status_code == 200
-            assert httpx.get(f"{base}/v2/health/ready").json()["code"] == "not-ready"
-            refused = httpx.post(f"{base}/v1/project?radius=2", content=content)
+            wait_for(lambda: httpx.get(f"{base}/v2/health/ready", timeout=60).status_code == 503)
+            assert httpx.get(f"{base}/v2/health/live", timeout=60).status_code == 200
+            assert httpx.get(f"{base}/v2/health/ready", timeout=60).json()["code"] == "not-ready"
+            refused = httpx.post(f"{base}/v1/project?radius=2", content=content, timeout=60)
             assert (refused.status_code, refused.headers["connection"]) == (503, "close")
             assert int(refused.headers["retry-after"]) > 0
             line.sendall(content[1000:])
@@ -216,7 +217,7 @@ def test_request_in_flight_is_finished(serve: Any, tmp_path: Path) -> None:
 def test_request_that_outlives_the_drain_is_told(serve: Any, tmp_path: Path) -> None:
     with serve(tmp_path / "log.txt", inline_only=True, workers=2, arena_bytes=2**26, drain_s=1) as (base, process):
         place = urlsplit(base)
-        with socket.create_connection((place.hostname, place.port), timeout=20) as line:
+        with socket.create_connection((place.hostname, place.port), timeout=60) as line:
             line.sendall(
                 b"POST /v1/project?radius=2 HTTP/1.1\r\nHost: x\r\n"
                 b"Content-Type: application/x-npy\r\nContent-Length: 1000\r\n\r\n"

@@ -33,13 +33,13 @@ def by_npy(base: str, _: Path) -> bytes:
     body = io.BytesIO()
     np.save(body, Y)
     headers = {"Content-Type": "application/x-npy"}
-    answer = httpx.post(f"{base}/v1/project", params=GOAL, content=body.getvalue(), headers=headers)
+    answer = httpx.post(f"{base}/v1/project", params=GOAL, content=body.getvalue(), headers=headers, timeout=60)
     return np.load(io.BytesIO(answer.content)).tobytes()
 
 
 def by_safetensors(base: str, _: Path) -> bytes:
     headers = {"Content-Type": "application/vnd.safetensors"}
-    answer = httpx.post(f"{base}/v1/project", params=GOAL, content=save({"w": Y}), headers=headers)
+    answer = httpx.post(f"{base}/v1/project", params=GOAL, content=save({"w": Y}), headers=headers, timeout=60)
     return load(answer.content)["w"].tobytes()
 
 

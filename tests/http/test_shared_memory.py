@@ -181,7 +181,7 @@ def test_links_and_pipes_are_no_segments(base: str) -> None:
         path = Path(f"/dev/shm{KEY}-{name}")
         make(path)
         try:
-            with httpx.Client(base_url=base) as client:
+            with httpx.Client(base_url=base, timeout=60) as client:
                 answer = client.post(
                     "/v2/systemsharedmemory/region/r/register", json={"key": f"{KEY}-{name}", "byte_size": 8}
                 )
@@ -257,7 +257,7 @@ def test_name_that_means_another_segment_by_now(server: triton.InferenceServerCl
     "body", [b"", b"{", b"[]", b'{"key": 7, "byte_size": 8}', b'{"key": "/tensor-a"}', b" " * 70_000]
 )
 def test_registrations_that_are_no_json(base: str, body: bytes) -> None:
-    with httpx.Client(base_url=base) as client:
+    with httpx.Client(base_url=base, timeout=60) as client:
         answer = client.post("/v2/systemsharedmemory/region/r/register", content=body)
     assert answer.status_code in (400, 413, 422), answer.text
     assert answer.json()["error"]

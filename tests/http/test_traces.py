@@ -85,7 +85,7 @@ def test_the_protocol_s_clients_find_it_in_the_parameters(service: str) -> None:
     given.set_data_from_numpy(Y)
     with triton.InferenceServerClient(service.removeprefix("http://")) as client:
         answer = client.infer("multilevel", [given], parameters={"sparsity": 0.5, "trace": True})
-    pieces(httpx.get(service + answer.get_response()["parameters"]["trace"]).json())
+    pieces(httpx.get(service + answer.get_response()["parameters"]["trace"], timeout=60).json())
 
 
 def test_it_is_for_the_client_that_asked() -> None:

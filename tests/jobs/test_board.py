@@ -14,7 +14,7 @@ MEMORY_BYTES = 2**26
 
 
 def ended(board: JobBoard, job: Job) -> Job:
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + 240
     while board.get(job.id).ended is None and time.monotonic() < end_s:
         time.sleep(0.05)
     return board.get(job.id)

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ RULES = (
     "tensors = '.*(half|conv|wide)\\.weight'\nnorm = 'l1,l2'\nsparsity = 0.3",
 )
 DEATHS = 2
+HANG_S = 240  # less than a test has: beyond that all tests of its process would end with it
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
 
@@ -103,27 +104,33 @@ def test_what_a_task_raises_is_told_in_our_words(
         run_job(make_recipe(checkpoint, tmp_path / "out", "tensors = '.*weight'\nsparsity = 0.1"), RAY)
 
 
+def submit(address: str, program: str, *arguments: str) -> str:
+    """Submit a program of this environment and return what it printed; one that hangs fails its test, with its words.
+
+    `ray job submit` waits for the job's end, and Ray for a quarter of an hour for its beginning.
+    """
+    ray_, program = (str(Path(sys.executable).with_name(name)) for name in ("ray", program))
+    command = [ray_, "job", "submit", "--address", address, "--", program, *arguments]
+    end_s = monotonic() + HANG_S
+    while True:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as submitting:
+            try:
+                shown, _ = submitting.communicate(timeout=max(0.0, end_s - monotonic()))
+            except subprocess.TimeoutExpired:
+                submitting.kill()
+                pytest.fail(f"{command} did not end within {HANG_S} s:\n{submitting.communicate()[0]}")
+        if "No available agent" not in shown:  # a node's agent starts after the node
+            assert submitting.returncode == 0, shown
+            return shown
+        sleep(1)
+
+
 def test_the_job_is_submitted_to_a_cluster_as_the_readme_says(
     tmp_path: Path, checkpoint: Path, make_recipe: Any, files: Any, cluster: str
 ) -> None:
     rules = "\n".join(f"[[rules]]\n{rule}" for rule in RULES)
     (tmp_path / "recipe.toml").write_text(f"input = 'in'\noutput = 'out'\n{rules}")
-    command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", f"http://{cluster}", "--"]
-    command += [
-        str(Path(sys.executable).with_name("normtree")),
-        "job",
-        "run",
-        str(tmp_path / "recipe.toml"),
-        "--address",
-        "auto",
-    ]
-    end_s = time.monotonic() + 60
-    while True:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if "No available agent" not in done.stderr or time.monotonic() > end_s:  # a node's agent starts after the node
-            break
-        time.sleep(1)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 workers on ray, 2 nodes" in done.stdout
+    shown = submit(f"http://{cluster}", "normtree", "job", "run", str(tmp_path / "recipe.toml"), "--address", "auto")
+    assert "2 workers on ray, 2 nodes" in shown
     run_job(make_recipe(checkpoint, tmp_path / "one", *RULES), INLINE)
     assert files(tmp_path / "out") == files(tmp_path / "one")
