@@ -9,9 +9,14 @@ import numpy as np
 
 from normtree_kernels.blocks import Block
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.sweep import STREAM_RUN_BYTES
 
 # What one thread sweeps in a few tens of milliseconds: thresholds of l1 fibres take longer than clipping and scaling.
 _PIECE_BYTES = {"l1": 1 << 24, "l2": 1 << 26, "linf": 1 << 26}
+# A piece of columns that is narrower than a run of so many bytes takes up to twice as long, for every row is another
+# page; it may be so many times as large as others to be as wide. Thresholds of l1 columns gain nothing by that.
+_RUN_BYTES = STREAM_RUN_BYTES
+_WIDENED = {"l1": 1, "l2": 4, "linf": 4}
 
 
 @dataclass(frozen=True)
@@ -41,22 +46,35 @@ def cut_pieces(shape: tuple[int, ...], dtype: str, norm: MixedNorm, block: Block
     ranges = [(0, length) for length in shape]
     if block.axis is not None:
         ranges[block.axis] = (block.start, block.stop)
-    limit = _PIECE_BYTES[norm.inner.norm] // np.dtype(dtype).itemsize
-    for piece in _cut(ranges, sorted(norm.kept_axes), limit):
+    itemsize = np.dtype(dtype).itemsize
+    limit = _PIECE_BYTES[norm.inner.norm] // itemsize
+    bounds = _Bounds(limit, _WIDENED[norm.inner.norm] * limit, _RUN_BYTES // itemsize)
+    for piece in _cut(ranges, sorted(norm.kept_axes), bounds):
         index = tuple(slice(*piece[axis]) for axis in norm.order)
         # The ellipsis makes a view of an array without axes too, where there would be a copy, and nobody to see it.
         yield Piece((*index, ...), (*index[: len(norm.kept_axes)], ...))
 
 
-def _cut(ranges: list[tuple[int, int]], kept: list[int], limit: int) -> Iterator[list[tuple[int, int]]]:
+@dataclass(frozen=True)
+class _Bounds:
+    """How large a piece may be, how large for the sake of its runs, and how long those should be, in elements."""
+
+    size: int
+    widened: int
+    run: int
+
+
+def _cut(ranges: list[tuple[int, int]], kept: list[int], bounds: _Bounds) -> Iterator[list[tuple[int, int]]]:
     size = prod(stop - start for start, stop in ranges)
-    if size <= limit or not kept:
+    if size <= bounds.size or not kept:
         yield ranges
         return
     axis, *rest = kept
     start, stop = ranges[axis]
-    step = max(1, limit * (stop - start) // size)
+    behind = prod(stop - start for start, stop in ranges[axis + 1 :])  # neighbours, for later axes are cut later
+    wide = min(-(-bounds.run // behind), bounds.widened * (stop - start) // size)
+    step = max(1, bounds.size * (stop - start) // size, wide)
     for at in range(start, stop, step):
         part = [*ranges]
         part[axis] = (at, min(at + step, stop))
-        yield from _cut(part, rest, limit)
+        yield from _cut(part, rest, bounds)
