@@ -76,9 +76,14 @@ def test_file_without_keys_opens_to_nobody(projector: Projector, tmp_path: Path)
     assert answer.status_code == 403
 
 
-def test_body_is_not_waited_for(projector: Projector) -> None:
-    answer, *_ = ask(projector, [("POST", "/v1/project", {"Content-Length": "1000"})], keys=str(new_key("ada")[1]))
-    assert answer.headers["connection"] == "close"
+@pytest.mark.parametrize(
+    ("length", "connection"),
+    [("1000", None), ("262144", None), ("262145", "close"), ("9" * 20, "close"), ("x", "close")],
+)
+def test_body_is_not_waited_for(projector: Projector, length: str, connection: str | None) -> None:
+    answer, *_ = ask(projector, [("POST", "/v1/project", {"Content-Length": length})], keys=str(new_key("ada")[1]))
+    assert answer.status_code == 401
+    assert answer.headers.get("connection") == connection  # a short rest is dropped as it comes
 
 
 def test_lines() -> None:

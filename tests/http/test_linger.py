@@ -82,6 +82,24 @@ def test_who_sends_all_before_reading_reads_the_answer(
     assert line.recv(1) == b""
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["head and body together", "the body after the answer"])
+def test_a_short_body_that_is_refused_leaves_the_connection_usable(line: socket.socket, together: bool) -> None:
+    body = bytes(64 * 2**10)
+    line.sendall(head(len(body)) + (body if together else b""))
+    answer, problem = read(line)
+    assert (answer.status, problem["code"], answer.headers["connection"]) == (401, "key-missing", None)
+    line.sendall((b"" if together else body) + b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer, found = read(line)
+    assert (answer.status, found) == (200, {"live": True})
+
+
+@pytest.mark.parametrize("more", ["Expect: 100-continue\r\n", "Transfer-Encoding: chunked\r\n"])
+def test_a_short_body_that_may_not_come_or_end_does_not(line: socket.socket, more: str) -> None:
+    line.sendall(head(8, more).replace(b"Content-Length: 8\r\nTr", b"Tr"))
+    answer, _ = read(line)
+    assert (answer.status, answer.headers["connection"]) == (401, "close")
+
+
 def test_too_often_is_read_too(place: tuple[str, int]) -> None:
     more, seen = f"Authorization: Bearer {SLOW_SECRET}\r\n", []
     for _ in range(2):

@@ -24,6 +24,9 @@ Scalar = bool | int | float | str | None
 
 # After these the rest of the body is not wanted, or nobody can tell where it ends.
 _CLOSING = frozenset({400, 408, 411, 413})
+# A shorter one is dropped as it comes: for who is refused at a high rate, that is cheaper than a new connection.
+_SHORT_BODY_BYTES = 2**18
+_LENGTH_DIGITS = 19
 _TEXT_SHOWN = 200
 
 logger = logging.getLogger(__name__)
@@ -117,7 +120,7 @@ async def _on_normtree_error(request: Request, error: Exception) -> Response:
 
 def _answer_unread(scope: Scope, error: Exception) -> Response:
     """Answer an error that came before or instead of a route's answer; the rest of the body is not wanted."""
-    headers = {"Connection": "close"} if _has_body(scope) else {}
+    headers = {} if _is_soon_over(scope) else {"Connection": "close"}
     if isinstance(error, NormtreeError):
         return _answer_known(scope, error, headers)
     logger.error("request %s failed", request_id(scope), exc_info=error)
@@ -125,9 +128,16 @@ def _answer_unread(scope: Scope, error: Exception) -> Response:
     return _answer(scope, 500, "internal-error", "Internal error", detail, headers=headers)
 
 
-def _has_body(scope: Scope) -> bool:
+def _is_soon_over(scope: Scope) -> bool:
+    """Tell whether a body, or none, is on its way that is taken sooner than its client would connect again.
+
+    Not one that waits for `100 Continue`: whether it comes at all, only its client knows.
+    """
     headers = Headers(scope=scope)
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    if "transfer-encoding" in headers or "expect" in headers:
+        return False
+    length = headers.get("content-length", "0")
+    return length.isascii() and length.isdigit() and len(length) < _LENGTH_DIGITS and int(length) <= _SHORT_BODY_BYTES
 
 
 def _answer_known(scope: Scope, error: NormtreeError, headers: dict[str, str]) -> Response:
