@@ -1,7 +1,6 @@
 """``trace=1``: the trace of a request's work, kept for whoever asked for it."""
 
 import io
-from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -98,8 +97,8 @@ def test_it_is_for_the_client_that_asked() -> None:
 
 def test_new_ones_push_old_ones_out() -> None:
     traces, span = Traces(), Span("up", 0, 0, 1, 8, 1)
-    first = traces.keep("ada", replace(TIMING, spans=(span,) * 150_000)).rpartition("/")[2]
-    second = traces.keep("ada", replace(TIMING, spans=(span,) * 150_000)).rpartition("/")[2]
+    first = traces.keep("ada", TIMING._replace(spans=(span,) * 150_000)).rpartition("/")[2]
+    second = traces.keep("ada", TIMING._replace(spans=(span,) * 150_000)).rpartition("/")[2]
     with pytest.raises(TraceNotFound):
         traces.find(first, "ada")
     assert len(traces.find(second, "ada").spans) == 150_000

@@ -22,6 +22,12 @@ class Phase(NamedTuple):
     spans: tuple[Span, ...]
     stop_ns: int
 
+    @property
+    def longest_ns(self) -> int:
+        """The length of the longest of them."""
+        all_ns = [span.stop_ns - span.start_ns for span in self.spans]
+        return max(all_ns) if all_ns else 0
+
 
 class Phases:
     """The phases of one run so far.

@@ -3,11 +3,12 @@
 import secrets
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
 from normtree.engine.plan import Plan
 from normtree.engine.run import Run
 from normtree.engine.timing import LevelTiming, Span, Timing
+from normtree_kernels import MixedNorm
 
 _TRACE_BYTES = 16
 
@@ -23,20 +24,20 @@ def make_timing(
         serial_ms: what the same takes on one thread.
         serial_is: whether that was measured in the same request, or predicted.
     """
-    first = plans[0]
+    told = _Told.of(*plans)
     return Timing(
-        engine=first.engine,
-        reason=_join(plan.reason for plan in plans),
-        norm=_join(plan.norm.text for plan in plans),
-        axes=_join(plan.norm.axes_text for plan in plans),
+        engine=plans[0].engine,
+        reason=told.reason,
+        norm=told.norm,
+        axes=told.axes,
         radius=run.radius,
-        shape=first.shape if len(plans) == 1 else (sum(prod(plan.shape) for plan in plans),),
-        dtype=_join(plan.dtype for plan in plans),
-        blocks=sum(len(plan.blocks) for plan in plans),
-        workers=max(plan.workers for plan in plans),
+        shape=told.shape,
+        dtype=told.dtype,
+        blocks=told.blocks,
+        workers=told.workers,
         nodes=1,
         stages_ms=run.stages_ms,
-        levels=_levels(plans, run),
+        levels=_levels(told.deepest, run),
         work_ms=run.work_ms,
         span_ms=run.span_ms,
         wall_ms=run.wall_ms,
@@ -45,23 +46,61 @@ def make_timing(
         retries=run.retries,
         bytes_moved=run.bytes_moved,
         trace_id=secrets.token_hex(_TRACE_BYTES),
-        spans=tuple(span for phase in run.phases for span in phase.spans),
+        spans=tuple([span for phase in run.phases for span in phase.spans]),
     )
 
 
-def _levels(plans: Sequence[Plan], run: Run) -> tuple[LevelTiming, ...]:
+class _Told(NamedTuple):
+    """What a timing tells of plans; ``deepest`` is the norm of the one with the most levels."""
+
+    reason: str
+    norm: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    blocks: int
+    workers: int
+    deepest: MixedNorm
+
+    @classmethod
+    def of(cls, plan: Plan, *others: Plan) -> Self:
+        """Put it together; of one plan it is what stands there."""
+        norm = plan.norm
+        if not others:
+            blocks = len(plan.blocks)
+            return cls(plan.reason, norm.text, norm.axes_text, plan.shape, plan.dtype, blocks, plan.workers, norm)
+        plans = (plan, *others)
+        return cls(
+            reason=_join(plan.reason for plan in plans),
+            norm=_join(plan.norm.text for plan in plans),
+            axes=_join(plan.norm.axes_text for plan in plans),
+            shape=(sum(prod(plan.shape) for plan in plans),),
+            dtype=_join(plan.dtype for plan in plans),
+            blocks=sum(len(plan.blocks) for plan in plans),
+            workers=max(plan.workers for plan in plans),
+            deepest=max((plan.norm for plan in plans), key=lambda norm: len(norm.levels)),
+        )
+
+
+def _levels(deepest: MixedNorm, run: Run) -> tuple[LevelTiming, ...]:
     """Each level of the deepest tensor, with what the others did at the same depth."""
-    deepest = max((plan.norm for plan in plans), key=lambda norm: len(norm.levels))
-    leaves = [phase.spans for phase in run.phases if phase.sweep != "root"]
-    steps = [[step for step in run.steps if step.stage == stage] for stage in ("up", "down")]
-    phases: list[list[list[Span]]] = [[] for _ in deepest.levels]
-    for spans in (*leaves, *steps):
-        by_level: dict[int, list[Span]] = {}
-        for span in spans:
-            by_level.setdefault(span.level, []).append(span)
-        for index, together in by_level.items():
-            phases[index].append(together)
-    return tuple(LevelTiming.of(level.norm, each) for level, each in zip(deepest.levels, phases, strict=True))
+    sweeps = [phase.spans for phase in run.phases if phase.sweep != "root"]
+    for stage in ("up", "down"):
+        sweeps.append(tuple([step for step in run.steps if step.stage == stage]))
+    phases: list[list[Sequence[Span]]] = [[] for _ in deepest.levels]
+    for spans in sweeps:
+        for level, together in _by_level(spans):
+            phases[level].append(together)
+    return tuple([LevelTiming.of(level.norm, each) for level, each in zip(deepest.levels, phases, strict=True)])
+
+
+def _by_level(spans: Sequence[Span]) -> Iterable[tuple[int, Sequence[Span]]]:
+    if len(spans) == 1:
+        return ((spans[0].level, spans),)
+    by_level: dict[int, list[Span]] = {}
+    for span in spans:
+        by_level.setdefault(span.level, []).append(span)
+    return by_level.items()
 
 
 def _join(texts: Iterable[str]) -> str:

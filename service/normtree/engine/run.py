@@ -101,12 +101,12 @@ class Run:
     @property
     def work_ms(self) -> float:
         """Sum of all leaves' work and the root's."""
-        return sum(span.ms for phase in self.phases for span in phase.spans)
+        return sum([span.stop_ns - span.start_ns for phase in self.phases for span in phase.spans]) / 1e6
 
     @property
     def span_ms(self) -> float:
         """The critical path: the longest piece of each phase, one after the other."""
-        return sum(max((span.ms for span in phase.spans), default=0.0) for phase in self.phases)
+        return sum([phase.longest_ns for phase in self.phases]) / 1e6
 
 
 def run_tree(executor: Executor, slates: Arena, works: Sequence[Work], goal: Goal, terms: Terms) -> Run:

@@ -1,13 +1,11 @@
 """The timing of an answer: one schema for HTTP, command line, jobs and benchmarks, filled from real clocks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
 Sweep = Literal["up", "root", "down"]
 Stage = Literal["receive", "decode", "queue", "place", "up", "root", "down", "encode", "total"]
 STAGES: tuple[Stage, ...] = ("receive", "decode", "queue", "place", "up", "root", "down", "encode", "total")
-_STAGES = frozenset(STAGES)
 
 _NS_PER_MS = 1e6
 
@@ -65,13 +63,14 @@ class LevelTiming(NamedTuple):
         for phase in phases:
             if not phase:
                 continue
-            first_ns, last_ns, longest_ns = phase[0].start_ns, phase[0].stop_ns, 0
-            for span in phase:
-                took_ns = span.stop_ns - span.start_ns
-                first_ns, last_ns = min(first_ns, span.start_ns), max(last_ns, span.stop_ns)
-                longest_ns = max(longest_ns, took_ns)
+            first_ns, last_ns, longest_ns = phase[0].start_ns, 0, 0
+            for _, _, start_ns, stop_ns, moved, _ in phase:  # a small tensor has one: no calls for what it has alone
+                took_ns = stop_ns - start_ns
                 work_ns += took_ns
-                nbytes += span.nbytes
+                nbytes += moved
+                first_ns = start_ns if start_ns < first_ns else first_ns
+                last_ns = stop_ns if stop_ns > last_ns else last_ns
+                longest_ns = took_ns if took_ns > longest_ns else longest_ns
             tasks += len(phase)
             wall_ns += last_ns - first_ns
             span_ns += longest_ns
@@ -79,8 +78,7 @@ class LevelTiming(NamedTuple):
         return cls(norm, tasks, wall_ms, work_ms, span_ms, nbytes, nbytes / (wall_ms * 1e6) if wall_ns else 0.0)
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """What an answer cost, and what parallelism bought.
 
     ``wall_ms`` is up + root + down as the asker waited; ``work_ms`` the sum of all pieces; ``span_ms`` the critical
@@ -133,28 +131,21 @@ class Timing:
 
     def with_stages(self, **stages_ms: float) -> Self:
         """Add stages that happened outside the engine, in milliseconds."""
-        unknown = stages_ms.keys() - _STAGES
-        if unknown:
-            raise ValueError(f"stages: wanted some of {', '.join(STAGES)}, got {', '.join(sorted(unknown))}")
         merged = {**self.stages_ms, **stages_ms}
-        return self.with_changed(stages_ms={stage: merged[stage] for stage in STAGES if stage in merged})
-
-    def with_changed(self, **fields: object) -> Self:
-        """Return a copy with other fields; `dataclasses.replace` takes longer than small tensors do."""
-        changed = object.__new__(type(self))
-        vars(changed).update(vars(self), **fields)
-        return changed
+        ordered: dict[str, float] = {stage: merged[stage] for stage in STAGES if stage in merged}
+        if len(ordered) < len(merged):
+            unknown = sorted(merged.keys() - ordered.keys())
+            raise ValueError(f"stages: wanted some of {', '.join(STAGES)}, got {', '.join(unknown)}")
+        return self._replace(stages_ms=ordered)
 
     def as_dict(self) -> dict[str, object]:
         """The schema as plain values, for JSON."""
-        plain = {
-            **vars(self),
-            "stages_ms": dict(self.stages_ms),
-            "levels": [level._asdict() for level in self.levels],
-            "speedup": self.speedup,
-            "parallelism": self.parallelism,
-            "efficiency": self.efficiency,
-            "overhead_ms": self.overhead_ms,
-        }
+        plain = self._asdict()
         del plain["spans"]
+        plain["stages_ms"] = dict(self.stages_ms)
+        plain["levels"] = [level._asdict() for level in self.levels]
+        plain["speedup"] = self.speedup
+        plain["parallelism"] = self.parallelism
+        plain["efficiency"] = self.efficiency
+        plain["overhead_ms"] = self.overhead_ms
         return plain

@@ -77,6 +77,6 @@ def report(scope: Scope, timing: Timing, **stages_ms: float) -> Timing:
     """
     state = scope["state"]
     queue_ms = timing.stages_ms.get("queue", 0.0) + state.get("queued_ms", 0.0)
-    stages = timing.with_stages(**stages_ms, queue=queue_ms).stages_ms
-    reported = state["timing"] = timing.with_changed(stages_ms=stages, trace_id=state["trace"].trace_id)
+    timing = timing.with_stages(**stages_ms, queue=queue_ms)
+    reported = state["timing"] = timing._replace(trace_id=state["trace"].trace_id)
     return reported

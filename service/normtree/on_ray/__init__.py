@@ -6,9 +6,8 @@ fibres that several blocks hold parts of, what their chunks of 1,024 elements su
 """
 
 import math
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -104,4 +103,4 @@ def project_timed(
     with told_apart(tasks, deadline_s):
         grown = Tree(tasks, ask).grow()
     timing = make_timing([grown.plan], grown.run, grown.run.work_ms, "modelled")
-    return Projection(grown.blocks, replace(timing, nodes=grown.nodes, trace_id=uuid.uuid4().hex))
+    return Projection(grown.blocks, timing._replace(nodes=grown.nodes))
