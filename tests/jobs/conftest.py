@@ -21,6 +21,7 @@ from normtree.jobs.recipe import Recipe, parse_recipe
 Array = NDArray[Any]
 BFLOAT16: Any = ml_dtypes.bfloat16
 SHARDS = 3
+NODE_S = 240  # Ray's own half a minute is too little where much else goes on
 
 
 def tensors_of(shard: int) -> dict[str, Array]:
@@ -119,13 +120,12 @@ def cluster() -> Iterator[str]:
     import ray
     from ray.cluster_utils import Cluster
 
-    def node() -> dict[str, int]:
-        """A node whose agent listens on a port of its own: by default all nodes of a machine want the same one."""
-        return {"num_cpus": 1, "object_store_memory": 128 * 2**20, "dashboard_agent_listen_port": free_port()}
-
-    cluster = Cluster(initialize_head=True, head_node_args={**node(), "include_dashboard": True, "dashboard_port": 0})
+    cluster = Cluster()
     try:
-        cluster.add_node(**node())
+        for more in ({"include_dashboard": True, "dashboard_port": 0}, {}):
+            agent = {"dashboard_agent_listen_port": free_port()}  # by default all nodes of a machine want the same one
+            cluster.add_node(wait=False, num_cpus=1, object_store_memory=128 * 2**20, **agent, **more)
+            cluster.wait_for_nodes(NODE_S)
         found = ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
         yield str(found.dashboard_url)
     finally:

@@ -21,6 +21,7 @@ from normtree.errors import DeadlineExceeded, InvalidParameter, InvalidTensor, N
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
 STORE_BYTES = 256 * 2**20
+NODE_S = 240  # Ray's own half a minute is too little where much else goes on
 SHAPE = (3000, 700)
 
 prepare_environment(embedded=True)
@@ -30,9 +31,10 @@ def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.random.default_rng(11).standard_t(3, shape).astype(np.float32)
 
 
-def start(made: Cluster) -> None:
-    for _ in range(3):
-        made.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
+def add_node(made: Cluster) -> Any:
+    added = made.add_node(wait=False, num_cpus=2, object_store_memory=STORE_BYTES)
+    made.wait_for_nodes(NODE_S)
+    return added
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +42,13 @@ def cluster() -> Iterator[Cluster]:
     """Three nodes; the driver is on the first."""
     made = Cluster()
     try:
-        start(made)
-    except Exception:  # Ray gives a node half a minute to start, which a machine that is busy with others may exceed
+        for _ in range(3):
+            add_node(made)
+        ray.init(address=made.address, log_to_driver=False, configure_logging=False)
+        yield made
+    finally:
+        ray.shutdown()
         made.shutdown()
-        made = Cluster()
-        start(made)
-    ray.init(address=made.address, log_to_driver=False, configure_logging=False)
-    made.wait_for_nodes()
-    yield made
-    ray.shutdown()
-    made.shutdown()
 
 
 def nodes() -> list[str]:
@@ -254,8 +253,7 @@ def test_a_deadline_cancels_the_tasks(cluster: Cluster) -> None:
 
 @pytest.mark.kills
 def test_a_node_that_is_removed_in_mid_request_changes_no_bit(cluster: Cluster) -> None:
-    added = cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
-    cluster.wait_for_nodes()
+    added = add_node(cluster)
     y = noise((64, 200_000))
     here = ray.get_runtime_context().get_node_id()
     blocks = [put_on(place, block) for place, block in zip((here, added.node_id), np.array_split(y, 2), strict=True)]
