@@ -12,6 +12,7 @@
     ├── BodyTooLarge           413  the body exceeds a limit
     ├── UnsupportedMediaType   415  the body is in a format we do not read
     ├── InvalidParameter       422  norm, axes, radius, an option we do not know
+    ├── ModelNotFound          404  no model of that name and version
     ├── JobNotFound            404  no job of that id
     ├── TraceNotFound          404  no trace of that name, or none any more
     ├── JobConflict            409  another run, other input, or other output is in the way
@@ -35,7 +36,12 @@
 An error says what, where, got and wanted. It never carries a tensor's data.
 """
 
+import re
+from contextlib import suppress
 from typing import ClassVar, Self
+
+_WANTED = re.compile(r"\b(?:wanted|must be) (.+?)(?:, got |$)")
+_GOT = re.compile(r", got (.+)$")
 
 
 class NormtreeError(Exception):
@@ -266,6 +272,14 @@ class DeadlineExceeded(NormtreeError):
     title = "The deadline has passed"
 
 
+class ModelNotFound(NormtreeError):
+    """There is no model of that name and version."""
+
+    status = 404
+    code = "model-not-found"
+    title = "No such model"
+
+
 class JobNotFound(NormtreeError):
     """There is no job of that id."""
 
@@ -320,3 +334,24 @@ class StorageFull(NormtreeError):
     status = 507
     code = "storage-full"
     title = "No room is left"
+
+
+def refusal(error: Exception, kind: type[NormtreeError] = InvalidParameter) -> NormtreeError:
+    """Return what kernels or planner refuse, which say ``PARAMETER: … wanted LIMIT, got GOT``, as an error with these.
+
+    Args:
+        error: a ValueError or TypeError of theirs. What its words do not tell is None.
+        kind: of the error.
+    """
+    detail = str(error)
+    wanted, got = _WANTED.search(detail), _GOT.search(detail)
+    limit = wanted[1] if wanted else None
+    return kind(detail, pointer=detail.partition(":")[0], limit=limit, got=_plain(got[1]) if got else None)
+
+
+def _plain(text: str) -> int | float | str:
+    """Return the value that a text stands for: a number, or what is between quotation marks."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text[1:-1] if text[:1] == text[-1:] == "'" else text

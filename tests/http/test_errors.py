@@ -20,6 +20,7 @@ STATUSES = {
     "UnsupportedMediaType": 415,
     "InvalidParameter": 422,
     "InvalidTensor": 422,
+    "ModelNotFound": 404,
     "JobNotFound": 404,
     "TraceNotFound": 404,
     "JobConflict": 409,

@@ -19,7 +19,7 @@ def rule(text: str) -> str:
     [
         (HEAD, "1: rules", "Field required"),
         ('input = "in"\n', "1: output", "Field required"),
-        (f"inputs = 'x'\n{HEAD}[[rules]]\ntensors='a'\nradius=1", "1: inputs", "Extra inputs are not permitted"),
+        (f"inputs = 'x'\n{HEAD}[[rules]]\ntensors='a'\nradius=1", "1: inputs", "unknown key: did you mean input?"),
         (f"{HEAD}[[rules]]\ntensors='a('\nradius=1", "4: rules[0].tensors", "'a(' is no regular expression"),
         (rule("sparsity = 1.5"), "10: rules[1].sparsity", "Input should be less than or equal to 1, got 1.5"),
         (rule("sparsity = '1'"), "10: rules[1].sparsity", "Input should be a valid number, got '1'"),
@@ -27,7 +27,7 @@ def rule(text: str) -> str:
         (rule("radius = nan"), "10: rules[1].radius", "Input should be a finite number, got nan"),
         (rule("groups = 2.5"), "10: rules[1].groups", "Input should be a valid integer, got 2.5"),
         (rule("norm = 'l1,l3'\nradius = 1"), "10: rules[1].norm", "unknown norm 'l3', wanted some of l1, l2, linf"),
-        (rule("radius = 1\nspasity = 0.5"), "11: rules[1].spasity", "Extra inputs are not permitted"),
+        (rule("radius = 1\nspasity = 0.5"), "11: rules[1].spasity", "unknown key: did you mean sparsity?"),
         (rule("radius = 1\nscope='all'"), "11: rules[1].scope", "Input should be 'tensor' or 'global', got 'all'"),
         (rule("radius = 1\nsparsity = 0.5"), "8: rules[1]", "is wanted, got radius and sparsity"),
         (rule(""), "8: rules[1]", "exactly one of radius, sparsity, groups, relative_radius is wanted, got none"),

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -148,7 +148,8 @@ class MachineProfile:
         """The profile for people: rates in GB/s of the tensor, by threads and by its size."""
         plain = self.as_dict()
         return {
-            **{name: plain[name] for name in ("machine", "measured", "disturbed", "workers")},
+            **{name: plain[name] for name in ("machine", "measured", "workers")},
+            "disturbed": round(self.disturbed, 2),
             "memory_gb_per_s": {
                 kind: {_threads(count): round(rate, 1) for count, rate in rates.items()}
                 for kind, rates in self.bandwidth_gb_s.items()
@@ -160,7 +161,10 @@ class MachineProfile:
                 }
                 for kind, costs in self.leaves.items()
             },
-            "engines": plain["engines"],
+            "engines": {
+                engine: {name: float(f"{value:.3g}") for name, value in asdict(cost).items()}
+                for engine, cost in self.engines.items()
+            },
         }
 
     def to_json(self) -> bytes:

@@ -35,7 +35,7 @@ from normtree.engine.timing import Timing
 from normtree.engine.together import check_together
 from normtree.engine.warm import warm_kernels
 from normtree.engine.watermark import Watermark
-from normtree.errors import Cancelled, DeadlineExceeded, InvalidParameter, InvalidTensor, OutOfMemory, WorkersLost
+from normtree.errors import Cancelled, DeadlineExceeded, InvalidTensor, OutOfMemory, WorkersLost, refusal
 from normtree.settings import Settings
 from normtree_kernels.arguments import describe_bad
 from normtree_kernels.blocks import split
@@ -178,7 +178,7 @@ class Projector:
         try:
             goal = Goal(radius, sparsity, groups)
         except (TypeError, ValueError) as error:
-            raise InvalidParameter(str(error), pointer=str(error).partition(":")[0]) from error
+            raise refusal(error) from error
         try:
             check_dtype(np.dtype(dtype), "tensor")
         except TypeError as error:
@@ -190,7 +190,7 @@ class Projector:
                 profile=self.profile, max_workers=self.workers, engine=engine, workers=workers,
             )  # fmt: skip
         except (TypeError, ValueError) as error:
-            raise InvalidParameter(str(error), pointer=str(error).partition(":")[0]) from error
+            raise refusal(error) from error
 
     def measure(self) -> MachineProfile:
         """Measure this machine anew, plan by it from now on, and keep the profile for the next start."""
@@ -384,7 +384,9 @@ def _told(terms: Terms, deadline_s: float) -> Iterator[None]:
         if terms.cancel and terms.cancel.is_set:
             raise Cancelled("the request was cancelled, and its work has ended") from None
         raise DeadlineExceeded(
-            f"deadline: the work took longer than {deadline_s:g} s and was cancelled", limit=deadline_s
+            f"deadline: the work took longer than {deadline_s:g} s and was cancelled",
+            pointer="deadline_ms",
+            limit=deadline_s,
         ) from None
     except MemoryError as error:
         raise OutOfMemory("a leaf found no memory for its work", retry_after_s=1) from error

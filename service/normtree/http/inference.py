@@ -19,6 +19,7 @@ from normtree.settings import Settings
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _US_PER_MS = 1e3
 _LENGTH_DIGITS = 19
+_TEXT_SHOWN = 80
 _QUERIES_KEPT = 256
 _KEPT_LENGTH = 1000
 
@@ -114,7 +115,8 @@ def _json_length(headers: Headers) -> int | None:
     if given is None:
         return None
     if not (given.isascii() and given.isdigit() and len(given) <= _LENGTH_DIGITS):
-        raise MalformedBody(f"{LENGTH_HEADER}: wanted a number of bytes", pointer=LENGTH_HEADER)
+        shown = given[:_TEXT_SHOWN]
+        raise MalformedBody(f"{LENGTH_HEADER}: wanted a number of bytes, got {shown}", pointer=LENGTH_HEADER, got=shown)
     return _bounded(int(given))
 
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from starlette.exceptions import HTTPException
-
+from normtree.errors import ModelNotFound
 from normtree.http.bodies.elements import ELEMENTS
 from normtree.http.bodies.oip import INPUT, OUTPUT
 
@@ -56,10 +55,14 @@ def find_model(name: str, version: str = VERSION) -> Model:
     """Return a model.
 
     Raises:
-        HTTPException: 404, there is none of that name and version.
+        ModelNotFound: there is none of that name and version.
     """
     if name not in MODELS:
-        raise HTTPException(404, f"no model {name[:_NAME_SHOWN]!r}, there are {' and '.join(MODELS)}")
+        shown = name[:_NAME_SHOWN]
+        detail = f"model: wanted {' or '.join(MODELS)}, got {shown}"
+        raise ModelNotFound(detail, pointer="model", limit=", ".join(MODELS), got=shown)
     if version != VERSION:
-        raise HTTPException(404, f"no version {version[:_NAME_SHOWN]!r} of {name}, there is {VERSION}")
+        shown = version[:_NAME_SHOWN]
+        detail = f"version: of {name} there is {VERSION}, got {shown}"
+        raise ModelNotFound(detail, pointer="version", limit=VERSION, got=shown)
     return MODELS[name]

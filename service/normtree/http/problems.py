@@ -147,6 +147,8 @@ def _answer_known(scope: Scope, error: NormtreeError, headers: dict[str, str]) -
     if error.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
         named = error.pointer == "Content-Type" and error.limit
         headers["Accept-Post"] = str(named) if named else ", ".join(media.READABLE)
+        if error.pointer == "Content-Encoding":
+            headers["Accept-Encoding"] = str(error.limit)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="normtree"'
     return _answer(
@@ -177,10 +179,15 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         raise error
     title = HTTPStatus(error.status_code).phrase
     code = title.lower().replace(" ", "-")
-    detail = f"{request.method} {request.url.path}: {error.detail}"
-    if allowed := (error.headers or {}).get("Allow"):
-        detail += f", wanted {allowed}"
-    return _answer(request.scope, error.status_code, code, title, detail, headers=error.headers)
+    path, allowed = request.url.path, (error.headers or {}).get("Allow")
+    if allowed:
+        detail, pointer, got = f"method: wanted {allowed} of {path}, got {request.method}", "method", request.method
+    else:
+        detail, pointer, got = f"path: {request.method} {path}: {error.detail}; /docs lists what there is", "path", path
+    return _answer(
+        request.scope, error.status_code, code, title, detail,
+        headers=error.headers, pointer=pointer, limit=allowed, got=got,
+    )  # fmt: skip
 
 
 # How an application answers the errors that it raises knowingly; `Problems` answers the others.

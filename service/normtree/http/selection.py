@@ -31,7 +31,8 @@ def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple
         chosen = tuple(entry for entry in entries if pattern is None or pattern.fullmatch(entry.name))
     if not chosen:
         how = "fits the norm" if query.tensors is None else "has a name that the pattern matches"
-        raise InvalidParameter(f"tensors: of the body's {len(entries)} tensors none {how}", pointer="tensors")
+        detail = f"tensors: of the body's {len(entries)} tensors none {how}"
+        raise InvalidParameter(detail, pointer="tensors", got=query.tensors)
     for entry in chosen:
         _check(entry, settings.rank_limit)
     return chosen
@@ -57,7 +58,7 @@ def _compile(pattern: str) -> Any:
         why = error.args[0] if error.args else ""
         shown = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
         raise InvalidParameter(
-            f"tensors must be a regular expression in the syntax of RE2: {shown}", pointer="tensors"
+            f"tensors must be a regular expression in the syntax of RE2: {shown}", pointer="tensors", got=pattern
         ) from None
 
 

@@ -60,5 +60,6 @@ class Traces:
                 f"there is no such trace of this client here: each process of the service keeps its own, for "
                 f"{_KEPT_S:.0f} s and at most {_TRACES_LIMIT}; behind a balancer, another may have it",
                 pointer="trace",
+                got=name,
             )
         return kept.timing

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from normtree.errors import InvalidRecipe, JobConflict, JobNotFound
+from normtree.errors import JobConflict, JobNotFound
 from normtree.jobs.open_places import open_state
-from normtree.jobs.recipe import Recipe
+from normtree.jobs.recipe import Recipe, mistake
 from normtree.jobs.roots import FOLDER
 from normtree.settings import Settings
 
@@ -124,7 +124,7 @@ class JobBoard:
         """
         with self._lock:
             if id_ not in self._jobs:
-                raise JobNotFound("there is no job of that id", pointer="id")
+                raise JobNotFound("there is no job of that id", pointer="id", got=id_)
             return self._jobs[id_]
 
     def cancel(self, id_: str) -> Job:
@@ -248,10 +248,7 @@ def recipe_of(plain: object) -> Recipe:
     try:
         return Recipe.model_validate(plain)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise InvalidRecipe(f"{where}: {message}" if where else message, pointer=where or None) from None
+        raise mistake(error.errors(include_url=False)[0]) from None
 
 
 def _died(detail: str) -> dict[str, Any]:

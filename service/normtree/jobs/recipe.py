@@ -3,6 +3,7 @@
 import hashlib
 import re
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -166,15 +167,43 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
         raise InvalidRecipe("\n".join(problems), pointer=_key((inside or found)[0]["loc"])) from None
 
 
+def mistake(problem: Any) -> InvalidRecipe:
+    """Return the error for what pydantic found wrong in a recipe that came as JSON.
+
+    Args:
+        problem: one of a ValidationError's errors.
+    """
+    got = problem["input"]
+    limit = next((bound for bound in problem.get("ctx", {}).values() if isinstance(bound, str | int | float)), None)
+    return InvalidRecipe(
+        _message(problem),
+        pointer=_key(problem["loc"]) or "recipe",
+        limit=limit,
+        got=got if isinstance(got, str | int | float) else None,
+    )
+
+
 def _describe(text: str, where: str, problem: Any) -> str:
-    location = problem["loc"]
+    return f"{where}, line {_line(text, problem['loc'])}: {_message(problem)}"
+
+
+def _message(problem: Any) -> str:
+    """Say what is wrong, where, and what was given if that is short."""
+    location, key, got = problem["loc"], _key(problem["loc"]), problem["input"]
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "model_type":
         message = "wanted a table"
-    got = problem["input"]
+    elif problem["type"] == "extra_forbidden":
+        message, got = f"unknown key: {_nearest(location)}", None
     shown = f", got {got!r}" if isinstance(got, str | int | float) and ", got " not in message else ""
-    key = _key(location)
-    return f"{where}, line {_line(text, location)}: {key + ': ' if key else ''}{message}{shown}"
+    return f"{key + ': ' if key else ''}{message}{shown}"
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    """Say which key may have been meant."""
+    known = list((Recipe if len(location) == 1 else Rule).model_fields)
+    nearest = get_close_matches(str(location[-1]), known, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
 
 
 def _key(location: tuple[int | str, ...]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
-from normtree.errors import InvalidParameter, InvalidTensor
+from normtree.errors import InvalidParameter, InvalidTensor, refusal
 from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.lanes import CHUNK
@@ -124,4 +124,4 @@ def checked(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     except (TypeError, ValueError) as error:
         pointer = str(error).partition(":")[0]
         kind = InvalidTensor if pointer == "blocks" else InvalidParameter
-        raise kind(str(error), pointer=pointer) from error
+        raise refusal(error, kind) from error

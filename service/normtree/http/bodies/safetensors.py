@@ -82,7 +82,7 @@ def data_offset(prefix: Prefix) -> int | None:
         detail = f"safetensors header: at most {HEADER_LIMIT_BYTES} bytes are read, got a length of {length}"
         raise BodyTooLarge(detail, pointer="body", limit=HEADER_LIMIT_BYTES, got=length)
     if length < len("{}"):
-        raise _malformed(f"a length of at least 2 bytes is wanted, got {length}")
+        raise _malformed("a length of at least 2 bytes is wanted", length, 2)
     if len(prefix) > _LENGTH_BYTES and prefix[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
         raise _malformed("it must begin with {")
     return _LENGTH_BYTES + length
@@ -127,7 +127,7 @@ def _read_entry(name: str, info: object, elements_limit: int) -> tuple[int, int,
         raise _malformed(f"{where}: exactly dtype, shape and data_offsets are wanted")
     code = info["dtype"]
     if not isinstance(code, str) or code not in BITS:
-        raise _malformed(f"{where}: dtype must be one of {', '.join(BITS)}", _cut(str(code)))
+        raise _malformed(f"{where}: dtype must be one of {', '.join(BITS)}", str(code)[:_TEXT_SHOWN], ", ".join(BITS))
     shape, offsets = (_read_integers(info[key], f"{where}: {key}") for key in ("shape", "data_offsets"))
     if len(offsets) != len(("begin", "end")) or offsets[0] > offsets[1]:
         raise _malformed(f"{where}: data_offsets must be a begin and an end not before it")
@@ -135,7 +135,7 @@ def _read_entry(name: str, info: object, elements_limit: int) -> tuple[int, int,
     if bits % 8:
         raise _malformed(f"{where}: its {code} elements do not fill whole bytes")
     if offsets[1] - offsets[0] != bits // 8:
-        raise _malformed(f"{where}: {bits // 8} bytes are wanted by its shape", str(offsets[1] - offsets[0]))
+        raise _malformed(f"{where}: {bits // 8} bytes are wanted by its shape", offsets[1] - offsets[0], bits // 8)
     return offsets[0], offsets[1], Entry(name, _NAMES.get(code, code), shape, bits // 8)
 
 
@@ -160,17 +160,17 @@ def _count(shape: tuple[int, ...], limit: int, where: str) -> int:
 def _check_offsets(placed: list[tuple[int, int, Entry]]) -> None:
     """Check rule 5."""
     if placed and placed[0][0] != 0:
-        raise _malformed(f"tensor {_cut(placed[0][2].name)}: the first must begin at 0", str(placed[0][0]))
+        raise _malformed(f"tensor {_cut(placed[0][2].name)}: the first must begin at 0", placed[0][0], 0)
     for (_, end, _), (begin, _, entry) in pairwise(placed):
         if begin != end:
             kind = "a hole before it" if begin > end else "it overlaps the one before"
-            raise _malformed(f"tensor {_cut(entry.name)}: {kind}: it must begin at {end}", str(begin))
+            raise _malformed(f"tensor {_cut(entry.name)}: {kind}: it must begin at {end}", begin, end)
 
 
 def _cut(name: str) -> str:
     return repr(name[:_TEXT_SHOWN])
 
 
-def _malformed(what: str, got: str | None = None) -> MalformedBody:
+def _malformed(what: str, got: int | str | None = None, limit: int | str | None = None) -> MalformedBody:
     detail = f"safetensors header: {what}" if got is None else f"safetensors header: {what}, got {got}"
-    return MalformedBody(detail, pointer="body", got=got)
+    return MalformedBody(detail, pointer="body", limit=limit, got=got)

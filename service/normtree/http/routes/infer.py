@@ -40,7 +40,7 @@ _ANSWERS = {
         },
     },
     **TENSOR_PROBLEMS,
-    **problem_responses(errors.RegionRefused, errors.NotLocal),
+    **problem_responses(errors.RegionRefused, errors.NotLocal, errors.ModelNotFound),
 }
 _REQUEST = {
     "requestBody": {

@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, StreamingResponse
 
 from normtree import errors
+from normtree.http.media import answer_type
 from normtree.http.problems import problem_responses
 from normtree.http.receive import read_whole
 from normtree.http.service import Service
@@ -18,7 +19,7 @@ from normtree.jobs.recipe import Recipe, parse_recipe
 from normtree.jobs.roots import within
 
 BODY_LIMIT_BYTES = 2**20
-_JSON, _TOML = "application/json", "application/toml"
+_JSON, _TOML, _HTML = "application/json", "application/toml", "text/html"
 _POLL_S = 0.2
 _KEEP_ALIVE_S = 15.0
 _REQUEST = {
@@ -90,13 +91,13 @@ def jobs_router(service: Service, board: JobBoard) -> APIRouter:
 
     @router.get("/{job_id}/report", response_class=Response, responses={
         200: {"description": "The report, as JSON or as a page.",
-              "content": {_JSON: {"schema": {"type": "object"}}, "text/html": {"schema": {"type": "string"}}}},
-        **problem_responses(errors.JobNotFound, errors.JobConflict, errors.StorageFailed),
+              "content": {_JSON: {"schema": {"type": "object"}}, _HTML: {"schema": {"type": "string"}}}},
+        **problem_responses(errors.JobNotFound, errors.NotAcceptable, errors.JobConflict, errors.StorageFailed),
     })  # fmt: skip
     async def report(job_id: str, request: Request) -> Response:
         """Return the report of a job that has completed; a page where the client prefers one."""
-        page = request.headers.get("accept", "").startswith("text/html")
-        name, media_type = ("report.html", "text/html") if page else ("report.json", _JSON)
+        media_type = answer_type(request.headers, (_JSON, _HTML), "a report is written as")
+        name = "report.html" if media_type == _HTML else "report.json"
         return Response(await run_in_threadpool(board.report, job_id, name), media_type=media_type)
 
     return router

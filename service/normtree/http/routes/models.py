@@ -3,12 +3,13 @@
 from fastapi import APIRouter
 
 from normtree import __version__
-from normtree.errors import NotReady
+from normtree.errors import ModelNotFound, NotReady
 from normtree.http.models import MODELS, PLATFORM, VERSION, find_model
 from normtree.http.problems import problem_responses
 from normtree.http.service import Service
 
 _EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "model_repository", "statistics")
+_MISSING = problem_responses(ModelNotFound)
 
 
 def models_router(service: Service) -> APIRouter:
@@ -32,28 +33,28 @@ def models_router(service: Service) -> APIRouter:
         """Tell how often each model was asked, and how long that took."""
         return {"model_stats": [statistics.as_dict() for statistics in service.statistics.values()]}
 
-    @router.get("/models/{name}")
-    @router.get("/models/{name}/versions/{version}")
+    @router.get("/models/{name}", responses=_MISSING)
+    @router.get("/models/{name}/versions/{version}", responses=_MISSING)
     async def metadata(name: str, version: str = VERSION) -> dict[str, object]:
         """Describe a model: its input and its output."""
         return find_model(name, version).metadata()
 
-    @router.get("/models/{name}/config")
-    @router.get("/models/{name}/versions/{version}/config")
+    @router.get("/models/{name}/config", responses=_MISSING)
+    @router.get("/models/{name}/versions/{version}/config", responses=_MISSING)
     async def config(name: str, version: str = VERSION) -> dict[str, object]:
         """Describe a model as Triton configures one."""
         return find_model(name, version).config()
 
-    @router.get("/models/{name}/ready", responses=problem_responses(NotReady))
-    @router.get("/models/{name}/versions/{version}/ready", responses=problem_responses(NotReady))
+    @router.get("/models/{name}/ready", responses=problem_responses(ModelNotFound, NotReady))
+    @router.get("/models/{name}/versions/{version}/ready", responses=problem_responses(ModelNotFound, NotReady))
     async def ready(name: str, version: str = VERSION) -> dict[str, object]:
         """Answer 200 when the model would take a tensor."""
         model = find_model(name, version)
         service.check_ready()
         return {"name": model.name, "ready": True}
 
-    @router.get("/models/{name}/stats")
-    @router.get("/models/{name}/versions/{version}/stats")
+    @router.get("/models/{name}/stats", responses=_MISSING)
+    @router.get("/models/{name}/versions/{version}/stats", responses=_MISSING)
     async def statistics(name: str, version: str = VERSION) -> dict[str, object]:
         """Tell how often a model was asked, and how long that took."""
         model = find_model(name, version)

@@ -59,10 +59,9 @@ def plan_router(service: Service) -> APIRouter:
 
 def _read_shape(found: object, settings: Settings) -> tuple[int, ...]:
     if not (isinstance(found, list) and all(type(length) is int and length >= 0 for length in found)):
-        shown = str(found)[:_TEXT_SHOWN]
-        raise errors.InvalidParameter(
-            f"shape must be a list of integers >= 0, got {shown}", pointer="shape", limit=0, got=shown
-        )
+        shown = "none" if found is None else str(found)[:_TEXT_SHOWN]
+        wanted = "a list of integers >= 0"
+        raise errors.InvalidParameter(f"shape must be {wanted}, got {shown}", pointer="shape", limit=wanted, got=shown)
     if len(found) > settings.rank_limit:
         detail = f"shape: at most {settings.rank_limit} axes are accepted, got {len(found)}"
         raise errors.InvalidTensor(detail, pointer="shape", limit=settings.rank_limit, got=len(found))
