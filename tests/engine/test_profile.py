@@ -81,6 +81,10 @@ def test_people_read_rates(projector: Projector) -> None:
     rates = told["leaves_gb_per_s"]["linf rows"]["up"]["2 threads"]  # type: ignore[index]
     assert list(rates) == [size_text(size) for size in shared.sizes]
     assert list(rates.values()) == [round(size / ns, 2) for size, ns in zip(shared.sizes, shared.ns, strict=True)]
+    cost = EngineCost(request_ms=2 / 3, block_ms=0.0, moved_ms_per_mib=1e4, slowdown=2e-5 / 3)
+    told = replace(projector.profile, disturbed=2 / 3, engines={"inline": cost}).readable()
+    costs = {"request_ms": 0.667, "block_ms": 0.0, "moved_ms_per_mib": 1e4, "slowdown": 6.67e-6}
+    assert (told["disturbed"], told["engines"]) == (0.67, {"inline": costs})
 
 
 @pytest.mark.parametrize(
