@@ -62,6 +62,7 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         openapi_url=None,  # ours tells of what middleware answers too
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours, `trace_requests`, is the only one
         redirect_slashes=False,  # a client that posts a tensor to a wrong path learns it at once
         middleware=[  # from the outside in
             Middleware(RequestId),
