@@ -9,6 +9,7 @@ from normtree.errors import UnsupportedMediaType
 from normtree.http import media
 from normtree.http.bodies import npy, safetensors
 from normtree.http.bodies.contents import Contents, Prefix
+from normtree.http.head import head_of
 from normtree.http.receive import Body, fill, wrong_length
 from normtree.settings import Settings
 
@@ -45,8 +46,9 @@ async def open_arrival(request: Request, settings: Settings) -> Arrival:
         InvalidTensor: a dtype, shape or size that is not taken.
         BodyTimeout: the header did not arrive in time.
     """
-    media_type = media.content_type(request.headers)
-    body = Body.open(request.headers, request.receive, settings)
+    head = head_of(request.scope)
+    media_type = media.content_type(head)
+    body = Body.open(head, request.receive, settings)
     prefix: Prefix = await body.chunk()
     while (contents := _parse(prefix, media_type, settings)) is None:
         prefix = bytearray(prefix) if isinstance(prefix, bytes) else prefix

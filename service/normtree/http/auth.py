@@ -1,9 +1,9 @@
 """Who asks: a bearer key is looked up before anything else is read, and its name is put into the request's state."""
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from normtree.errors import KeyMissing, KeyRefused
+from normtree.http.head import head_of
 from normtree.keys import KeyRing
 
 ANONYMOUS = "anonymous"
@@ -36,7 +36,7 @@ class Auth:
         """Return the name of the key that the request shows."""
         if is_open(scope["path"]):
             return ANONYMOUS
-        scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
+        scheme, _, secret = head_of(scope).get("authorization", "").partition(" ")
         if scheme.lower() != _SCHEME or not secret:
             raise KeyMissing("Authorization: wanted Bearer and a key, got none", pointer="Authorization")
         name = self._keys.name_of(secret.strip())

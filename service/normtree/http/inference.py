@@ -1,15 +1,15 @@
 """An inference request whose JSON has been read: what is asked for is known, the tensor is still on its way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from normtree.errors import BodyTooLarge, InvalidParameter, MalformedBody
 from normtree.http.bodies.contents import Prefix
 from normtree.http.bodies.oip import IN_JSON, JSON_LIMIT_BYTES, InferRequest, Scalar, read_request
+from normtree.http.head import head_of
 from normtree.http.inflate import Inflated
 from normtree.http.models import Model
 from normtree.http.query import WorkQuery, read_parameters
@@ -54,11 +54,11 @@ async def open_inference(request: Request, settings: Settings) -> Inference:
         LengthRequired, BodyTooLarge, MalformedBody, BodyTimeout, UnsupportedMediaType: the body is at fault.
         InvalidParameter, InvalidTensor: what its JSON says cannot be done.
     """
-    headers = request.headers
-    body = Body.open(headers, request.receive, settings)
-    coding = headers.get("content-encoding", "identity").strip().lower()
+    head = head_of(request.scope)
+    body = Body.open(head, request.receive, settings)
+    coding = head.get("content-encoding", "identity").strip().lower()
     rest = body if coding == "identity" else Inflated(body, coding)
-    text, first = await _read_json(rest, _json_length(headers))
+    text, first = await _read_json(rest, _json_length(head))
     parsed = read_request(text, rank_limit=settings.rank_limit, elements_limit=settings.elements_limit)
     if parsed.binary_bytes > settings.body_limit_bytes:
         limit = settings.body_limit_bytes
@@ -109,9 +109,9 @@ def _check_output(request: InferRequest) -> None:
         raise InvalidParameter(detail, pointer=pointer, limit=JSON_LIMIT_BYTES, got=entry.nbytes)
 
 
-def _json_length(headers: Headers) -> int | None:
+def _json_length(head: Mapping[str, str]) -> int | None:
     """Return how many bytes of the body are JSON; None for all of them."""
-    given = headers.get(LENGTH_HEADER)
+    given = head.get(LENGTH_HEADER.lower())
     if given is None:
         return None
     if not (given.isascii() and given.isdigit() and len(given) <= _LENGTH_DIGITS):

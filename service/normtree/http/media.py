@@ -1,10 +1,8 @@
 """Media types: which bodies we read, and in which of our formats a client wants the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
-
-from starlette.datastructures import Headers
 
 from normtree.errors import NotAcceptable, UnsupportedMediaType
 
@@ -20,13 +18,13 @@ _TEXT_SHOWN = 80
 _ANSWERS_KEPT = 256
 
 
-def content_type(headers: Headers) -> str:
+def content_type(head: Mapping[str, str]) -> str:
     """Return the body's media type, one of ``READABLE``.
 
     Raises:
         UnsupportedMediaType: it is missing, or another, or the body is compressed.
     """
-    coding = headers.get("content-encoding", "identity").strip().lower()[:_TEXT_SHOWN]
+    coding = head.get("content-encoding", "identity").strip().lower()[:_TEXT_SHOWN]
     if coding != "identity":
         raise UnsupportedMediaType(
             f"Content-Encoding: only identity is read, got {coding}",
@@ -34,7 +32,7 @@ def content_type(headers: Headers) -> str:
             limit="identity",
             got=coding,
         )
-    given = headers.get("content-type")
+    given = head.get("content-type")
     name = (given or "").partition(";")[0].strip().lower()[:_TEXT_SHOWN]
     if name not in READABLE:
         raise UnsupportedMediaType(
@@ -51,18 +49,18 @@ def format_of(media_type: str) -> Format:
     return "safetensors" if media_type in SAFETENSORS else "npy"
 
 
-def answer_type(headers: Headers, offered: Sequence[str], why: str = "") -> str:
+def answer_type(head: Mapping[str, str], offered: Sequence[str], why: str = "") -> str:
     """Return which of the media types offered the client likes best, the first of those it likes equally.
 
     Args:
-        headers: of the request.
+        head: of the request.
         offered: what the answer could be, best first.
         why: why it can be no other, for the error.
 
     Raises:
         NotAcceptable: it accepts none of them.
     """
-    return _best(",".join(headers.getlist("accept")) or "*/*", tuple(offered), why)
+    return _best(head.get("accept") or "*/*", tuple(offered), why)
 
 
 @lru_cache(_ANSWERS_KEPT)

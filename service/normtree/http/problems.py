@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from normtree.errors import InvalidParameter, NormtreeError
 from normtree.http import media
+from normtree.http.head import head_of
 from normtree.http.request_id import request_id
 
 MEDIA_TYPE = "application/problem+json"
@@ -133,10 +133,10 @@ def _is_soon_over(scope: Scope) -> bool:
 
     Not one that waits for `100 Continue`: whether it comes at all, only its client knows.
     """
-    headers = Headers(scope=scope)
-    if "transfer-encoding" in headers or "expect" in headers:
+    head = head_of(scope)
+    if "transfer-encoding" in head or "expect" in head:
         return False
-    length = headers.get("content-length", "0")
+    length = head.get("content-length", "0")
     return length.isascii() and length.isdigit() and len(length) < _LENGTH_DIGITS and int(length) <= _SHORT_BODY_BYTES
 
 

@@ -1,14 +1,14 @@
 """A request's body on its way in: its length checked before it is read, its data put where it will be used."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Receive
 
 from normtree.errors import BodyTimeout, BodyTooLarge, LengthRequired, MalformedBody
+from normtree.http.head import head_of
 from normtree.settings import Settings
 
 _LENGTH_DIGITS = 19
@@ -31,7 +31,7 @@ class Body:
         self._deadline = asyncio.get_running_loop().time() + timeout_s
 
     @classmethod
-    def open(cls, headers: Headers, receive: Receive, settings: Settings) -> "Body":
+    def open(cls, head: Mapping[str, str], receive: Receive, settings: Settings) -> "Body":
         """Check the length that is declared, before any of the body is read.
 
         Raises:
@@ -39,7 +39,7 @@ class Body:
             MalformedBody: a Content-Length that is no number.
             BodyTooLarge: a Content-Length over the limit.
         """
-        return cls(receive, _declared_length(headers, settings), settings.body_timeout_s)
+        return cls(receive, _declared_length(head, settings), settings.body_timeout_s)
 
     async def chunk(self) -> bytes:
         """Return the next bytes, at least one.
@@ -86,7 +86,7 @@ async def read_whole(request: Request, settings: Settings, limit_bytes: int) -> 
         BodyTimeout, MalformedBody: as `Body.chunk`.
     """
     bounded = settings.model_copy(update={"body_limit_bytes": limit_bytes})
-    body, found = Body.open(request.headers, request.receive, bounded), bytearray()
+    body, found = Body.open(head_of(request.scope), request.receive, bounded), bytearray()
     while body.received < body.length:
         found += await body.chunk()
     return found
@@ -130,9 +130,9 @@ def wrong_length(by: str, wanted: int, got: int) -> MalformedBody:
     return MalformedBody(detail, pointer="body", limit=wanted, got=got)
 
 
-def _declared_length(headers: Headers, settings: Settings) -> int:
+def _declared_length(head: Mapping[str, str], settings: Settings) -> int:
     """Return the body's length in bytes, known and within the limit before any of it is read."""
-    text = headers.get("content-length")
+    text = head.get("content-length")
     if text is None:
         raise LengthRequired("Content-Length: required, got none", pointer="Content-Length")
     if not (text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS):

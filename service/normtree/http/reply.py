@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from starlette.datastructures import Headers
 
 from normtree.errors import InvalidParameter
 from normtree.http import media
@@ -35,7 +34,7 @@ class Reply:
     needs_sources: bool
 
 
-def answer_type(headers: Headers, arrival: Arrival, query: ProjectQuery) -> str:
+def answer_type(head: Mapping[str, str], arrival: Arrival, query: ProjectQuery) -> str:
     """Return the media type of the answer: what the client likes best of what can hold it, else the body's own.
 
     Raises:
@@ -45,10 +44,10 @@ def answer_type(headers: Headers, arrival: Arrival, query: ProjectQuery) -> str:
     why = _why_not_npy(arrival.contents, query)
     if why:
         others = [name for name in media.SAFETENSORS if name != own]
-        return media.answer_type(headers, [*([own] if own in media.SAFETENSORS else []), *others], why)
+        return media.answer_type(head, [*([own] if own in media.SAFETENSORS else []), *others], why)
     same = [name for name in (*media.NPY, *media.SAFETENSORS) if media.format_of(name) == media.format_of(own)]
     offered = [own] if own != media.BYTES else []
-    return media.answer_type(headers, [*dict.fromkeys([*offered, *same, *media.WRITABLE])])
+    return media.answer_type(head, [*dict.fromkeys([*offered, *same, *media.WRITABLE])])
 
 
 def check_names(contents: Contents, chosen: tuple[Entry, ...], query: ProjectQuery) -> None:

@@ -3,16 +3,17 @@
 import re
 import secrets
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from normtree.http import trace_context
+from normtree.http.head import read_head
 from normtree.http.trace_context import TraceContext
 
 HEADER = "X-Request-Id"
 _VALID = re.compile(r"[!-~]{1,128}", re.ASCII)
 _BYTES = 16
-_RAW = HEADER.lower().encode()
+_NAME = HEADER.lower()
+_RAW = _NAME.encode()
 _RAW_TRACE = trace_context.HEADER.encode()
 
 
@@ -32,12 +33,11 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        given = headers.get(HEADER, "")
         state = scope.setdefault("state", {})
+        head = state["head"] = read_head(scope["headers"])
+        given = head.get(_NAME, "")
         own = state["request_id"] = given if _VALID.fullmatch(given) else secrets.token_hex(_BYTES)
-        trace = state.setdefault("trace", None) or TraceContext.of(headers.get(trace_context.HEADER, ""))
-        state["trace"] = trace
+        trace = state["trace"] = state.get("trace") or TraceContext.of(head.get(trace_context.HEADER, ""))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -16,6 +16,7 @@ from normtree.http.arrival import Arrival, open_arrival
 from normtree.http.auth import client_name
 from normtree.http.bodies.contents import Entry
 from normtree.http.exchange import report
+from normtree.http.head import head_of
 from normtree.http.planning import plan_all
 from normtree.http.problems import problem_responses
 from normtree.http.query import ProjectQuery, query_parameters, read_query
@@ -73,7 +74,7 @@ async def _project(request: Request, service: Service) -> Response:
     service.check_ready()
     query = read_query(request.scope["query_string"])
     arrival = await open_arrival(request, service.settings)
-    media_type = answer_type(request.headers, arrival, query)
+    media_type = answer_type(head_of(request.scope), arrival, query)
     chosen = select(arrival.contents, query, service.settings)
     check_names(arrival.contents, chosen, query)
     plans = plan_all(service.projector, chosen, query)
