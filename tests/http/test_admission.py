@@ -16,6 +16,7 @@ from normtree.http import allowance
 from normtree.http.admission import Admission
 from normtree.http.allowance import Allowance, Quota
 from normtree.http.gate import Gate
+from normtree.http.head import read_head
 from normtree.settings import Settings
 
 MIB = 2**20
@@ -166,12 +167,8 @@ def test_bytes_in_flight_are_bounded() -> None:
 
 
 def scope(length: int | str, query: str = "", client: str = "anonymous") -> Scope:
-    return {
-        "type": "http",
-        "headers": [(b"content-length", str(length).encode())],
-        "query_string": query.encode(),
-        "state": {"client": client},
-    }
+    head = read_head([(b"content-length", str(length).encode())])
+    return {"type": "http", "query_string": query.encode(), "state": {"client": client, "head": head}}
 
 
 def admission(**given: Any) -> Admission:

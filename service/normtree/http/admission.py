@@ -6,13 +6,12 @@ here, or waits here, has sent nothing.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from time import perf_counter
+from types import TracebackType
 from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from normtree.engine.arena import segment_bytes
@@ -20,6 +19,7 @@ from normtree.errors import Drained, NotReady
 from normtree.http.allowance import Allowance, Quota
 from normtree.http.auth import client_name
 from normtree.http.gate import Gate
+from normtree.http.head import head_of
 from normtree.settings import Settings
 
 _RETRY_AFTER_S = 1
@@ -46,6 +46,7 @@ class Admission:
         self._cancelled = False
         self._deadline_s = settings.deadline_s
         self._capacity_bytes = settings.arena_bytes
+        self._length_digits = len(str(settings.arena_bytes))
         self._gate = Gate(settings.arena_bytes, settings.queue_limit)
         self._quota = Quota(settings.key_rate_per_s, settings.key_burst, settings.key_bytes_limit)
         self._allowances: dict[str, Allowance] = {}
@@ -77,9 +78,8 @@ class Admission:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_RETRY_AFTER_S)
 
-    @asynccontextmanager
-    async def admitted(self, scope: Scope) -> AsyncIterator[None]:
-        """Take a request or refuse it; while inside, it counts as in flight.
+    def admitted(self, scope: Scope) -> "_Stay":
+        """Return the context in which a request is in flight; to enter it is to be taken, at once or after waiting.
 
         Raises:
             NotReady: draining.
@@ -87,44 +87,58 @@ class Admission:
             RateExceeded, BytesExceeded: more than its client may use.
             QueueFull, DeadlineExceeded: as `Gate.enter`.
         """
+        return _Stay(self, scope)
+
+    async def _take(self, stay: "_Stay") -> None:
+        """Count a request as in flight, and let it through the gate."""
         if self.draining:
             raise NotReady("the service is draining", retry_after_s=_RETRY_AFTER_S)
-        client, nbytes = client_name(scope), self._bytes_needed(scope)
-        allowance = self._allowances.setdefault(client, Allowance(client, self._quota))
-        allowance.take(nbytes)
-        task = asyncio.current_task()
-        if task:
-            self._tasks.add(task)
+        stay.allowance.take(stay.nbytes)
+        if stay.task:
+            self._tasks.add(stay.task)
+        if self._gate.enter_at_once(stay.nbytes):
+            return
         try:
-            await self._wait_for_turn(scope, nbytes)
-            try:
-                yield
-            finally:
-                self._gate.leave(nbytes)
-        except asyncio.CancelledError:
-            if task is None or not self._cancelled:
-                raise
-            task.uncancel()
-            raise Drained("the service is draining, and its time is up", retry_after_s=_RETRY_AFTER_S) from None
-        finally:
-            allowance.give_back(nbytes)
-            if task:
-                self._tasks.discard(task)
+            await self._wait_for_turn(stay)
+        except BaseException as error:
+            self._forget(stay, error)
+            raise
 
-    async def _wait_for_turn(self, scope: Scope, nbytes: int) -> None:
-        """Go through the gate, and note in the request's state how long that took."""
+    def _let_go(self, stay: "_Stay", error: BaseException | None) -> None:
+        """Let a request out that was let in; ``error`` is what it ended with."""
+        self._gate.leave(stay.nbytes)
+        self._forget(stay, error)
+
+    def _forget(self, stay: "_Stay", error: BaseException | None) -> None:
+        """Count a request as in flight no more; say why where it was the drain that cancelled it."""
+        stay.allowance.give_back(stay.nbytes)
+        if stay.task:
+            self._tasks.discard(stay.task)
+            if self._cancelled and isinstance(error, asyncio.CancelledError):
+                stay.task.uncancel()
+                raise Drained("the service is draining, and its time is up", retry_after_s=_RETRY_AFTER_S) from None
+
+    async def _wait_for_turn(self, stay: "_Stay") -> None:
+        """Wait at the gate, and note in the request's state how long that took."""
         began = perf_counter()
-        end_s = asyncio.get_running_loop().time() + self._time_left_s(scope)
-        await self._gate.enter(nbytes, end_s)
-        scope["state"]["queued_ms"] = _MS_PER_S * (perf_counter() - began)
+        end_s = asyncio.get_running_loop().time() + self._time_left_s(stay.scope)
+        await self._gate.enter(stay.nbytes, end_s)
+        stay.scope["state"]["queued_ms"] = _MS_PER_S * (perf_counter() - began)
+
+    def _allowance(self, client: str) -> Allowance:
+        """Return what a client has left."""
+        found = self._allowances.get(client)
+        if found is None:
+            found = self._allowances[client] = Allowance(client, self._quota)
+        return found
 
     def _bytes_needed(self, scope: Scope) -> int:
         """Return the shared memory that a request will want: a segment for its tensors and one for the answer.
 
         Without a length, or with one that could never be held, that is none: its route will refuse it.
         """
-        text = Headers(scope=scope).get("content-length", "")
-        if not (text.isascii() and text.isdigit() and len(text) <= len(str(self._capacity_bytes))):
+        text = head_of(scope).get("content-length", "")
+        if not (text.isascii() and text.isdigit() and len(text) <= self._length_digits):
             return 0
         nbytes = 2 * segment_bytes(int(text))
         return nbytes if nbytes <= self._capacity_bytes else 0
@@ -133,6 +147,32 @@ class Admission:
         """Return how long a request may wait: its own deadline where its query has one, else the service's."""
         wanted_s = _wanted_s(scope["query_string"])
         return self._deadline_s if wanted_s is None else min(self._deadline_s, max(0.0, wanted_s))
+
+
+class _Stay:
+    """The time that a request is in flight.
+
+    Attributes:
+        scope: of the request.
+        nbytes: shared memory that it is admitted with.
+        allowance: of its client.
+        task: that serves it.
+    """
+
+    def __init__(self, admission: Admission, scope: Scope) -> None:
+        self._admission = admission
+        self.scope = scope
+        self.nbytes = admission._bytes_needed(scope)
+        self.allowance = admission._allowance(client_name(scope))
+        self.task = asyncio.current_task()
+
+    async def __aenter__(self) -> None:
+        await self._admission._take(self)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission._let_go(self, error)
 
 
 @lru_cache(_QUERIES_KEPT)

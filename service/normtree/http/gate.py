@@ -41,6 +41,13 @@ class Gate:
         """How many wait."""
         return len(self._waiting)
 
+    def enter_at_once(self, nbytes: int) -> bool:
+        """Go in if there is room and nobody waits, and tell whether; if so, `leave` must follow."""
+        free = not self._waiting and self._fits(nbytes)
+        if free:
+            self.inside_bytes += nbytes
+        return free
+
     async def enter(self, nbytes: int, end_s: float) -> None:
         """Go in, at once or after waiting; `leave` must follow.
 
@@ -52,8 +59,7 @@ class Gate:
             QueueFull: too many wait already.
             DeadlineExceeded: the time was up before there was room.
         """
-        if not self._waiting and self._fits(nbytes):
-            self.inside_bytes += nbytes
+        if self.enter_at_once(nbytes):
             return
         if len(self._waiting) >= self._queue_limit:
             detail = f"queue: at most {self._queue_limit} requests wait for memory, and so many do"
