@@ -1,6 +1,6 @@
 """What is known of a request once it has ended: plain data for metrics and the log."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.types import Scope
 
@@ -10,8 +10,7 @@ from normtree.http.auth import ANONYMOUS
 UNMATCHED = "unmatched"
 
 
-@dataclass(frozen=True)
-class Exchange:
+class Exchange(NamedTuple):
     """A request and its answer, without their data.
 
     Attributes:
@@ -64,19 +63,19 @@ class Exchange:
         )
 
 
-def report(scope: Scope, timing: Timing, **stages_ms: float) -> Timing:
+def report(scope: Scope, timing: Timing, *, queue: float, **stages_ms: float) -> Timing:
     """Leave a request's timing for metrics and the log.
 
     Args:
         scope: of the request.
         timing: of its work.
-        stages_ms: stages outside of the work, in milliseconds.
+        queue: milliseconds that it waited for a thread.
+        stages_ms: other stages outside of the work, in milliseconds.
 
     Returns:
         The timing with the request's trace, and with the time that it waited for shared memory as ``queue`` too.
     """
     state = scope["state"]
-    queue_ms = timing.stages_ms.get("queue", 0.0) + state.get("queued_ms", 0.0)
-    timing = timing.with_stages(**stages_ms, queue=queue_ms)
+    timing = timing.with_stages(**stages_ms, queue=queue + state.get("queued_ms", 0.0))
     reported = state["timing"] = timing._replace(trace_id=state["trace"].trace_id)
     return reported

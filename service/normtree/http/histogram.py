@@ -1,9 +1,9 @@
 """Histograms that the event loop alone observes, and that are written out when they are scraped."""
 
-from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import accumulate
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -21,24 +21,27 @@ class Histogram(Collector):
     """
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> None:
-        self._name, self._text, self._labels, self._bounds = name, text, labels, bounds
+        self._name, self._text, self._labels, self._bounds = name, text, labels, np.array(bounds)
         self._texts = [*map(str, bounds), "+Inf"]
-        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._counts: dict[tuple[str, ...], NDArray[np.int64]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
 
-    def observe(self, value: float, *labels: str) -> None:
-        """Count a value; call it from the event loop only."""
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * len(self._texts)
-            self._sums[labels] = 0.0
-        counts[bisect_left(self._bounds, value)] += 1
-        self._sums[labels] += value
+    def observe(self, values: ArrayLike, *labels: str) -> None:
+        """Count values; call it from the event loop only.
+
+        Args:
+            values: one or, which is cheaper by far, many at once.
+            labels: of all of them.
+        """
+        values = np.atleast_1d(values)
+        buckets = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._texts))
+        self._counts[labels] = self._counts.get(labels, 0) + buckets
+        self._sums[labels] = self._sums.get(labels, 0.0) + float(values.sum())
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield the family as it is now."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, counts in list(self._counts.items()):
-            buckets = list(zip(self._texts, accumulate(counts), strict=True))
+        for labels, counts in self._counts.items():
+            buckets = list(zip(self._texts, counts.cumsum().tolist(), strict=True))
             family.add_metric(labels, buckets, self._sums[labels])
         yield family

@@ -1,9 +1,11 @@
-"""Metrics for Prometheus: seconds and bytes, counted as requests end, the rest read when they are scraped."""
+"""Metrics for Prometheus: seconds and bytes, noted as requests end, the rest read when they are scraped."""
 
 import platform
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from typing import NamedTuple
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.registry import Collector
@@ -19,23 +21,42 @@ from normtree.http.histogram import Histogram
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _MS_PER_S = 1e3
+_MOST_NOTED = 256
 # Errors by which the service turns a request away that it could have served another time or for another client.
 _TURNED_AWAY = frozenset({401, 403, 413, 429, 503})
 _CANCELLED = {DeadlineExceeded.code: "deadline", Drained.code: "drain"}
 
 
+class _Kind(NamedTuple):
+    """What projections have in common that are counted together.
+
+    Args:
+        route: of the request.
+        status: of the answer.
+        engine: that projected.
+        reason: why that one.
+        stages: names of what took its time.
+    """
+
+    route: str
+    status: int
+    engine: str
+    reason: str
+    stages: tuple[str, ...]
+
+
 class Metrics:
     """The service's metrics, in a registry of their own.
 
-    Attributes:
-        registry: what is scraped.
+    Projections are noted as rows of numbers, and counted by hundreds or when someone looks: a small one takes less
+    time than to find the buckets of a dozen histograms.
     """
 
     def __init__(self, projector: Projector, admission: Admission) -> None:
         """Begin at zero; gauges are read from the parts given."""
-        registry = self.registry = CollectorRegistry()
+        registry = self._registry = CollectorRegistry()
+        self._noted: dict[_Kind, list[tuple[float, ...]]] = {}
         self._leaf_count, self._leaf_s = 0, 0.0
-        self._children: dict[tuple[Counter, str, str], Counter] = {}
         self._requests = Counter("normtree_requests", "Requests answered.", ["route", "code"], registry=registry)
         self._seconds = Histogram(
             "normtree_request_seconds", "Time of a request, by stage.", ("route", "stage"), _SECONDS
@@ -66,39 +87,55 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     @property
+    def registry(self) -> CollectorRegistry:
+        """What is scraped, with all counted that has been noted; take it anew for each scrape, on the event loop."""
+        for kind in list(self._noted):
+            self._count_noted(kind)
+        return self._registry
+
+    @property
     def leaves(self) -> tuple[int, float]:
         """How many leaf tasks ran, and the seconds they took together."""
         return self._leaf_count, self._leaf_s
 
     def count(self, done: Exchange) -> None:
         """Count a request that has ended."""
-        self._child(self._requests, done.route, str(done.status)).inc()
-        self._seconds.observe(done.seconds, done.route, "total")
+        if done.timing:
+            self._note(done, done.timing)
+        else:
+            self._requests.labels(done.route, done.status).inc()
+            self._seconds.observe(done.seconds, done.route, "total")
         cause = "disconnect" if done.gone else _CANCELLED.get(done.problem or "")
         if cause:
             self._cancelled.labels(cause).inc()
         elif done.problem and done.status in _TURNED_AWAY:
             self._rejected.labels(done.problem).inc()
-        if done.timing:
-            self._count_timing(done.route, done.timing)
 
-    def _count_timing(self, route: str, timing: Timing) -> None:
-        for stage, took_ms in timing.stages_ms.items():
+    def _note(self, done: Exchange, timing: Timing) -> None:
+        """Note a projection."""
+        kind = _Kind(done.route, done.status, timing.engine, timing.reason, tuple(timing.stages_ms))
+        tasks = sum([level.tasks for level in timing.levels])
+        row = (done.seconds, timing.efficiency, tasks, timing.work_ms, timing.retries, *timing.stages_ms.values())
+        rows = self._noted.setdefault(kind, [])
+        rows.append(row)
+        if len(rows) >= _MOST_NOTED:
+            self._count_noted(kind)
+
+    def _count_noted(self, kind: _Kind) -> None:
+        """Count what has been noted of a kind."""
+        rows = self._noted.pop(kind)
+        seconds, efficiency, tasks, work_ms, retries, *stages_ms = np.array(rows).T
+        self._requests.labels(kind.route, kind.status).inc(len(rows))
+        self._plans.labels(kind.engine, kind.reason.partition(":")[0]).inc(len(rows))
+        self._seconds.observe(seconds, kind.route, "total")
+        for stage, took_ms in zip(kind.stages, stages_ms, strict=True):
             if stage != "total":
-                self._seconds.observe(took_ms / _MS_PER_S, route, stage)
-        self._child(self._plans, timing.engine, timing.reason.partition(":")[0]).inc()
-        self._efficiency.observe(timing.efficiency)
-        self._leaf_count += sum(level.tasks for level in timing.levels)
-        self._leaf_s += timing.work_ms / _MS_PER_S
-        if timing.retries:
-            self._retries.labels("worker-lost").inc(timing.retries)
-
-    def _child(self, family: Counter, first: str, second: str) -> Counter:
-        """Return a family's counter by its labels; looked up once, since that costs more than to count."""
-        child = self._children.get((family, first, second))
-        if child is None:
-            child = self._children[family, first, second] = family.labels(first, second)
-        return child
+                self._seconds.observe(took_ms / _MS_PER_S, kind.route, stage)
+        self._efficiency.observe(efficiency)
+        self._leaf_count += int(tasks.sum())
+        self._leaf_s += float(work_ms.sum()) / _MS_PER_S
+        if retries.any():
+            self._retries.labels("worker-lost").inc(retries.sum())
 
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         Gauge(name, text, registry=self.registry).set_function(read)

@@ -1,7 +1,7 @@
 """The reply to ``POST /v1/project``: in which format, and what it is made of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ from normtree.http.work import Done, Outcome
 _PARTS = ("index", "values", "shape")
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer's bytes and what is to be known to send them.
 
     Args:
@@ -89,14 +88,11 @@ def answer_headers(arrival: Arrival, outcome: Outcome) -> dict[str, str]:
     """Return what the answer's headers tell besides the timing: conversions, and the certificate of one ball."""
     headers: dict[str, str] = {}
     entries = arrival.contents.entries
-    converted = [
-        text
-        for text, found in (
-            ("fortran-order", any(entry.order == "F" for entry in entries)),
-            ("big-endian", any(entry.big_endian for entry in entries)),
-        )
-        if found
-    ]
+    converted = []
+    if any(entry.order == "F" for entry in entries):
+        converted.append("fortran-order")
+    if any(entry.big_endian for entry in entries):
+        converted.append("big-endian")
     if converted:
         headers["X-Normtree-Converted"] = ", ".join(converted)
     certificates = [outcome.certificate] if outcome.certificate else [one.certificate for one in outcome.done.values()]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import NamedTuple
 
 from normtree.compact import Compact, compress_in_place, from_beginning
 from normtree.engine.cancel import Cancel
@@ -22,8 +23,7 @@ _BRIEF_MS = 0.5
 _LEAST_DEADLINE_S = 1e-3
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One tensor to project.
 
     Args:
@@ -43,8 +43,7 @@ class Item:
     survivors: Survivors | None = None
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """What became of one tensor.
 
     Args:
@@ -58,23 +57,22 @@ class Done:
     compact: Compact | None
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a request's tensors.
 
     Args:
         done: by name, in the order of the items.
         timing: of all of them.
         certificate: evidence for all of them together, where they were projected so; None where not asked for.
+        queue_ms: milliseconds until a thread began.
+        decode_ms: milliseconds in which the tensors were brought into native byte order.
     """
 
     done: Mapping[str, Done]
     timing: Timing
     certificate: dict[str, object] | None = None
-
-    def reported(self, timing: Timing) -> "Outcome":
-        """Return the same with another timing of all."""
-        return Outcome(self.done, timing, self.certificate)
+    queue_ms: float = 0.0
+    decode_ms: float = 0.0
 
     @property
     def timings(self) -> dict[str, Timing | None]:
@@ -131,8 +129,7 @@ class Work:
                 item.source.array(writable=True).byteswap(inplace=True)
         decoded = perf_counter()
         outcome = self._project_together(projector) if self.is_together else self._project_each(projector)
-        stages = {"queue": ms(self.submitted, begun), "decode": ms(begun, decoded)}
-        return outcome.reported(outcome.timing.with_stages(**stages))
+        return outcome._replace(queue_ms=ms(self.submitted, begun), decode_ms=ms(begun, decoded))
 
     def _project_each(self, projector: Projector) -> Outcome:
         """Project one tensor after the other, and examine each."""

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from normtree import errors
 from normtree.engine.tensor import Tensor
+from normtree.engine.timing import Timing
 from normtree.http.answer import TensorAnswer
 from normtree.http.auth import client_name
 from normtree.http.bodies.oip import InferRequest
@@ -90,10 +91,11 @@ async def _infer(request: Request, service: Service, model: Model, started: floa
         items = (Item(asked.entry, source, target, plan),)
         work = Work(items, query, received, service.deadline_s(query.deadline_ms))
         outcome = await service.run(work, held, request.receive)
-        receive_ms, place_ms = ms(started, leasing) + ms(leased, received), ms(leasing, leased)
-        outcome = outcome.reported(report(request.scope, outcome.timing, receive=receive_ms, place=place_ms))
-        trace = service.traces.keep(client_name(request.scope), outcome.timing) if query.trace else None
-        return _answer(asked, model, room, outcome, started, held, service, trace)
+        receive, place = ms(started, leasing) + ms(leased, received), ms(leasing, leased)
+        queue, decode = outcome.queue_ms, outcome.decode_ms
+        timing = report(request.scope, outcome.timing, receive=receive, decode=decode, queue=queue, place=place)
+        trace = service.traces.keep(client_name(request.scope), timing) if query.trace else None
+        return _answer(asked, model, room, outcome, timing, started, held, service, trace)
 
 
 def _shared(request: Request, service: Service, asked: InferRequest) -> dict[str, Tensor]:
@@ -126,6 +128,7 @@ def _answer(
     model: Model,
     room: Room,
     outcome: Outcome,
+    timing: Timing,
     started: float,
     held: ExitStack,
     service: Service,
@@ -136,10 +139,10 @@ def _answer(
     room.release_sources()
     (done,) = outcome.done.values()
     data = memoryview(b"") if asked.target else room.targets[asked.entry.name].view
-    timing = outcome.timing.with_stages(encode=0.0, total=ms(started, projected))
-    payload, json_bytes = write_inference(asked, model, done, timing, data, trace)
+    so_far = timing.with_stages(encode=0.0, total=ms(started, projected))
+    payload, json_bytes = write_inference(asked, model, done, so_far, data, trace)
     now = perf_counter()
-    timing = outcome.timing.with_stages(encode=ms(projected, now), total=ms(started, now))
+    timing = timing.with_stages(encode=ms(projected, now), total=ms(started, now))
     service.statistics[model.name].answered(timing)
     headers = {"Server-Timing": server_timing(timing)}
     if json_bytes is not None:

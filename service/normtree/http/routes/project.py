@@ -86,10 +86,11 @@ async def _project(request: Request, service: Service) -> Response:
         received = perf_counter()
         work = Work(_items(chosen, plans, room, query), query, received, service.deadline_s(query.deadline_ms))
         outcome = await service.run(work, held, request.receive)
-        receive_ms, place_ms = ms(started, asked) + ms(leased, received), ms(asked, leased)
-        outcome = outcome.reported(report(request.scope, outcome.timing, receive=receive_ms, place=place_ms))
-        traced = _traced(request, service, outcome.timing) if query.trace else {}
-        return _answer(media_type, arrival, room, outcome, started, held, traced)
+        receive, place = ms(started, asked) + ms(leased, received), ms(asked, leased)
+        queue, decode = outcome.queue_ms, outcome.decode_ms
+        timing = report(request.scope, outcome.timing, receive=receive, decode=decode, queue=queue, place=place)
+        traced = _traced(request, service, timing) if query.trace else {}
+        return _answer(media_type, arrival, room, outcome, timing, started, held, traced)
 
 
 def _traced(request: Request, service: Service, timing: Timing) -> dict[str, str]:
@@ -111,6 +112,7 @@ def _answer(
     arrival: Arrival,
     room: Room,
     outcome: Outcome,
+    timing: Timing,
     started: float,
     held: ExitStack,
     traced: Mapping[str, str],
@@ -121,7 +123,7 @@ def _answer(
     if not reply.needs_sources:
         room.release_sources()  # the answer may take its client long, and needs the targets only
     now = perf_counter()
-    timing = outcome.timing.with_stages(encode=ms(projected, now), total=ms(started, now))
+    timing = timing.with_stages(encode=ms(projected, now), total=ms(started, now))
     return TensorAnswer(
         reply.payload,
         held.pop_all(),
