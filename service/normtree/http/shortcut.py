@@ -1,13 +1,15 @@
 """A shortcut to endpoints that need nothing of FastAPI but to be described by it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi.routing import APIRoute
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class Shortcut:
@@ -19,28 +21,44 @@ class Shortcut:
     Args:
         app: the application.
         routes: of FastAPI, which has them too.
-        handlers: of errors, as the application has them.
+        handlers: of errors by their classes, as the application has them.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[APIRoute], handlers: Mapping[Any, Any]) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[APIRoute], handlers: Mapping[type[Exception], Handler]) -> None:
         """Wrap an application."""
         self._app = app
-        self._routes = tuple(routes)
-        self._answer = ExceptionMiddleware(_answer, handlers)
+        self._by_path = {route.path: route for route in routes if not route.param_convertors}
+        self._by_pattern = tuple(route for route in routes if route.param_convertors)
+        self._handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and scope["method"] == "POST":
-            for route in self._routes:
-                match, found = route.matches(scope)
-                if match is Match.FULL:
-                    scope.update(found, route=route)
-                    await self._answer(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
+        found = self._find(scope) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"], texts = found
+        response = await self._answer(Request(scope, receive, send), scope["route"], texts)
+        await response(scope, receive, send)
 
+    def _find(self, scope: Scope) -> tuple[APIRoute, Mapping[str, Any]] | None:
+        """Return the route of a request and the texts of its path; None where that is for FastAPI to find."""
+        route = self._by_path.get(scope["path"])
+        if route:
+            return route, {}
+        for route in self._by_pattern:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                return route, found["path_params"]
+        return None
 
-async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """Call the endpoint that was found, and send its answer."""
-    response = await scope["endpoint"](Request(scope, receive, send), **scope["path_params"])
-    await response(scope, receive, send)
+    async def _answer(self, request: Request, route: APIRoute, texts: Mapping[str, Any]) -> Response:
+        """Call an endpoint; what it raises is answered as the application would answer it."""
+        try:
+            response: Response = await route.endpoint(request, **texts)
+        except Exception as error:
+            handler = next((self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers), None)
+            if handler is None:
+                raise
+            response = await handler(request, error)
+        return response
