@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from normtree.errors import BodyTimeout, BodyTooLarge, LengthRequired, MalformedBody
+from normtree.http.deadline import until
 from normtree.http.head import head_of
 from normtree.settings import Settings
 
@@ -54,8 +55,7 @@ class Body:
             raise MalformedBody(detail, pointer="body", got=self.length)
         while True:
             try:
-                async with asyncio.timeout_at(self._deadline):
-                    message = await self._receive()
+                message = await until(self._deadline, self._receive())
             except TimeoutError:
                 raise self._late() from None
             part: bytes = message.get("body", b"")
