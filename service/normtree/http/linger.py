@@ -20,6 +20,9 @@ class Lingering:
         awaited: tells whether more of a request may be on its way.
         limit_bytes: most bytes that are dropped.
         timeout_s: seconds that it may take.
+
+    Attributes:
+        lingers: whether what comes is to be dropped.
     """
 
     def __init__(
@@ -30,16 +33,12 @@ class Lingering:
         self._left_bytes = limit_bytes
         self._timeout_s = timeout_s
         self._timer: asyncio.TimerHandle | None = None
+        self.lingers = False
         self.write = transport.write  # without a step in between: every answer goes through it
 
     def __getattr__(self, name: str) -> Any:
         """Return what is the transport's own."""
         return getattr(self._transport, name)
-
-    @property
-    def lingers(self) -> bool:
-        """Whether what comes is to be dropped."""
-        return self._timer is not None
 
     def is_closing(self) -> bool:
         """Tell whether nothing more will be sent or taken."""
@@ -50,6 +49,7 @@ class Lingering:
         if self.is_closing() or not (self._awaited() and self._transport.can_write_eof()):
             self._transport.close()
             return
+        self.lingers = True
         self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._transport.close)
         self._transport.write_eof()
         self._transport.resume_reading()

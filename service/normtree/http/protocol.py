@@ -14,6 +14,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from normtree.http.alarm import Alarm
 from normtree.http.linger import Lingering
 from normtree.http.problems import MEDIA_TYPE, make_problem
 from normtree.settings import Settings
@@ -68,9 +69,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._raw_bytes = 0  # that came, of a head that is not complete
         self._head_bytes = 0  # that the parser has told of
         self._refusal = (400, "the request is not HTTP/1.1")
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._unread_timer: asyncio.TimerHandle | None = None
-        self._rest_timer: asyncio.TimerHandle | None = None
+        self._head_due = Alarm(self.loop, bounds.head_s, self._late)
+        self._rest_due = Alarm(self.loop, bounds.body_s, self._hang_up)
+        self._reading_due = Alarm(self.loop, bounds.unread_s, self._give_up)
+        self._request_due = Alarm(self.loop, self.timeout_keep_alive, self.timeout_keep_alive_handler)
         self._lingering: Lingering | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -81,11 +83,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.connections) > self._bounds.connections:
             self._refuse(503, f"connections: at most {self._bounds.connections} are served at once")
         else:
-            self._expect_head()
+            self._head_due.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End; no timer outlives the connection."""
-        self._cancel_timers()
+        for alarm in (self._head_due, self._rest_due, self._reading_due, self._request_due):
+            alarm.end()
+        if self._lingering:
+            self._lingering.lost()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -94,11 +99,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._lingering.drop(data)
             return
         if self._in_head:
-            self._expect_head()
             self._raw_bytes += len(data)
         super().data_received(data)
-        if self._raw_bytes > self._bounds.head_bytes and not self.transport.is_closing():
-            self._refuse(*self._too_large())
+        if self.transport.is_closing():
+            return
+        if not self._in_head:
+            self._bound_body()
+        elif self._raw_bytes:
+            self._bound_head()
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -119,9 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """End a head; the request begins, or waits for those before it."""
         self._in_head = False
         self._raw_bytes = 0
-        if self._head_timer:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self._head_due.put_off()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -130,35 +136,36 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_body(body)
             return
         self.cycle.body = body  # type: ignore[assignment]  # uvicorn makes bytes of it, which it is already
-        if len(body) > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
         self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """End a request; what comes next is the head of another."""
         self._in_head = True
-        if self._rest_timer:
-            self._rest_timer.cancel()
-            self._rest_timer = None
+        self._rest_due.put_off()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """End an answer; what is missing of the request's body is not wanted, and must not take for ever."""
-        super().on_response_complete()
-        if not (self._in_head or self.transport.is_closing()):
-            self._rest_timer = self.loop.call_later(self._bounds.body_s, self.transport.close)
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._request_due.set()
+        if not self._in_head:
+            self._rest_due.set()
 
     def pause_writing(self) -> None:
         """Hold the answer; its client has a bounded time to read on."""
         super().pause_writing()
-        self._unread_timer = self.loop.call_later(self._bounds.unread_s, self.transport.abort)
+        self._reading_due.set()
 
     def resume_writing(self) -> None:
         """Go on with the answer."""
         super().resume_writing()
-        if self._unread_timer:
-            self._unread_timer.cancel()
-            self._unread_timer = None
+        self._reading_due.put_off()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser could not take, or what a callback of it found out of bounds."""
@@ -185,13 +192,32 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refusal = self._too_large()
             raise ValueError(self._refusal[1])
 
+    def _bound_head(self) -> None:
+        """Refuse a head that is too large, and start the clock of one whose end has not come yet."""
+        if self._raw_bytes > self._bounds.head_bytes:
+            self._refuse(*self._too_large())
+        elif not self._head_due.is_set:
+            self._head_due.set()
+
+    def _bound_body(self) -> None:
+        """Read on when what came of a body has been taken; of one that has come to its end there is no more to read."""
+        if self._answering and len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+
     def _too_large(self) -> tuple[int, str]:
         return 431, f"request line and headers: at most {self._bounds.head_bytes} bytes are read"
 
-    def _expect_head(self) -> None:
-        """Start the clock of a head, unless it runs."""
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self._bounds.head_s, self._late)
+    def _unset_keepalive_if_required(self) -> None:
+        """Wait for no request: one begins, or uvicorn ends the connection."""
+        self._request_due.put_off()
+
+    def _hang_up(self) -> None:
+        """Hang up on a body that was answered, and did not come to its end."""
+        self.transport.close()
+
+    def _give_up(self) -> None:
+        """Hang up on a client that does not read, with what it has not read."""
+        self.transport.abort()
 
     def _late(self) -> None:
         """Hang up on a head that did not come, with a word if it had begun."""
@@ -214,10 +240,3 @@ class BoundedProtocol(HttpToolsProtocol):
             )
             self.transport.write(STATUS_LINE[status] + head.encode() + content)
         self.transport.close()
-
-    def _cancel_timers(self) -> None:
-        for timer in (self._head_timer, self._unread_timer, self._rest_timer):
-            if timer:
-                timer.cancel()
-        if self._lingering:
-            self._lingering.lost()
