@@ -106,6 +106,7 @@ def test_who_does_not_know_the_key_is_not_heard() -> None:
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(new_key(), theirs))
     process.start()
+    theirs.close()  # a process that does not come up is then the pipe's end
     with pytest.raises(multiprocessing.AuthenticationError):
         Line(ours.recv(), new_key())
     process.join(10)

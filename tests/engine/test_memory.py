@@ -20,6 +20,12 @@ RADIUS = 100.0
 
 
 @pytest.fixture(scope="module")
+def projector(fresh_projector: Projector) -> Projector:
+    """Workers that have mapped no memory of others, which they could use again."""
+    return fresh_projector
+
+
+@pytest.fixture(scope="module")
 def y() -> NDArray[np.float32]:
     return np.random.default_rng(3).standard_normal((3000, 1000), dtype=np.float32)
 
@@ -42,9 +48,11 @@ def no_more_memory(pids: list[int]) -> Iterator[None]:
         status = Path(f"/proc/{pid}/status").read_text().splitlines()
         mapped_kib = next(int(line.split()[1]) for line in status if line.startswith("VmSize:"))
         resource.prlimit(pid, resource.RLIMIT_AS, (mapped_kib << 10, resource.RLIM_INFINITY))
-    yield
-    for pid in pids:
-        resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def test_a_leaf_that_may_have_no_more_memory_says_so(projector: Projector, y: NDArray[Any]) -> None:
