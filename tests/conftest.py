@@ -120,7 +120,8 @@ def jobs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(tmp_path_factory: pytest.TempPathFactory, jobs_root: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Base URL and process of the real service on an embedded Ray."""
     log = tmp_path_factory.mktemp("service") / "log.txt"
-    with serving(log, workers=WORKERS, arena_bytes=2**29, body_limit_bytes=2**28, jobs_roots=jobs_root) as found:
+    limits = {"arena_bytes": 2**29, "body_limit_bytes": 2**28}
+    with serving(log, workers=WORKERS, shared_memory=True, jobs_roots=jobs_root, **limits) as found:
         yield found
 
 

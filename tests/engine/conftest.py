@@ -1,15 +1,17 @@
 """One projector on a real embedded Ray for the tests of this folder, that ends with them: others start their own."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from normtree.engine import bench
 from normtree.engine.projector import Projector
 from normtree.settings import Settings
 
 FOLDER = Path(__file__).parent
+Measuring = Callable[[], AbstractContextManager[None]]
 
 
 class Kept:
@@ -49,6 +51,19 @@ def fresh_projector(kept: Kept) -> Projector:
     """One whose workers have done nothing yet."""
     kept.end()
     return kept.get()
+
+
+@contextmanager
+def measure_little() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "SIZES", dict.fromkeys(bench.SIZES, (1 << 12, 1 << 18, 1 << 22)))
+        yield
+
+
+@pytest.fixture(scope="session")
+def measuring_little() -> Measuring:
+    """Measure machine profiles on small tensors only, where nobody asks for their figures."""
+    return measure_little
 
 
 @pytest.hookimpl(trylast=True)

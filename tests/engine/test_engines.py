@@ -261,10 +261,15 @@ def test_nothing_stays_leased(projector: Projector) -> None:
     assert projector.arena.leased_bytes == 0
 
 
+@pytest.fixture(scope="module")
+def large() -> NDArray[np.float64]:
+    return noise((8000, 4000))
+
+
 @pytest.fixture
-def slow(projector: Projector) -> Iterator[tuple[Segment, Segment, NDArray[np.float64]]]:
+def slow(projector: Projector, large: NDArray[np.float64]) -> Iterator[tuple[Segment, Segment, NDArray[np.float64]]]:
     """A tensor whose projection takes a good while: l1 fibres that lie across memory."""
-    y = noise((8000, 4000))
+    y = large
     with projector.arena.lease(y.nbytes) as source, projector.arena.lease(y.nbytes) as target:
         source.buffer[:] = memoryview(y).cast("B")
         yield source, target, y

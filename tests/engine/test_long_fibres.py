@@ -36,8 +36,10 @@ def project(projector: Projector, y: NDArray[Any], norm: str, axes: str | None, 
 
 
 @pytest.fixture(scope="module")
-def seven() -> Iterator[Projector]:
-    with Projector.start(Settings(workers=7, arena_bytes=2**28, inline_only=True)) as started:
+def seven(measuring_little: Any) -> Iterator[Projector]:
+    with measuring_little():
+        started = Projector.start(Settings(workers=7, arena_bytes=2**28, inline_only=True))
+    with started:
         yield started
 
 

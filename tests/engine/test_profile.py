@@ -1,6 +1,7 @@
 """Machine profiles: measured on this one, read back as written, kept for as long as they hold."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,10 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from time import monotonic, sleep
+from typing import Any
 
 import pytest
 
-from normtree.engine import bench as bench_module
 from normtree.engine.bench import Bench
 from normtree.engine.disturbance import Disturbance
 from normtree.engine.machine import Machine, this_machine
@@ -44,11 +45,9 @@ def test_short_runs_take_longer() -> None:
 
 
 @pytest.fixture
-def small_bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(
-        bench_module, "SIZES", dict.fromkeys(("rows", "columns", "packed"), (1 << 12, 1 << 18, 1 << 22))
-    )
-    return Bench(2, 1 << 20)
+def small_bench(measuring_little: Any) -> Iterator[Bench]:
+    with measuring_little():
+        yield Bench(2, 1 << 20)
 
 
 @pytest.mark.parametrize("layout", ["rows", "columns", "packed"])
@@ -102,11 +101,11 @@ def test_sizes_in_units(nbytes: int, text: str) -> None:
     assert size_text(nbytes) == text
 
 
-def test_a_kept_profile_is_taken_and_another_machine_s_is_not(projector: Projector) -> None:
+def test_a_kept_profile_is_taken_and_another_machine_s_is_not(projector: Projector, measuring_little: Any) -> None:
     marked = replace(projector.profile, disturbed=0.0, engines={"inline": EngineCost(1.0, 2.0, 3.0, 4.0)})
     settings = Settings(workers=1, arena_bytes=2**24, inline_only=True)
     save_profile(profile_path(this_machine(), 1, ("inline",)), marked)
-    with Projector.start(settings) as started:
+    with Projector.start(settings) as started, measuring_little():
         assert started.profile == marked
         assert started.measure() != marked
         assert load_profile(profile_path(this_machine(), 1, ("inline",))) == started.profile

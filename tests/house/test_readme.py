@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -28,17 +27,11 @@ def test_python_examples_run(code: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("code", blocks("python test=service"))
+@pytest.mark.parametrize("code", blocks("python test=service") + blocks("python test=shared"))
 def test_client_examples_run(code: str, service: str, tmp_path: Path) -> None:
     script = code.replace(DEFAULT_PLACE, urlsplit(service).netloc)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("code", blocks("python test=shared"))
-def test_shared_memory_example_runs(code: str, serve: Any, tmp_path: Path) -> None:
-    with serve(tmp_path / "log.txt", inline_only=True, workers=1, arena_bytes=2**24, shared_memory=1) as (base, _):
-        test_client_examples_run(code, base, tmp_path)
 
 
 @pytest.mark.parametrize("code", blocks("bash"))

@@ -288,13 +288,3 @@ def test_json_numbers_that_float32_cannot_hold(client: httpx.Client, bad: float)
     text = text.replace("4]", "1e39]" if bad == 1e39 else "1e999]").replace("[{", "[{").replace("]}]}", "]}]")
     answer = client.post(INFER, content=(text + ', "parameters": {"radius": 1}}').encode())
     assert "element [1, 1] is inf" in check(answer, 422, "invalid-tensor")["detail"]
-
-
-def test_shared_memory_is_off(client: httpx.Client, server: triton.InferenceServerClient) -> None:
-    assert "system_shared_memory" not in server.get_server_metadata()["extensions"]
-    with pytest.raises(InferenceServerException, match="Not Found"):
-        server.get_system_shared_memory_status()
-    tensor = {"name": "y", "shape": [2], "datatype": "FP32", "parameters": {}}
-    tensor["parameters"] = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
-    answer = client.post(INFER, json={"inputs": [tensor], "parameters": {"radius": 1, "norm": "l1"}})
-    assert "takes no shared memory" in check(answer, 400, "region-refused")["detail"]

@@ -26,7 +26,7 @@ def place(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
     log = tmp_path_factory.mktemp("linger") / "log.txt"
     bounds = {"body_limit_bytes": BODY_LIMIT, "linger_limit_bytes": LINGER_BYTES, "linger_timeout_s": LINGER_S}
     keys = {"keys": f"{KEY};{SLOW_KEY}", "key_rate_per_s": 1e-6, "key_burst": 1}
-    with serve(log, inline_only=True, workers=1, arena_bytes=2**25, body_timeout_s=BODY_S, **bounds, **keys) as (
+    with serve(log, inline_only=True, workers=2, arena_bytes=2**25, body_timeout_s=BODY_S, **bounds, **keys) as (
         base,
         _,
     ):

@@ -3,7 +3,6 @@
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,13 +19,6 @@ import normtree_kernels as nk
 
 Y = np.random.default_rng(3).standard_t(3, (700, 300)).astype(np.float32)
 GOAL = {"norm": "l1,linf", "axes": "1,0", "sparsity": 0.9}
-
-
-@pytest.fixture(scope="module")
-def base(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    log = tmp_path_factory.mktemp("bits") / "log.txt"
-    with serve(log, workers=2, arena_bytes=2**28, shared_memory=True) as (found, _):
-        yield found
 
 
 def by_npy(base: str, _: Path) -> bytes:
@@ -84,5 +76,5 @@ WAYS = (by_npy, by_safetensors, by_client, by_triton, by_shared_memory, by_comma
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_same_bits(base: str, tmp_path: Path, way: Any) -> None:
-    assert way(base, tmp_path) == nk.project(Y, "l1,linf", axes="1,0", sparsity=0.9).tobytes()
+def test_same_bits(service: str, tmp_path: Path, way: Any) -> None:
+    assert way(service, tmp_path) == nk.project(Y, "l1,linf", axes="1,0", sparsity=0.9).tobytes()

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,14 @@ def noise(*shape: int, dtype: Any = np.float32) -> Array:
     return np.random.default_rng(0).standard_normal(shape).astype(dtype)
 
 
-@pytest.fixture(scope="module")
-def running(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    log = tmp_path_factory.mktemp("shared") / "log.txt"
-    with serve(log, workers=2, arena_bytes=2**28, shared_memory=True) as (base, process):
-        yield base, process.pid
+@pytest.fixture
+def running(started: tuple[str, subprocess.Popen[bytes]]) -> tuple[str, int]:
+    return started[0], started[1].pid
 
 
 @pytest.fixture
-def base(running: tuple[str, int]) -> str:
-    return running[0]
+def base(service: str) -> str:
+    return service
 
 
 @pytest.fixture
@@ -261,6 +260,22 @@ def test_registrations_that_are_no_json(base: str, body: bytes) -> None:
         answer = client.post("/v2/systemsharedmemory/region/r/register", content=body)
     assert answer.status_code in (400, 413, 422), answer.text
     assert answer.json()["error"]
+
+
+def test_it_is_off_unless_asked_for(serve: Any, tmp_path: Path) -> None:
+    tensor = {"name": "y", "shape": [2], "datatype": "FP32"}
+    tensor["parameters"] = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
+    with (
+        serve(tmp_path / "log.txt", inline_only=True, workers=2, arena_bytes=2**24) as (base, _),
+        triton.InferenceServerClient(urlsplit(base).netloc) as server,
+    ):
+        assert "system_shared_memory" not in server.get_server_metadata()["extensions"]
+        with pytest.raises(InferenceServerException, match="Not Found"):
+            server.get_system_shared_memory_status()
+        asked = {"inputs": [tensor], "parameters": {"radius": 1, "norm": "l1"}}
+        answer = httpx.post(f"{base}{INFER}", json=asked, timeout=60)
+    assert (answer.status_code, answer.json()["code"]) == (400, "region-refused")
+    assert "takes no shared memory" in answer.json()["detail"]
 
 
 def test_other_machines_are_refused(serve: Any, tmp_path: Path) -> None:
