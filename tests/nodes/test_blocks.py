@@ -21,6 +21,7 @@ from normtree.errors import DeadlineExceeded, InvalidParameter, InvalidTensor, N
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
 STORE_BYTES = 256 * 2**20
+GONE_SOON = {"health_check_period_ms": 300}  # a node that is gone refuses connections: five of them are soon tried
 NODE_S = 240  # Ray's own half a minute is too little where much else goes on
 SHAPE = (3000, 700)
 
@@ -31,8 +32,8 @@ def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.random.default_rng(11).standard_t(3, shape).astype(np.float32)
 
 
-def add_node(made: Cluster) -> Any:
-    added = made.add_node(wait=False, num_cpus=2, object_store_memory=STORE_BYTES)
+def add_node(made: Cluster, **more: Any) -> Any:
+    added = made.add_node(wait=False, num_cpus=2, object_store_memory=STORE_BYTES, **more)
     made.wait_for_nodes(NODE_S)
     return added
 
@@ -42,8 +43,8 @@ def cluster() -> Iterator[Cluster]:
     """Three nodes; the driver is on the first."""
     made = Cluster()
     try:
-        for _ in range(3):
-            add_node(made)
+        for more in ({"_system_config": GONE_SOON}, {}, {}):
+            add_node(made, **more)
         ray.init(address=made.address, log_to_driver=False, configure_logging=False)
         yield made
     finally:
