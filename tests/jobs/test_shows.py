@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 MIB = 1 << 20
-ROWS, COLUMNS = 8192, 2048
+ROWS, COLUMNS = 4096, 2048
 BOUND_MIB = 16
 BESIDE_MIB = 24  # what threads, readers and the interpreter take that are no buffers, as seen less than 10
 RULES = """
@@ -66,4 +66,4 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "recipe.toml"), str(BOUND_MIB)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) / 1024 < BOUND_MIB + BESIDE_MIB  # for tensors of 64 MiB each, twice that in one piece
+    assert int(done.stdout) / 1024 < BOUND_MIB + BESIDE_MIB  # for tensors of 32 MiB each, twice that in one piece
