@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from normtree.http.joining import Joining
+
 
 class Lingering:
     """A connection's transport, whose close lingers where bytes of the client are on their way.
 
-    Everything but `close` and `is_closing` is the transport's own.
+    Everything but `close`, `is_closing` and `write`, which is that of `Joining`, is the transport's own.
 
     Args:
         transport: of the connection.
@@ -34,7 +36,8 @@ class Lingering:
         self._timeout_s = timeout_s
         self._timer: asyncio.TimerHandle | None = None
         self.lingers = False
-        self.write = transport.write  # without a step in between: every answer goes through it
+        self._joining = Joining(transport)
+        self.write = self._joining.write
 
     def __getattr__(self, name: str) -> Any:
         """Return what is the transport's own."""
@@ -46,6 +49,7 @@ class Lingering:
 
     def close(self) -> None:
         """Hang up; a second time, without lingering."""
+        self._joining.flush()
         if self.is_closing() or not (self._awaited() and self._transport.can_write_eof()):
             self._transport.close()
             return
