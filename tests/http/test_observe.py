@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from normtree.http.log import JsonLines
+from normtree.http.exchange import Exchange
+from normtree.http.log import JsonLines, RequestLines, log_request
 from normtree.http.trace_context import TraceContext
 from normtree.keys import new_key
 
@@ -204,6 +205,19 @@ def test_lines_of_log_tell_of_exceptions() -> None:
     found = json.loads(line)
     assert (found["message"], found["level"]) == ("it failed", "error")
     assert "line 1\nline 2" in found["exception"]
+
+
+def test_requests_are_logged_alike_by_records_and_by_lines(caplog: pytest.LogCaptureFixture) -> None:
+    done = Exchange("id", TRACE, "ada", "POST", "/v1/project", 500, True, "internal", 0.0123456789, 5, 7, None)
+    stream = io.StringIO()
+    with caplog.at_level(logging.INFO, "normtree.request"):
+        log_request(done)
+        RequestLines(stream)(done)
+    by_record, by_line = (json.loads(line) for line in (JsonLines().format(caplog.records[0]), stream.getvalue()))
+    assert by_record | {"time": ""} == by_line | {"time": ""}
+    assert by_line["seconds"] == {"total": 0.012346}
+    assert (by_line["level"], by_line["message"], by_line["gone"]) == ("error", "POST /v1/project 500", True)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", by_line["time"])
 
 
 TRACED = """

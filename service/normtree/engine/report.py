@@ -84,23 +84,17 @@ class _Told(NamedTuple):
 
 def _levels(deepest: MixedNorm, run: Run) -> tuple[LevelTiming, ...]:
     """Each level of the deepest tensor, with what the others did at the same depth."""
-    sweeps = [phase.spans for phase in run.phases if phase.sweep != "root"]
-    for stage in ("up", "down"):
-        sweeps.append(tuple([step for step in run.steps if step.stage == stage]))
-    phases: list[list[Sequence[Span]]] = [[] for _ in deepest.levels]
-    for spans in sweeps:
-        for level, together in _by_level(spans):
-            phases[level].append(together)
-    return tuple([LevelTiming.of(level.norm, each) for level, each in zip(deepest.levels, phases, strict=True)])
-
-
-def _by_level(spans: Sequence[Span]) -> Iterable[tuple[int, Sequence[Span]]]:
-    if len(spans) == 1:
-        return ((spans[0].level, spans),)
-    by_level: dict[int, list[Span]] = {}
-    for span in spans:
-        by_level.setdefault(span.level, []).append(span)
-    return by_level.items()
+    together: dict[tuple[object, int], list[Span]] = {}  # what ran side by side, by sweep and level
+    for number, phase in enumerate(run.phases):
+        if phase.sweep != "root":
+            for span in phase.spans:
+                together.setdefault((number, span.level), []).append(span)
+    for step in run.steps:
+        together.setdefault((step.stage, step.level), []).append(step)
+    sweeps: list[list[list[Span]]] = [[] for _ in deepest.levels]
+    for (_, level), spans in together.items():
+        sweeps[level].append(spans)
+    return tuple([LevelTiming.of(level.norm, each) for level, each in zip(deepest.levels, sweeps, strict=True)])
 
 
 def _join(texts: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from normtree.http.auth import Auth
 from normtree.http.docs import docs_router
 from normtree.http.log import log_request
 from normtree.http.metrics import Metrics
-from normtree.http.observe import Observe
+from normtree.http.observe import Observe, Observer
 from normtree.http.openapi import URL, install_openapi
 from normtree.http.problems import PROBLEM_HANDLERS, Problems
 from normtree.http.request_id import RequestId
@@ -36,12 +36,13 @@ from normtree.keys import KeyRing
 from normtree.settings import Settings
 
 
-def create_app(projector: Projector, settings: Settings) -> FastAPI:
+def create_app(projector: Projector, settings: Settings, log: Observer = log_request) -> FastAPI:
     """Make the ASGI application.
 
     Args:
         projector: started; the application neither starts nor closes it.
         settings: the same that the projector was started with.
+        log: what logs requests; by default they go the way of all that is logged.
     """
     service = Service.of(projector, settings)
     keys = KeyRing(settings.keys, settings.keys_file)
@@ -66,7 +67,7 @@ def create_app(projector: Projector, settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a client that posts a tensor to a wrong path learns it at once
         middleware=[  # from the outside in
             Middleware(RequestId),
-            Middleware(Observe, observers=(metrics.count, log_request)),
+            Middleware(Observe, observers=(metrics.count, log)),
             Middleware(Problems),
             Middleware(Auth, keys=keys),
             Middleware(Admit, admission=service.admission),

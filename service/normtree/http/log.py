@@ -2,18 +2,20 @@
 
 import logging
 import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TextIO
 
 from pydantic_core import to_json
 
 from normtree.engine.timing import Timing
 from normtree.http.exchange import Exchange
 
+_MS_PER_S = 1e3
 _US_PER_MS = 1e3
 _US_PER_S = 1e6
 _DIGITS = 6
 _ERROR = 500
-# What a record may be asked to know of who made it, and no line tells: to find it out takes longer than all the rest.
-_UNTOLD = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
 
 logger = logging.getLogger("normtree.request")
 
@@ -21,43 +23,74 @@ logger = logging.getLogger("normtree.request")
 class JsonLines(logging.Formatter):
     """Formats a record as one line of JSON: time (UTC), level, logger, message, and the ``fields`` it may have."""
 
-    _second = (0, "")  # the last one that was written, and its text
-
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        line = {
-            "time": f"{self._text(int(record.created))}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
+        fields = getattr(record, "fields", {})
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return to_json(line, fallback=str).decode()
-
-    def _text(self, second: int) -> str:
-        """Return a second of the clock as text."""
-        last, text = self._second
-        if second != last:
-            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second = (second, text)
-        return text
+            fields = {**fields, "exception": self.formatException(record.exc_info)}
+        return _line(record.created, record.levelno, record.name, record.getMessage(), fields)
 
 
-def log_to_stderr(level: str) -> None:
-    """Send what this process logs to standard error, as lines of JSON."""
-    for switch in _UNTOLD:
-        setattr(logging, switch, False)
+class RequestLines:
+    """Logs requests as `log_request` does, straight to a stream that takes JSON lines only.
+
+    A record's way through `logging` takes longer than to write the line that it becomes.
+
+    Args:
+        stream: where the other lines go too.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to a stream."""
+        self._stream = stream
+
+    def __call__(self, done: Exchange) -> None:
+        """Log a request that has ended."""
+        if logger.isEnabledFor(logging.INFO):
+            line = _line(time.time(), _level(done), logger.name, _message(done), _fields(done))
+            self._stream.write(f"{line}\n")
+
+
+def log_to_stderr(level: str) -> RequestLines:
+    """Send what this process logs to standard error, as lines of JSON; return what logs requests there."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    return RequestLines(handler.stream)
 
 
 def log_request(done: Exchange) -> None:
     """Log a request that has ended, under the names that the metrics use."""
-    if not logger.isEnabledFor(logging.INFO):
-        return
+    if logger.isEnabledFor(logging.INFO):
+        logger.log(_level(done), _message(done), extra={"fields": _fields(done)})
+
+
+def _line(created: float, level: int, name: str, message: str, fields: Mapping[str, object]) -> str:
+    line = {
+        "time": f"{_second(int(created))}.{int(created % 1 * _MS_PER_S):03d}Z",
+        "level": logging.getLevelName(level).lower(),
+        "logger": name,
+        "message": message,
+        **fields,
+    }
+    return to_json(line, fallback=str).decode()
+
+
+@lru_cache(1)
+def _second(second: int) -> str:
+    """Return a second of the clock as text; many lines tell the same."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def _level(done: Exchange) -> int:
+    return logging.ERROR if done.status == _ERROR else logging.INFO
+
+
+def _message(done: Exchange) -> str:
+    return f"{done.method} {done.route} {done.status}"
+
+
+def _fields(done: Exchange) -> dict[str, object]:
     fields: dict[str, object] = {
         "request_id": done.request_id,
         "trace_id": done.trace_id,
@@ -74,10 +107,7 @@ def log_request(done: Exchange) -> None:
         fields["gone"] = True
     if done.timing:
         fields |= _of_timing(done.timing)
-    level = logging.ERROR if done.status == _ERROR else logging.INFO
-    message = f"{done.method} {done.route} {done.status}"
-    # Not by `logger.log`, which looks for the line of code that calls it: a third of what a line costs.
-    logger.handle(logger.makeRecord(logger.name, level, __file__, 0, message, (), None, None, {"fields": fields}))
+    return fields
 
 
 def _seconds(done: Exchange) -> dict[str, float]:

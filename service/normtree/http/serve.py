@@ -24,13 +24,13 @@ def serve(settings: Settings) -> None:
         EngineUnavailable: Ray cannot be started or reached.
         SystemExit: a signal came, and all is closed.
     """
-    log_to_stderr(settings.log_level)
+    log = log_to_stderr(settings.log_level)
     _leave_on_signals()
     with Projector.start(settings) as projector:
         _leave_on_signals()  # again: Ray has put its own handler there
         permit_descriptors(settings.connections_limit)
         keep_freed_memory()
-        app = create_app(projector, settings)
+        app = create_app(projector, settings, log)
         DrainingServer(server_config(app, settings), app.state.admission, settings.drain_s).run()
 
 
