@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 from flows import Flow, large, mixed, small
 from job_load import Checkpoint
-from mixed import MixedLoad
+from mixed import MixedLoad, Tally
 from nodes import PORT, cluster
 from service import Service, running
 from watch import ray_workers, raylets
@@ -124,6 +124,24 @@ FAULTS = (
 )
 
 
+def meet(fault: Fault, service: Service, seconds: float) -> tuple[Tally, str, float | None]:
+    """Load a service and let the fault happen to it.
+
+    Args:
+        fault: which; the service should have its settings.
+        service: that runs.
+        seconds: that it lasts.
+
+    Returns:
+        What was answered, what was seen of the fault, and how long until all was answered right again, if it was.
+    """
+    with MixedLoad(service.url, fault.clients, flows=fault.flows) as load:
+        sleep(1)
+        seen = fault.strike(service, seconds)
+        recovered_s = recover(service, fault.flows)
+    return load.tally, seen, recovered_s
+
+
 def survive(fault: Fault, seconds: float) -> dict[str, Any]:
     """Start a service, load it, let the fault happen, and see what becomes of it.
 
@@ -133,13 +151,9 @@ def survive(fault: Fault, seconds: float) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         with running(Path(folder, "log.txt"), {**SETTINGS, **fault.settings}) as service:
-            with MixedLoad(service.url, fault.clients, flows=fault.flows) as load:
-                sleep(1)
-                seen = fault.strike(service, seconds)
-                recovered_s = recover(service, fault.flows)
+            tally, seen, recovered_s = meet(fault, service, seconds)
             lives = service.process.poll() is None
         left = service.segments
-    tally = load.tally
     slowest_s = max((ms for each in tally.latencies_ms.values() for ms in each), default=0.0) / 1e3
     passed = not tally.wrong and not left and (recovered_s is not None or (fault.dies and not lives))
     return {"fault": fault.name, "seconds": seconds, **tally.as_dict(), "slowest_s": round(slowest_s, 2),
