@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -26,6 +27,7 @@ KERNELS = "tests/kernels/"
 JOBS = ("tests/jobs/", "tests/loadtests/", "tests/nodes/")
 STOP_S = 120
 WORKERS = 2
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,6 +53,44 @@ def apart(request: pytest.FixtureRequest, ray_folder: str) -> Iterator[None]:
         if request.node.nodeid.startswith(JOBS):
             patch.setenv("RAY_TMPDIR", ray_folder)
         yield
+
+
+class Folder:
+    """What the modules of a folder share. It ends with the folder's last test, for the next folder starts its own."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._kept: dict[object, Any] = {}
+
+    def keep(self, start: Callable[[], AbstractContextManager[T]]) -> T:
+        """Enter what is started, the first time, and return the same as then afterwards."""
+        if start not in self._kept:
+            self._kept[start] = self._open.enter_context(start())
+        found: T = self._kept[start]
+        return found
+
+    def end(self) -> None:
+        """End all of it."""
+        self._kept.clear()
+        self._open.close()
+
+
+FOLDER = pytest.StashKey[Folder]()
+
+
+@pytest.fixture(scope="session")
+def folder(request: pytest.FixtureRequest) -> Iterator[Folder]:
+    """The folder of the test that runs: pytest has scopes for modules and for everything, and none between."""
+    found = request.session.stash[FOLDER] = Folder()
+    yield found
+    found.end()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End what a folder's modules share after the last of them."""
+    if FOLDER in item.session.stash and (nextitem is None or nextitem.path.parent != item.path.parent):
+        item.session.stash[FOLDER].end()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,8 @@ def minilm() -> Path:
     return Path(found.origin).parent / "model"
 
 
-@pytest.fixture(scope="module")  # others in this process want a cluster of their own
-def cluster() -> Iterator[str]:
+@contextmanager
+def two_nodes() -> Iterator[str]:
     """Start a cluster of two nodes on this machine, connect to it, and return where its dashboard takes jobs."""
     prepare_environment(embedded=True)
     import ray
@@ -131,3 +132,10 @@ def cluster() -> Iterator[str]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Any) -> str:
+    """Where the dashboard of a cluster of two nodes takes jobs; this process is connected to it."""
+    found: str = folder.keep(two_nodes)
+    return found
