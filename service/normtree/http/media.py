@@ -1,7 +1,7 @@
 """Media types: which bodies we read, and in which of our formats a client wants the answer."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from normtree.errors import NotAcceptable, UnsupportedMediaType
@@ -47,6 +47,14 @@ def content_type(head: Mapping[str, str]) -> str:
 def format_of(media_type: str) -> Format:
     """Return the format that a media type of ``READABLE`` stands for."""
     return "safetensors" if media_type in SAFETENSORS else "npy"
+
+
+@cache
+def offered_for(media_type: str) -> tuple[str, ...]:
+    """Return what the answer to a body of a media type of ``READABLE`` can be, best first: that, its kind, the rest."""
+    same = [name for name in (*NPY, *SAFETENSORS) if format_of(name) == format_of(media_type)]
+    own = [media_type] if media_type != BYTES else []
+    return tuple(dict.fromkeys([*own, *same, *WRITABLE]))
 
 
 def answer_type(head: Mapping[str, str], offered: Sequence[str], why: str = "") -> str:

@@ -44,9 +44,7 @@ def answer_type(head: Mapping[str, str], arrival: Arrival, query: ProjectQuery) 
     if why:
         others = [name for name in media.SAFETENSORS if name != own]
         return media.answer_type(head, [*([own] if own in media.SAFETENSORS else []), *others], why)
-    same = [name for name in (*media.NPY, *media.SAFETENSORS) if media.format_of(name) == media.format_of(own)]
-    offered = [own] if own != media.BYTES else []
-    return media.answer_type(head, [*dict.fromkeys([*offered, *same, *media.WRITABLE])])
+    return media.answer_type(head, media.offered_for(own))
 
 
 def check_names(contents: Contents, chosen: tuple[Entry, ...], query: ProjectQuery) -> None:

@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, StreamingResponse
 
 from normtree import errors
+from normtree.http.head import head_of
 from normtree.http.media import answer_type
 from normtree.http.problems import problem_responses
 from normtree.http.receive import read_whole
@@ -96,7 +97,7 @@ def jobs_router(service: Service, board: JobBoard) -> APIRouter:
     })  # fmt: skip
     async def report(job_id: str, request: Request) -> Response:
         """Return the report of a job that has completed; a page where the client prefers one."""
-        media_type = answer_type(request.headers, (_JSON, _HTML), "a report is written as")
+        media_type = answer_type(head_of(request.scope), (_JSON, _HTML), "a report is written as")
         name = "report.html" if media_type == _HTML else "report.json"
         return Response(await run_in_threadpool(board.report, job_id, name), media_type=media_type)
 
