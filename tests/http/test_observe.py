@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from random import randbytes
 from typing import Any
 
 import httpx
@@ -187,13 +188,13 @@ def test_trace_goes_on(observed: httpx.Client, log: Path) -> None:
      f"00-{TRACE.upper()}-{PARENT}-01", f"00-{TRACE}-{PARENT}-01-x", f" 00-{TRACE}-{PARENT}-01"],
 )  # fmt: skip
 def test_trace_that_cannot_be_read_is_replaced(given: str) -> None:
-    found = TraceContext.of(given)
+    found = TraceContext.of(given, randbytes)
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", str(found))
     assert found.trace_id != TRACE
 
 
 def test_trace_of_a_later_version_is_read() -> None:
-    assert TraceContext.of(f"cc-{TRACE}-{PARENT}-01-what-comes").trace_id == TRACE
+    assert TraceContext.of(f"cc-{TRACE}-{PARENT}-01-what-comes", randbytes).trace_id == TRACE
 
 
 def test_lines_of_log_tell_of_exceptions() -> None:

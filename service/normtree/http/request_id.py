@@ -1,7 +1,7 @@
 """Request ids and traces: every request has one of each, its client's or ours, and every answer carries them."""
 
 import re
-import secrets
+from random import Random
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +27,7 @@ class RequestId:
     def __init__(self, app: ASGIApp) -> None:
         """Wrap an application."""
         self._app = app
+        self._draw = Random().randbytes  # ids are unique and no secrets: no call of the system for each
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -35,9 +36,9 @@ class RequestId:
             return
         state = scope.setdefault("state", {})
         head = state["head"] = read_head(scope["headers"])
-        given = head.get(_NAME, "")
-        own = state["request_id"] = given if _VALID.fullmatch(given) else secrets.token_hex(_BYTES)
-        trace = state["trace"] = state.get("trace") or TraceContext.of(head.get(trace_context.HEADER, ""))
+        given = head.get(_NAME)
+        own = state["request_id"] = given if given and _VALID.fullmatch(given) else self._draw(_BYTES).hex()
+        trace = state["trace"] = state.get("trace") or TraceContext.of(head.get(trace_context.HEADER), self._draw)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

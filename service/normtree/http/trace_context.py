@@ -1,20 +1,19 @@
 """Trace contexts (W3C): every request belongs to a trace, its client's or a new one, and its answer says which."""
 
 import re
-import secrets
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
 HEADER = "traceparent"
 _TRACE_BYTES, _SPAN_BYTES = 16, 8
 _VALID = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?",
+    r"(?P<version>(?!ff)[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}"
+    r"-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?",
     re.ASCII,
 )
 
 
-@dataclass(frozen=True)
-class TraceContext:
+class TraceContext(NamedTuple):
     """A request's place in a trace.
 
     Attributes:
@@ -28,19 +27,17 @@ class TraceContext:
     flags: str = "00"
 
     @classmethod
-    def of(cls, traceparent: str) -> Self:
-        """Go on with the trace that a client names, or begin one where it names none that can be read."""
-        if not traceparent:
-            return cls._new()
-        match = _VALID.fullmatch(traceparent)
-        if match is None or (match["more"] and traceparent.startswith("00")):
-            return cls._new()
-        return cls(match["trace"], secrets.token_hex(_SPAN_BYTES), match["flags"])
+    def of(cls, traceparent: str | None, draw: Callable[[int], bytes]) -> Self:
+        """Go on with the trace that a client names, or begin one where it names none that can be read.
 
-    @classmethod
-    def _new(cls) -> Self:
-        ids = secrets.token_hex(_TRACE_BYTES + _SPAN_BYTES)
-        return cls(ids[: 2 * _TRACE_BYTES], ids[2 * _TRACE_BYTES :])
+        Args:
+            traceparent: the header's value.
+            draw: returns so many random bytes.
+        """
+        match = _VALID.fullmatch(traceparent) if traceparent else None
+        if match is None or (match["more"] and match["version"] == "00"):
+            return cls(draw(_TRACE_BYTES).hex(), draw(_SPAN_BYTES).hex())
+        return cls(match["trace"], draw(_SPAN_BYTES).hex(), match["flags"])
 
     def __str__(self) -> str:
         """Return it as the header has it."""
