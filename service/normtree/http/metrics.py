@@ -34,7 +34,7 @@ class _Kind(NamedTuple):
         route: of the request.
         status: of the answer.
         engine: that projected.
-        reason: why that one.
+        reason: why that one, as far as its first colon: there are few such texts.
         stages: names of what took its time.
     """
 
@@ -113,7 +113,7 @@ class Metrics:
 
     def _note(self, done: Exchange, timing: Timing) -> None:
         """Note a projection."""
-        kind = _Kind(done.route, done.status, timing.engine, timing.reason, tuple(timing.stages_ms))
+        kind = _Kind(done.route, done.status, timing.engine, timing.reason.partition(":")[0], tuple(timing.stages_ms))
         tasks = sum([level.tasks for level in timing.levels])
         row = (done.seconds, timing.efficiency, tasks, timing.work_ms, timing.retries, *timing.stages_ms.values())
         rows = self._noted.setdefault(kind, [])
@@ -126,7 +126,7 @@ class Metrics:
         rows = self._noted.pop(kind)
         seconds, efficiency, tasks, work_ms, retries, *stages_ms = np.array(rows).T
         self._requests.labels(kind.route, kind.status).inc(len(rows))
-        self._plans.labels(kind.engine, kind.reason.partition(":")[0]).inc(len(rows))
+        self._plans.labels(kind.engine, kind.reason).inc(len(rows))
         self._seconds.observe(seconds, kind.route, "total")
         for stage, took_ms in zip(kind.stages, stages_ms, strict=True):
             if stage != "total":
@@ -138,7 +138,7 @@ class Metrics:
             self._retries.labels("worker-lost").inc(retries.sum())
 
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        Gauge(name, text, registry=self.registry).set_function(read)
+        Gauge(name, text, registry=self._registry).set_function(read)
 
 
 class _Arena(Collector):
