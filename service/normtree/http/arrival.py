@@ -1,7 +1,7 @@
 """A body of tensors whose header has been read: what it holds is known, its data is still on its way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.requests import Request
 
@@ -14,8 +14,7 @@ from normtree.http.receive import Body, fill, wrong_length
 from normtree.settings import Settings
 
 
-@dataclass(frozen=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A body whose header has been read.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 Prefix = bytes | bytearray  # the first bytes of a body, as many as there are by now
@@ -42,7 +43,7 @@ class Contents:
     data_offset: int
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def data_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(entry.nbytes for entry in self.entries)
