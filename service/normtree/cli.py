@@ -3,11 +3,11 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -62,12 +62,25 @@ def _told() -> Iterator[None]:
         yield
     except ValidationError as error:
         for problem in error.errors(include_url=False):
-            where = ".".join(map(str, problem["loc"]))
-            _complain(f"{where}: {problem['msg']}" if where else problem["msg"])
+            _complain(_describe(problem))
         raise typer.Exit(2) from None
-    except (NormtreeError, OSError, ValueError) as error:
+    except OSError as error:
+        _complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        raise typer.Exit(2) from None
+    except (NormtreeError, ValueError) as error:
         _complain(str(error))
         raise typer.Exit(2) from None
+
+
+def _describe(problem: Any) -> str:
+    """Say which setting is wrong, and what was given, but for keys."""
+    where, message, got = (
+        ".".join(map(str, problem["loc"])),
+        problem["msg"].removeprefix("Value error, "),
+        problem["input"],
+    )
+    shown = f", got {got!r}" if isinstance(got, str | int | float) and where not in ("keys", "keys_file") else ""
+    return f"{where}: {message}{shown}" if where and not message.startswith(f"{where}: ") else message
 
 
 def _complain(message: str) -> None:
@@ -120,15 +133,20 @@ def serve(
 @app.command(epilog="normtree project w.npy out.npy --norm l1,linf --axes 1,0 --sparsity 0.9")
 def project(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A .npy or .safetensors file.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write; the same kind of file.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Where to write: .npy for one tensor, or .safetensors.")
+    ],
     radius: Radius = None,
     sparsity: Sparsity = None,
     groups: Groups = None,
     norm: Norm = "l1,linf",
     axes: Axes = None,
     exact: Exact = False,
-    tensor: Annotated[str, typer.Option(help="Regular expression that a tensor's whole name must match.")] = ".*",
-    engine: Annotated[str, typer.Option(help="inline (threads of this process) or ray.")] = "inline",
+    tensor: Annotated[
+        str | None,
+        typer.Option(help="Regular expression that a tensor's whole name must match; default: all that the norm fits."),
+    ] = None,
+    engine: Annotated[Literal["inline", "ray"], typer.Option(help="Threads of this process, or Ray.")] = "inline",
     workers: Workers = None,
     timing: Annotated[Path | None, typer.Option(help="Where to write the timings, as JSON.")] = None,
 ) -> None:
@@ -138,20 +156,29 @@ def project(
     Groups are what the outermost level counts: rows of a matrix, unless the axes say otherwise.
     """
     from normtree.engine.projector import Projector
-    from normtree.files import TensorFile, check_suffix, read_file, write_file
+    from normtree.files import TensorFile, check_target, read_file, write_file
+    from normtree_kernels.dtypes import check_dtype
     from normtree_kernels.goal import Goal
+    from normtree_kernels.norms import MixedNorm
 
     with _told():
-        check_suffix(target)
+        check_target(target)
+        wanted = Goal(radius, sparsity, groups)
         file = read_file(source)
-        names = _select(file.tensors, tensor, source)
-        goal = asdict(Goal(radius, sparsity, groups))
+        names = _select(file.tensors, tensor, norm, axes, source)
+        several = len(file.tensors) > 1
+        for name in names:
+            with _named(name, several):  # what takes no engine to find, before one is started
+                y = file.tensors[name]
+                check_dtype(y.dtype, "tensor")
+                wanted.check_fits(MixedNorm.parse(norm, axes, ndim=y.ndim), y.shape)
+        goal = asdict(wanted)
         tensors, timings, table = dict(file.tensors), {}, _results_table()
         settings = _settings(workers=workers, inline_only=engine != "ray")
         with Projector.start(settings) as projector:
             for name in names:
                 y = tensors[name]
-                with _named(name):
+                with _named(name, several):
                     plan = projector.plan(
                         y.shape, y.dtype.name, norm=norm, axes=axes, **goal, exact=exact, engine=engine
                     )
@@ -171,7 +198,10 @@ def plan(
     axes: Axes = None,
     exact: Exact = False,
     dtype: Annotated[str, typer.Option(help="Element type.")] = "float32",
-    engine: Annotated[str, typer.Option(help="auto, inline or ray; ray is started to be measured.")] = "inline",
+    engine: Annotated[
+        Literal["auto", "inline", "ray"] | None,
+        typer.Option(help="auto and ray start Ray, which takes a while; default: what is best without it."),
+    ] = None,
     workers: Workers = None,
 ) -> None:
     """Print how a tensor of that shape would be projected, and the predicted time, without any data.
@@ -185,9 +215,9 @@ def plan(
         if not re.fullmatch(r"\d+(x\d+)*", shape):
             raise ValueError(f"shape: wanted lengths such as 30522x384, got {shape!r}")
         lengths = tuple(int(length) for length in shape.split("x"))
-        with Projector.start(_settings(workers=workers, inline_only=engine == "inline")) as projector:
+        with Projector.start(_settings(workers=workers, inline_only=engine in (None, "inline"))) as projector:
             planned = projector.plan(
-                lengths, dtype, norm=norm, axes=axes, radius=_ANY_RADIUS, exact=exact, engine=engine
+                lengths, dtype, norm=norm, axes=axes, radius=_ANY_RADIUS, exact=exact, engine=engine or "auto"
             )
             profile = projector.profile.circumstances
         console.print(f"{planned}\n\nprofile    {profile}", highlight=False, markup=False, soft_wrap=True)
@@ -196,7 +226,7 @@ def plan(
 @app.command()
 def bench(
     profile: Annotated[bool, typer.Option("--profile", help="Measure the machine anew, and keep the profile.")] = False,
-    engine: Annotated[str, typer.Option(help="inline, or ray to measure both engines.")] = "inline",
+    engine: Annotated[Literal["inline", "ray"], typer.Option(help="inline, or ray to measure both.")] = "inline",
     workers: Workers = None,
 ) -> None:
     """Show how fast this machine is, and how well plans foretell their times.
@@ -295,7 +325,17 @@ def _settings(**given: object) -> Settings:
     return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _select(tensors: "dict[str, NDArray[Any]] | Any", pattern: str, source: Path) -> list[str]:
+def _select(
+    tensors: Mapping[str, NDArray[Any]], pattern: str | None, norm: str, axes: str | None, source: Path
+) -> list[str]:
+    """Name the tensors to project: those that match, or all that the norm fits; the only one in any case."""
+    from normtree.engine.fitting import fits
+
+    if pattern is None:
+        names = [name for name, y in tensors.items() if len(tensors) == 1 or fits(y.ndim, y.dtype.name, norm, axes)]
+        if not names:
+            raise ValueError(f"tensor: none of the {len(tensors)} tensors of {source} fits the norm {norm}")
+        return names
     try:
         names = [name for name in tensors if re.fullmatch(pattern, name)]
     except re.error as error:
@@ -306,12 +346,12 @@ def _select(tensors: "dict[str, NDArray[Any]] | Any", pattern: str, source: Path
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Say which tensor it was."""
+def _named(name: str, several: bool) -> Iterator[None]:
+    """Say which tensor it was, where there are several."""
     try:
         yield
     except (NormtreeError, TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name}: {error}" if several else str(error)) from error
 
 
 def _results_table() -> Table:

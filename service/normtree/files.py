@@ -17,6 +17,7 @@ from safetensors.numpy import save
 Array = NDArray[Any]
 
 SUFFIXES = (".npy", ".safetensors")
+_MAGIC = b"\x93NUMPY"
 
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -59,6 +60,17 @@ def check_suffix(path: Path) -> str:
     return path.suffix
 
 
+def check_target(path: Path) -> None:
+    """Refuse a place for a file that cannot be written there, before the work is done.
+
+    Raises:
+        ValueError: another suffix than those we write, or no such folder.
+    """
+    check_suffix(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent}: no such folder")
+
+
 def read_file(path: Path) -> TensorFile:
     """Read all tensors of a file.
 
@@ -97,6 +109,9 @@ def write_file(path: Path, file: TensorFile) -> None:
 
 
 def _read_npy(path: Path) -> Array:
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:  # NumPy would take it for a pickle
+            raise ValueError(f"{path}: wanted .npy, which begins with \\x93NUMPY")
     try:
         array: Array = np.load(path, allow_pickle=False)
     except (EOFError, ValueError) as error:

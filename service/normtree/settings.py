@@ -133,7 +133,7 @@ class Settings(BaseSettings):
             try:
                 read_keys(file.read_text("utf-8"), str(file))
             except OSError as error:
-                raise ValueError(str(error)) from error
+                raise ValueError(f"{file}: {error.strerror}") from error
         return file
 
     @field_validator("shared_memory_prefix")

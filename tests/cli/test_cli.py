@@ -6,6 +6,7 @@ would start them.
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,17 @@ def test_it_projects_the_named_tensors_and_keeps_the_others(checkpoint: Path, tm
     assert taken["head.weight"]["engine"] == "inline"
 
 
+def test_without_a_pattern_it_projects_what_the_norm_fits(checkpoint: Path, tmp_path: Path) -> None:
+    done = run("project", checkpoint, tmp_path / "out.safetensors", "--sparsity", 0.5)
+    assert done.exit_code == 0, done.stderr
+    for name, y in read_file(checkpoint).tensors.items():
+        wanted = nk.project(y, "l1,linf", sparsity=0.5) if y.ndim == 2 else y
+        assert read_file(tmp_path / "out.safetensors").tensors[name].tobytes() == wanted.tobytes()
+    none = run("project", checkpoint, tmp_path / "out.safetensors", "--radius", 1, "--axes", "0,1.2")
+    assert none.exit_code == 2
+    assert none.stderr == f"normtree: tensor: none of the 5 tensors of {checkpoint} fits the norm l1,linf\n"
+
+
 def test_it_finds_the_radius_from_the_sparsity(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", RNG.standard_normal((40, 30)).astype(np.float32))
     done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--sparsity", 0.75)
@@ -113,8 +125,7 @@ def test_it_projects_a_npy(tmp_path: Path) -> None:
         (["--sparsity", "0.5", "--norm", "l2,linf"], "layer.weight: sparsity: only an outermost l1 level"),
         (["--radius", "1", "--tensor", "nothing"], "tensor: 'nothing' matches none of the 5 tensors"),
         (["--radius", "1", "--tensor", "("], "tensor: '(' is no regular expression"),
-        (["--radius", "1", "--engine", "gpu"], "layer.weight: engine: wanted one of auto, inline, ray, got 'gpu'"),
-        (["--radius", "1", "--workers", "0"], "workers: Input should be greater than or equal to 1"),
+        (["--radius", "1", "--workers", "0"], "workers: Input should be greater than or equal to 1, got 0"),
         (
             ["--radius", "1", "--tensor", "ids"],
             "ids: tensor: wanted dtype float64, float32, float16, bfloat16, got int64",
@@ -137,6 +148,7 @@ def test_a_wrong_argument_is_told_in_a_line_and_writes_nothing(
     [
         (None, "in.npy", "No such file"),
         (b"\x93NUMPY", "in.npy", "in.npy"),
+        (b"PK\x03\x04", "in.npy", "in.npy: wanted .npy, which begins with \\x93NUMPY"),
         (b"12345678", "in.safetensors", "in.safetensors"),
         (b"", "in.pt", "wanted a name that ends in .npy or .safetensors"),
     ],
@@ -148,6 +160,31 @@ def test_a_broken_file_is_told(tmp_path: Path, content: bytes | None, name: str,
     assert done.exit_code == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_work(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", RNG.standard_normal((4, 3)))
+    done = run("project", tmp_path / "y.npy", tmp_path / "none" / "x.npy", "--radius", 1)
+    assert done.exit_code == 2
+    assert done.stderr == f"normtree: {tmp_path / 'none'}: no such folder\n"
+
+
+@pytest.mark.parametrize("command", ["project y.npy x.npy --radius 1", "plan 3x4", "bench"])
+def test_an_engine_there_is_not_is_refused_at_once(command: str) -> None:
+    done = run(*command.split(), "--engine", "gpu")
+    assert done.exit_code == 2
+    assert "'gpu' is not one of" in done.stderr
+
+
+def test_one_tensor_needs_no_name_in_its_errors(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", RNG.standard_normal((4, 3)))
+    done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--groups", 5)
+    assert done.stderr == "normtree: groups: wanted 0 to 4, the outermost groups there are, got 5\n"
+
+
+@pytest.mark.parametrize(("options", "why"), [([], "Ray is off; "), (["--engine", "inline"], "asked; ")])
+def test_plan_says_asked_where_it_was(options: list[str], why: str) -> None:
+    assert f"why        {why}" in run("plan", "64x32", *options).stdout
 
 
 def test_plan_prints_the_plan() -> None:
@@ -168,6 +205,35 @@ def test_an_address_that_would_expose_the_service_is_refused() -> None:
     done = run("serve", "--host", "0.0.0.0")
     assert done.exit_code == 2
     assert "can be reached from other machines" in done.stderr
+
+
+def test_a_port_in_use_is_told_before_anything_is_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--port", port)
+    assert done.exit_code == 2
+    assert done.stderr == f"normtree: 127.0.0.1:{port}: cannot be bound: Address already in use\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "ARENA_BYTES",
+            "1x",
+            "arena_bytes: Input should be a valid integer, unable to parse string as an integer, got '1x'",
+        ),
+        ("KEYS", "secret", "keys: line 1: wanted NAME sha256:HEX, as `normtree key new NAME` prints it"),
+        ("KEYS_FILE", "/none/keys", "keys_file: /none/keys: No such file or directory"),
+    ],
+)
+def test_a_wrong_setting_is_told_and_no_key(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(f"NORMTREE_{name}", value)
+    done = run("serve")
+    assert done.exit_code == 2
+    assert done.stderr == f"normtree: {message}\n"
 
 
 @pytest.mark.parametrize(
@@ -195,4 +261,4 @@ def test_installed_command_tells_its_version() -> None:
 def test_installed_command_complains_on_standard_error(tmp_path: Path) -> None:
     done = start("project", tmp_path / "in.npy", tmp_path / "out.npy", "--radius", "1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"normtree: [Errno 2] No such file or directory: '{tmp_path / 'in.npy'}'\n"
+    assert done.stderr == f"normtree: {tmp_path / 'in.npy'}: No such file or directory\n"

@@ -4,6 +4,7 @@ from typing import Any
 
 import re2
 
+from normtree.engine.fitting import fits
 from normtree.errors import InvalidParameter, InvalidTensor
 from normtree.http.bodies.contents import Contents, Entry
 from normtree.http.bodies.elements import NAMES, is_projectable
@@ -25,7 +26,7 @@ def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple
     """
     entries = contents.entries
     if len(entries) > 1 and query.tensors is None:
-        chosen = tuple(entry for entry in entries if _fits(entry, query))
+        chosen = tuple(entry for entry in entries if fits(len(entry.shape), entry.dtype, query.norm, query.axes))
     else:
         pattern = _compile(query.tensors) if query.tensors is not None else None
         chosen = tuple(entry for entry in entries if pattern is None or pattern.fullmatch(entry.name))
@@ -36,14 +37,6 @@ def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple
     for entry in chosen:
         _check(entry, settings.rank_limit)
     return chosen
-
-
-def _fits(entry: Entry, query: ProjectQuery) -> bool:
-    levels = query.norm.count(",") + 1
-    if query.axes is None:
-        return is_projectable(entry.dtype) and len(entry.shape) >= levels
-    named = [axis for level in query.axes.split(",") for axis in level.split(".") if axis.strip()]
-    return is_projectable(entry.dtype) and len(entry.shape) == len(named)
 
 
 def _compile(pattern: str) -> Any:

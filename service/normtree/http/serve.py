@@ -1,6 +1,7 @@
 """Serving: one process, which is one Ray driver, until a signal ends it."""
 
 import signal
+import socket
 from types import FrameType
 from typing import NoReturn
 
@@ -21,9 +22,11 @@ def serve(settings: Settings) -> None:
         settings: all there is to set.
 
     Raises:
+        OSError: the address cannot be bound.
         EngineUnavailable: Ray cannot be started or reached.
         SystemExit: a signal came, and all is closed.
     """
+    _check_address(settings.host, settings.port)
     log = log_to_stderr(settings.log_level)
     _leave_on_signals()
     with Projector.start(settings) as projector:
@@ -32,6 +35,17 @@ def serve(settings: Settings) -> None:
         keep_freed_memory()
         app = create_app(projector, settings, log)
         DrainingServer(server_config(app, settings), app.state.admission, settings.drain_s).run()
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be bound now, before all else takes its time to start."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                raise OSError(error.errno, f"cannot be bound: {error.strerror}", f"{host}:{port}") from None
 
 
 def _leave_on_signals() -> None:

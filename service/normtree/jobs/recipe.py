@@ -141,7 +141,9 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InvalidRecipe(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise InvalidRecipe(f"{path}: {error}") from error
     return parse_recipe(text, str(path)).beside(path.parent.absolute())
 
