@@ -100,7 +100,7 @@ def shrink(part: Array, taus: Float64Array, powers: Float64Array, out: Array) ->
     if target is not out:
         target = np.empty(part.shape, fibres.dtype)
     _, out_offsets = _as_rows(target)
-    streaming = sweep.streams(target, part.shape[-1])
+    streaming = sweep.streams(target, "rows", part.shape[-1])
     chunks.shrink(
         flat(fibres), offsets, part.shape[-1], _line(taus), _line(powers), flat_out(target), out_offsets, streaming
     )

@@ -5,6 +5,7 @@ own process call the same ones, so a block's bits do not depend on who computes 
 """
 
 from math import prod
+from typing import Literal
 
 import numpy as np
 
@@ -14,9 +15,9 @@ from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.fibres import Fibres, flat, flat_out, lay_out, packed_panels
 
 # Results at least this large are not read again soon enough to be found in a cache; runs of neighbouring elements
-# shorter than this cost more in broken lines than streaming saves.
+# shorter than these cost more in broken lines than streaming saves.
 STREAM_BYTES = 1 << 23
-STREAM_RUN_BYTES = 1 << 14
+_STREAM_RUN_BYTES = {"rows": 1 << 13, "columns": 1 << 12}
 
 # One kernel a norm, so that a call compiles, or loads, no more than it needs.
 _ROWS = {L1: rows.shrink, L2: rows.scale, LINF: rows.clip}
@@ -79,7 +80,7 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
             _down_packed(norm, block[panel], kept, v[panel], u[panel], out[panel])
         return
     norms, radii = _line(v), _line(u)
-    streaming = streams(out, fibres.length if fibres.kind == "rows" else fibres.width)
+    streaming = streams(out, fibres.kind, fibres.length if fibres.kind == "rows" else fibres.width)
     for part, (offsets, out_offsets) in fibres.panels():
         source, target, v_here, u_here = flat(block), flat_out(out), norms[part], radii[part]
         if fibres.kind == "rows":
@@ -103,9 +104,9 @@ def _thresholds(
     return _line(taus), _line(powers)
 
 
-def streams(out: Array, run: int) -> bool:
-    """Tell whether a result of runs of so many neighbours is better written past the caches."""
-    return bool(out.nbytes >= STREAM_BYTES and out.itemsize * run >= STREAM_RUN_BYTES)
+def streams(out: Array, kind: Literal["rows", "columns"], run: int) -> bool:
+    """Tell whether a result in runs of so many neighbours is better written past the caches."""
+    return bool(out.nbytes >= STREAM_BYTES and out.itemsize * run >= _STREAM_RUN_BYTES[kind])
 
 
 def active(block: Array, kept: int, mu: Float64Array) -> tuple[Float64Array, Int64Array]:

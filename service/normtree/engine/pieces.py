@@ -9,13 +9,12 @@ import numpy as np
 
 from normtree_kernels.blocks import Block
 from normtree_kernels.norms import MixedNorm
-from normtree_kernels.sweep import STREAM_RUN_BYTES
 
 # What one thread sweeps in a few tens of milliseconds: thresholds of l1 fibres take longer than clipping and scaling.
 _PIECE_BYTES = {"l1": 1 << 24, "l2": 1 << 26, "linf": 1 << 26}
 # A piece of columns that is narrower than a run of so many bytes takes up to twice as long, for every row is another
 # page; it may be so many times as large as others to be as wide. Thresholds of l1 columns gain nothing by that.
-_RUN_BYTES = STREAM_RUN_BYTES
+_RUN_BYTES = 1 << 14
 _WIDENED = {"l1": 1, "l2": 4, "linf": 4}
 
 
