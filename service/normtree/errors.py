@@ -37,8 +37,9 @@ An error says what, where, got and wanted. It never carries a tensor's data.
 """
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 _WANTED = re.compile(r"\b(?:wanted|must be) (.+?)(?:, got |$)")
 _GOT = re.compile(r", got (.+)$")
@@ -347,6 +348,17 @@ def refusal(error: Exception, kind: type[NormtreeError] = InvalidParameter) -> N
     wanted, got = _WANTED.search(detail), _GOT.search(detail)
     limit = wanted[1] if wanted else None
     return kind(detail, pointer=detail.partition(":")[0], limit=limit, got=_plain(got[1]) if got else None)
+
+
+def bound_and_value(problem: Mapping[str, Any]) -> tuple[int | float | str | None, object]:
+    """Return the limit and the got of what pydantic found wrong; None for one that is none or no scalar.
+
+    Args:
+        problem: one of a ValidationError's errors, its input and its context included.
+    """
+    limit = next((bound for bound in problem.get("ctx", {}).values() if isinstance(bound, int | float | str)), None)
+    got = problem.get("input")
+    return limit, got if isinstance(got, int | float | str) else None
 
 
 def _plain(text: str) -> int | float | str:

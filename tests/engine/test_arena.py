@@ -157,8 +157,9 @@ def test_what_can_never_fit_is_too_large_and_not_a_matter_of_waiting(tmp_path: P
     arena = Arena(MIB, tmp_path)
     with pytest.raises(BodyTooLarge, match="the arena holds 1048576"):
         arena.lease(MIB + 1)
-    with pytest.raises(BodyTooLarge):
+    with pytest.raises(BodyTooLarge) as caught:
         arena.check_fits(MIB, 1)
+    assert (caught.value.pointer, caught.value.limit) == ("body", MIB)
 
 
 def test_idle_segments_give_way_to_a_size_that_is_wanted(tmp_path: Path) -> None:

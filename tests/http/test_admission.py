@@ -141,7 +141,7 @@ def test_rate_refills_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
     client.take(1)
     with pytest.raises(RateExceeded, match=r"key ada may ask 0\.25 times a second, 2 at once") as caught:
         client.take(1)
-    assert caught.value.retry_after_s == 4
+    assert (caught.value.retry_after_s, caught.value.pointer, caught.value.limit) == (4, "Authorization", 0.25)
     now += 3.9
     with pytest.raises(RateExceeded):
         client.take(1)
@@ -157,8 +157,9 @@ def test_rate_refills_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bytes_in_flight_are_bounded() -> None:
     client = Allowance("ada", Quota(rate_per_s=None, burst=1, bytes_limit=10))
     client.take(20)  # alone, whatever its size: it could never be sent otherwise
-    with pytest.raises(BytesExceeded, match="may have 10, has 20, wanted 1 more"):
+    with pytest.raises(BytesExceeded, match="may have 10, has 20, wanted 1 more") as caught:
         client.take(1)
+    assert (caught.value.pointer, caught.value.limit, caught.value.got) == ("Content-Length", 10, 21)
     client.give_back(20)
     client.take(6)
     client.take(4)

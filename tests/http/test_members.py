@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -84,6 +86,8 @@ BODIES = [
     (INFER, {}, inferred(data=[1, 2, 3]), 400, "inputs[0].data", 4, 3),
     (INFER, {}, inferred(datatype="INT8"), 422, "inputs[0].datatype", "FP64, FP32, FP16, BF16", "INT8"),
     (INFER, {"Inference-Header-Content-Length": "x"}, b"{}", 400, "Inference-Header-Content-Length", None, "x"),
+    (INFER, {}, inferred(data=None, parameters={"binary_data_size": 15}), 400,
+     "inputs[0].parameters.binary_data_size", 16, 15),
     (INFER, {"Content-Encoding": "br"}, b"{}", 415, "Content-Encoding", "identity, gzip, deflate", "br"),
     ("/v1/jobs", {}, b'{"input": "x"}', 422, "output", None, None),
     ("/v1/jobs", {}, b'{"input": "x", "output": "y", "rules": [{"tensors": ".*", "sparsity": 2}]}', 422,
@@ -91,6 +95,16 @@ BODIES = [
     ("/v1/jobs", {"Content-Type": "text/xml"}, b"<x/>", 415, "Content-Type",
      "application/json, application/toml", "text/xml"),
 ]  # fmt: skip
+
+
+REGION = "/v2/systemsharedmemory/region/"
+REGIONS = [
+    ("r/register", {}, 422, "key", None, None),
+    ("r/register", {"key": "/other", "byte_size": 8}, 400, "key", "/tensor-", "/other"),
+    ("r/register", {"key": "/tensor-none", "byte_size": 8}, 400, "key", None, "/tensor-none"),
+    ("r/register", {"key": "/tensor-none", "byte_size": -8}, 422, "byte_size", 1, -8),
+    ("r/register", {"key": "/tensor-none", "byte_size": "many"}, 422, "byte_size", None, "many"),
+]
 
 
 def told(answer: httpx.Response, status: int) -> tuple[Any, Any, Any]:
@@ -134,3 +148,24 @@ def test_of_a_body(
 def test_of_a_tensor_that_no_pattern_matches(client: httpx.Client) -> None:
     answer = client.post(f"{PROJECT}?radius=1&tensors=z.*", content=SEVERAL, headers=SAFETENSORS)
     assert told(answer, 422) == ("tensors", None, "z.*")
+
+
+@pytest.mark.parametrize(("path", "asked", "status", "pointer", "limit", "got"), REGIONS)
+def test_of_a_region(
+    client: httpx.Client, path: str, asked: Any, status: int, pointer: str, limit: Any, got: Any
+) -> None:
+    assert told(client.post(REGION + path, json=asked), status) == (pointer, limit, got)
+
+
+def test_of_a_region_that_is_not_registered(client: httpx.Client) -> None:
+    assert told(client.get(f"{REGION}nope/status"), 400) == ("name", None, "nope")
+
+
+def test_of_a_segment_that_is_too_short(client: httpx.Client) -> None:
+    path = Path(f"/dev/shm/tensor-{os.getpid()}-short")
+    path.write_bytes(bytes(16))
+    try:
+        answer = client.post(f"{REGION}short/register", json={"key": f"/{path.name}", "byte_size": 24})
+    finally:
+        path.unlink()
+    assert told(answer, 400) == ("byte_size", 16, 24)

@@ -118,6 +118,7 @@ class Arena:
         if wanted > self.capacity_bytes:
             raise BodyTooLarge(
                 f"shared memory: {wanted} bytes wanted, the arena holds {self.capacity_bytes}",
+                pointer="body",
                 limit=self.capacity_bytes,
                 got=wanted,
             )

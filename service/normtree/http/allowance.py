@@ -43,7 +43,8 @@ class Allowance:
         limit = self._quota.bytes_limit
         if limit is not None and self._bytes and self._bytes + nbytes > limit:
             detail = f"bytes in flight: key {self._client} may have {limit}, has {self._bytes}, wanted {nbytes} more"
-            raise BytesExceeded(detail, limit=limit, got=self._bytes + nbytes, retry_after_s=1)
+            got = self._bytes + nbytes
+            raise BytesExceeded(detail, pointer="Content-Length", limit=limit, got=got, retry_after_s=1)
         if self._quota.rate_per_s is not None:
             self._count(self._quota.rate_per_s)
         self._bytes += nbytes
@@ -59,6 +60,7 @@ class Allowance:
         if self._left < 1:
             raise RateExceeded(
                 f"rate: key {self._client} may ask {rate_per_s:g} times a second, {self._quota.burst} at once",
+                pointer="Authorization",
                 limit=rate_per_s,
                 retry_after_s=math.ceil((1 - self._left) / rate_per_s),
             )

@@ -93,12 +93,14 @@ class Regions:
                 f"key: wanted a name of letters, digits, _, . and - that begins with {self._prefix}",
                 pointer="key",
                 limit=self._prefix,
+                got=key,
             )
         with self._lock:
             if name in self._regions:
-                raise RegionRefused(f"name: {name[:_NAME_SHOWN]!r} is registered already", pointer="name")
+                raise RegionRefused(f"name: {name[:_NAME_SHOWN]!r} is registered already", pointer="name", got=name)
             if len(self._regions) >= _REGIONS_LIMIT:
-                raise RegionRefused(f"regions: at most {_REGIONS_LIMIT} are registered", limit=_REGIONS_LIMIT)
+                detail = f"regions: at most {_REGIONS_LIMIT} are registered"
+                raise RegionRefused(detail, pointer="name", limit=_REGIONS_LIMIT, got=_REGIONS_LIMIT + 1)
             self._regions[name] = _open(name, key, offset, nbytes)
 
     def unregister(self, name: str | None = None) -> None:
@@ -161,7 +163,8 @@ class Regions:
 
     def _find(self, name: str) -> Registered:
         if name not in self._regions:
-            raise RegionRefused(f"shared_memory_region: {name[:_NAME_SHOWN]!r} is not registered", pointer="name")
+            detail = f"shared_memory_region: {name[:_NAME_SHOWN]!r} is not registered"
+            raise RegionRefused(detail, pointer="name", got=name)
         return self._regions[name]
 
 
@@ -174,17 +177,19 @@ def _open(name: str, key: str, offset: int, nbytes: int) -> Registered:
     except OSError as error:
         link.unlink(missing_ok=True)
         why = errno.errorcode.get(error.errno or 0, "error")
-        raise RegionRefused(f"key: the segment cannot be opened: {why}", pointer="key") from None
+        raise RegionRefused(f"key: the segment cannot be opened: {why}", pointer="key", got=key) from None
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise RegionRefused("key: the segment is no regular file", pointer="key")
+            raise RegionRefused("key: the segment is no regular file", pointer="key", got=key)
         _check_size(descriptor, offset + nbytes, name)
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (OSError, RegionRefused) as error:
         link.unlink(missing_ok=True)
         os.close(descriptor)
-        raise RegionRefused(str(error), pointer="key") from None
+        if isinstance(error, RegionRefused):
+            raise
+        raise RegionRefused(f"key: the segment cannot be locked: {error.strerror}", pointer="key", got=key) from None
     return Registered(name, key, offset, nbytes, link, descriptor, (found.st_dev, found.st_ino))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from normtree.errors import InvalidRecipe
+from normtree.errors import InvalidRecipe, bound_and_value
 from normtree.jobs.root import Aim
 from normtree_kernels.euclidean import needs_own_algorithm
 from normtree_kernels.goal import Goal
@@ -175,14 +175,8 @@ def mistake(problem: Any) -> InvalidRecipe:
     Args:
         problem: one of a ValidationError's errors.
     """
-    got = problem["input"]
-    limit = next((bound for bound in problem.get("ctx", {}).values() if isinstance(bound, str | int | float)), None)
-    return InvalidRecipe(
-        _message(problem),
-        pointer=_key(problem["loc"]) or "recipe",
-        limit=limit,
-        got=got if isinstance(got, str | int | float) else None,
-    )
+    limit, got = bound_and_value(problem)
+    return InvalidRecipe(_message(problem), pointer=_key(problem["loc"]) or "recipe", limit=limit, got=got)
 
 
 def _describe(text: str, where: str, problem: Any) -> str:

@@ -128,7 +128,13 @@ def _split(parameters: dict[str, Scalar]) -> tuple[dict[str, Scalar], int | None
     }
     timeout_us = own.pop("timeout", None)
     if timeout_us is not None and (isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0):
-        raise InvalidParameter("timeout must be microseconds, an integer >= 0", pointer="timeout")
+        wanted = "microseconds, an integer >= 0"
+        raise InvalidParameter(
+            f"timeout must be {wanted}, got {str(timeout_us)[:_TEXT_SHOWN]}",
+            pointer="timeout",
+            limit=wanted,
+            got=timeout_us,
+        )
     return own, timeout_us or None, _flag(own.pop("binary_data_output", False), "binary_data_output")
 
 

@@ -13,6 +13,7 @@ from normtree.http.small_json import JSON_PROBLEMS, read_small_json
 from normtree.settings import Settings
 
 _WHOLE = 2**63 - 1
+_TEXT_SHOWN = 80
 
 
 class Registration(BaseModel):
@@ -56,9 +57,11 @@ async def _read_registration(request: Request, settings: Settings) -> Registrati
     try:
         return Registration.model_validate(await read_small_json(request, settings))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "request"
-        raise errors.InvalidParameter(f"{where}: {first['msg']}", pointer=where) from None
+        limit, got = errors.bound_and_value(first)
+        shown = "" if got is None else f", got {str(got)[:_TEXT_SHOWN]}"
+        raise errors.InvalidParameter(f"{where}: {first['msg']}{shown}", pointer=where, limit=limit, got=got) from None
 
 
 def shared_memory_router(regions: Regions, settings: Settings) -> APIRouter:
