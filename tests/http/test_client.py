@@ -70,6 +70,25 @@ def test_whatever_is_an_array(near: Client, y: Any) -> None:
     np.testing.assert_array_equal(near.project(y, radius=2.0).x, expected)
 
 
+@pytest.mark.parametrize("radius", [np.float64(0.1), np.float32(0.1), np.int64(1), 0.1, 1])
+def test_numpy_s_scalars_are_numbers(near: Client, radius: Any) -> None:
+    got = near.project(Y, radius=radius, certificate=np.True_)
+    np.testing.assert_array_equal(got.x, nk.project(Y, "l1,linf", float(radius)))
+    assert got.certificate is not None
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://127.0.0.1", "http://", ""])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_an_address_that_is_none_is_told_at_once(kind: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="url: wanted http:// or https:// and a host, got"):
+        kind(url)
+
+
+def test_names_are_texts(near: Client) -> None:
+    with pytest.raises(TypeError, match="tensors: wanted texts as names, got 1"):
+        near.project_tensors({1: Y}, radius=1.0)  # type: ignore[dict-item]
+
+
 def test_input_is_not_changed(near: Client) -> None:
     y = Y.copy()
     y.flags.writeable = False

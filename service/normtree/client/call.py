@@ -91,8 +91,12 @@ class Call:
         """Make a call.
 
         Raises:
-            TypeError: what is to be sent is no tensor, or of an element type that the format has no name for.
+            TypeError: what is to be sent is no tensor, or of an element type that the format has no name for; a name
+                that is no text.
         """
+        for name in tensors:
+            if not isinstance(name, str):
+                raise TypeError(f"tensors: wanted texts as names, got {name!r}")
         found = {name: as_array(tensor, name) for name, tensor in tensors.items()}
         arrays = {name: array for name, (array, _) in found.items()}
         entries = tuple(
@@ -195,7 +199,9 @@ def _type_name(array: Array, where: str) -> str:
 
 
 def _text(value: object) -> str:
-    """Write a parameter as a query has it."""
+    """Write a parameter as a query has it; NumPy's scalars are numbers like others."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool):
         return str(int(value))
     return repr(value) if isinstance(value, float) else str(value)

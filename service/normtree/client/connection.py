@@ -1,5 +1,6 @@
 """What both clients' connections have in common."""
 
+import re
 from typing import Any, TypedDict
 
 import httpx
@@ -20,7 +21,13 @@ class ConnectionOptions(TypedDict):
 
 
 def connection_options(url: str, key: str | None, timeout_s: float) -> ConnectionOptions:
-    """Return how to connect: where to, with which key, and how long to wait."""
+    """Return how to connect: where to, with which key, and how long to wait.
+
+    Raises:
+        ValueError: the URL is none of HTTP's.
+    """
+    if not re.match(r"https?://[^/]", url):
+        raise ValueError(f"url: wanted http:// or https:// and a host, got {url!r}")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return {"base_url": url, "headers": headers, "timeout": httpx.Timeout(timeout_s, connect=_CONNECT_S)}
 
