@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -237,8 +238,11 @@ def bench(
     from normtree.bench import Trial, foretold_table, profile_tables
     from normtree.engine.projector import Projector
 
+    began = datetime.now(UTC).replace(microsecond=0)
     with _told(), Projector.start(_settings(workers=workers, inline_only=engine == "inline")) as projector:
-        for table in profile_tables(projector.measure() if profile else projector.profile):
+        if profile and projector.profile.measured < began:  # a first start has measured it just now
+            projector.measure()
+        for table in profile_tables(projector.profile):
             console.print(table)
         rows = []
         for shape in _BENCH_SHAPES:

@@ -9,7 +9,10 @@ import re
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +20,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import normtree_kernels as nk
+from normtree import cli
 from normtree.cli import app
+from normtree.engine import bench, projector
+from normtree.engine.measure import measure
+from normtree.engine.profile import MachineProfile
 from normtree.files import TensorFile, read_file, write_file
 from normtree.settings import Settings
 
@@ -185,6 +192,25 @@ def test_one_tensor_needs_no_name_in_its_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("options", "why"), [([], "Ray is off; "), (["--engine", "inline"], "asked; ")])
 def test_plan_says_asked_where_it_was(options: list[str], why: str) -> None:
     assert f"why        {why}" in run("plan", "64x32", *options).stdout
+
+
+def test_bench_measures_the_machine_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    measured: list[MachineProfile] = []
+
+    def counted(*arguments: Any) -> MachineProfile:
+        measured.append(measure(*arguments))
+        return measured[-1]
+
+    monkeypatch.setattr(projector, "measure", counted)
+    monkeypatch.setattr(bench, "SIZES", dict.fromkeys(bench.SIZES, (1 << 12, 1 << 18)))
+    monkeypatch.setattr(cli, "_BENCH_SHAPES", ((8, 8),))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for options, count in ((["--profile"], 1), ([], 1), (["--profile"], 2)):
+        while measured and datetime.now(UTC) < measured[-1].measured + timedelta(seconds=1):
+            sleep(0.05)  # a profile knows the second
+        done = run("bench", *options)
+        assert done.exit_code == 0, done.stderr
+        assert len(measured) == count
 
 
 def test_plan_prints_the_plan() -> None:
