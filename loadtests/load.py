@@ -111,8 +111,9 @@ def run_curves(run: Run) -> None:
 
 def run_predict(run: Run) -> None:
     """How well plans foretell their walls, and whether ``auto`` takes the better engine."""
+    about = describe(predict.WARM_UP, run.note)
     profile, cases = predict.measure((1 / 16, 1, 16) if run.quick else predict.SIZES_MIB, predict.BUDGET_S)
-    predict.save(run.out, profile, cases)
+    predict.save(run.out, about, profile, cases)
     for line in predict.summary(cases):
         run.say(line.removeprefix("- "))
 

@@ -128,7 +128,7 @@ def curves(folder: Path, plain: Mapping[str, Any]) -> str:
 def latency(folder: Path, plain: Mapping[str, Any]) -> str:
     pictures.latency(plain["curves"], folder / "latency")
     heads = ("of capacity", "offered/s", "right/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "worst ms",
-             "refused (said when to come again)", "unanswered", "wrong, failed", "generator's cores",
+             "refused (told when)", "unanswered", "wrong, failed", "generator's cores",
              "late, p99 ms")  # fmt: skip
 
     def row(rate: Mapping[str, Any]) -> list[object]:

@@ -9,7 +9,7 @@ import numpy as np
 from laws import amdahl, usl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from results import Point
 from style import COLOURS, INK, save
 from words import MIB, NAMES, bytes_text
@@ -183,6 +183,7 @@ def predict(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
         panel.axhspan(1 / 1.25, 1.25, color="#eeeeee", zorder=0)
         panel.axhline(1, color=INK, lw=0.8)
         panel.set_yscale("log", base=2)
+        panel.yaxis.set_major_locator(FixedLocator([0.25, 0.5, 0.8, 1, 1.25, 2, 4]))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.set_title(NAMES[engine])
         panel.set_xlabel("tensor, float32")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from machine import describe
 from results import FOLDER, write, write_json
 
 from normtree.bench import Foretold, Trial
@@ -26,6 +27,7 @@ BALLS = (("l1,linf", "0,1"), ("l1,l1", "0,1"), ("l1,l2", "1,0"))
 FORETOLD_FROM_MIB = 1
 BUDGET_S = 110.0
 WITHIN, NEVER_OVER = 0.25, 1.15
+WARM_UP = "kernels compiled, a first run of every case"
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,10 @@ def measure(sizes: Sequence[float], budget_s: float) -> tuple[dict[str, object],
         return profile, run(projector, sizes, budget_s - (time.monotonic() - start))
 
 
-def save(folder: Path, profile: dict[str, object], cases: list[Case]) -> None:
-    """Write the results."""
-    write_json(folder / "predict.json", {"profile": profile, "cases": [case.row() for case in cases]})
+def save(folder: Path, about: dict[str, object], profile: dict[str, object], cases: list[Case]) -> None:
+    """Write the results; ``about`` is what `machine.describe` told before them."""
+    plain = {"machine": about, "profile": profile, "cases": [case.row() for case in cases]}
+    write_json(folder / "predict.json", plain)
     write(folder / "predict.md", page(cases, profile))
 
 
@@ -147,8 +150,9 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES_MIB)), help="MiB, by commas")
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds")
     arguments = parser.parse_args()
+    about = describe(WARM_UP)
     profile, cases = measure([float(size) for size in arguments.sizes.split(",")], arguments.budget)
-    save(FOLDER, profile, cases)
+    save(FOLDER, about, profile, cases)
     print("\n".join(summary(cases)))
 
 
