@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from random import randbytes
@@ -220,6 +221,17 @@ def test_requests_are_logged_alike_by_records_and_by_lines(caplog: pytest.LogCap
     assert by_line["seconds"] == {"total": 0.012346}
     assert (by_line["level"], by_line["message"], by_line["gone"]) == ("error", "POST /v1/project 500", True)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", by_line["time"])
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    done = Exchange("id", TRACE, "ada", "GET", "/v2", 200, False, None, 0.1, None, 7, None)
+    closed = io.StringIO()
+    closed.close()
+    with caplog.at_level(logging.INFO, "normtree.request"), Path("/dev/full").open("w", buffering=1) as full:
+        for stream in (full, closed):
+            RequestLines(stream)(done)
+        with suppress(OSError):
+            full.close()
 
 
 TRACED = """

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import TextIO
 
@@ -34,7 +35,8 @@ class JsonLines(logging.Formatter):
 class RequestLines:
     """Logs requests as `log_request` does, straight to a stream that takes JSON lines only.
 
-    A record's way through `logging` takes longer than to write the line that it becomes.
+    A record's way through `logging` takes longer than to write the line that it becomes. As there, a line that cannot
+    be written is lost, and the request is not.
 
     Args:
         stream: where the other lines go too.
@@ -48,7 +50,8 @@ class RequestLines:
         """Log a request that has ended."""
         if logger.isEnabledFor(logging.INFO):
             line = _line(time.time(), _level(done), logger.name, _message(done), _fields(done))
-            self._stream.write(f"{line}\n")
+            with suppress(OSError, ValueError):  # a full disk, a reader that is gone, a stream that was closed
+                self._stream.write(f"{line}\n")
 
 
 def log_to_stderr(level: str) -> RequestLines:
