@@ -23,7 +23,7 @@ from normtree.keys import new_key as make_key
 from normtree.settings import Settings
 
 _BENCH_SHAPES = ((128, 128), (500, 500), (2000, 2000), (4000, 4000))
-_ANY_RADIUS = 1.0  # plans are the same for all
+_ANY_RADIUS = 1.0  # times are the same for all
 _TABLE_COLUMNS = 110  # tables are wider than a narrow terminal, and than a pipe's default
 
 app = typer.Typer(
@@ -195,6 +195,9 @@ def project(
 @app.command(epilog="normtree plan 30522x384 --norm l1,linf --axes 1,0")
 def plan(
     shape: Annotated[str, typer.Argument(help="Lengths of the axes, such as 30522x384.")],
+    radius: Radius = None,
+    sparsity: Sparsity = None,
+    groups: Groups = None,
     norm: Norm = "l1,linf",
     axes: Axes = None,
     exact: Exact = False,
@@ -208,20 +211,25 @@ def plan(
     """Print how a tensor of that shape would be projected, and the predicted time, without any data.
 
     Blocks, workers and engine follow from the shape and from this machine's profile, which is measured the first time
-    and then kept; `normtree bench --profile` measures it anew. The engine line says why.
+    and then kept; `normtree bench --profile` measures it anew. The engine line says why. No radius, sparsity or
+    groups need be given, since the times are the same for all.
     """
     from normtree.engine.projector import Projector
 
     with _told():
+        any_radius = radius is sparsity is groups is None
         if not re.fullmatch(r"\d+(x\d+)*", shape):
             raise ValueError(f"shape: wanted lengths such as 30522x384, got {shape!r}")
         lengths = tuple(int(length) for length in shape.split("x"))
         with Projector.start(_settings(workers=workers, inline_only=engine in (None, "inline"))) as projector:
             planned = projector.plan(
-                lengths, dtype, norm=norm, axes=axes, radius=_ANY_RADIUS, exact=exact, engine=engine or "auto"
-            )
-            profile = projector.profile.circumstances
-        console.print(f"{planned}\n\nprofile    {profile}", highlight=False, markup=False, soft_wrap=True)
+                lengths, dtype, norm=norm, axes=axes, radius=_ANY_RADIUS if any_radius else radius,
+                sparsity=sparsity, groups=groups, exact=exact, engine=engine or "auto",
+            )  # fmt: skip
+            told = f"{planned}\n\nprofile    {projector.profile.circumstances}"
+        if any_radius:
+            told += "\nradius     none was given, and 1 stands for any: the times are the same for all"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -219,6 +219,14 @@ def test_plan_prints_the_plan() -> None:
     assert "l1,l2 over axes 0,1.2.3" in done.stdout
     assert "72 KiB" in done.stdout
     assert "UTC, others had" in done.stdout
+    assert "radius     none was given" in done.stdout
+
+
+def test_plan_takes_what_a_projection_is_to_reach() -> None:
+    done = run("plan", "64x32", "--sparsity", 0.9)
+    assert "l1,linf over axes 0,1, sparsity 0.9" in done.stdout
+    assert "none was given" not in done.stdout
+    assert "groups: wanted 0 to 64" in run("plan", "64x32", "--groups", 65).stderr
 
 
 def test_plan_refuses_a_shape_that_is_none() -> None:
