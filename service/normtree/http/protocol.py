@@ -68,7 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._raw_bytes = 0  # that came, of a head that is not complete
         self._head_bytes = 0  # that the parser has told of
-        self._refusal = (400, "the request is not HTTP/1.1")
+        self._refusal = (400, "request: wanted HTTP/1.1, its Content-Length one number; it cannot be read")
         self._head_due = Alarm(self.loop, bounds.head_s, self._late)
         self._rest_due = Alarm(self.loop, bounds.body_s, self._hang_up)
         self._reading_due = Alarm(self.loop, bounds.unread_s, self._give_up)
