@@ -75,11 +75,8 @@ def _told() -> Iterator[None]:
 
 def _describe(problem: Any) -> str:
     """Say which setting is wrong, and what was given, but for keys."""
-    where, message, got = (
-        ".".join(map(str, problem["loc"])),
-        problem["msg"].removeprefix("Value error, "),
-        problem["input"],
-    )
+    where, got = ".".join(map(str, problem["loc"])), problem["input"]
+    message = problem["msg"].removeprefix("Value error, ")
     shown = f", got {got!r}" if isinstance(got, str | int | float) and where not in ("keys", "keys_file") else ""
     return f"{where}: {message}{shown}" if where and not message.startswith(f"{where}: ") else message
 

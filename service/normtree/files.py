@@ -11,13 +11,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 Array = NDArray[Any]
 
 SUFFIXES = (".npy", ".safetensors")
-_MAGIC = b"\x93NUMPY"
 
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -110,7 +110,7 @@ def write_file(path: Path, file: TensorFile) -> None:
 
 def _read_npy(path: Path) -> Array:
     with path.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:  # NumPy would take it for a pickle
+        if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:  # NumPy would take it for a pickle
             raise ValueError(f"{path}: wanted .npy, which begins with \\x93NUMPY")
     try:
         array: Array = np.load(path, allow_pickle=False)

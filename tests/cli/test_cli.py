@@ -249,6 +249,12 @@ def test_a_port_in_use_is_told_before_anything_is_started() -> None:
     assert done.stderr == f"normtree: 127.0.0.1:{port}: cannot be bound: Address already in use\n"
 
 
+def test_a_host_that_is_none_is_told_before_anything_is_started() -> None:
+    done = run("serve", "--host", "nowhere.invalid", "--insecure")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("normtree: nowhere.invalid: no such address: ")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

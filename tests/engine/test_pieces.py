@@ -1,6 +1,7 @@
 """Pieces: together they are the block, and each is swept in tens of milliseconds."""
 
 from math import prod
+from random import Random
 
 import numpy as np
 import pytest
@@ -29,9 +30,9 @@ def lengths(shape: tuple[int, ...], axes: str, norm: str, dtype: str = "float32"
     st.randoms(use_true_random=False),
     st.integers(1, 3),
 )
-def test_pieces_hold_each_fibre_of_a_block_once(shape: list[int], inner: str, chance: object, count: int) -> None:
+def test_pieces_hold_each_fibre_of_a_block_once(shape: list[int], inner: str, chance: Random, count: int) -> None:
     axes = list(range(len(shape)))
-    chance.shuffle(axes)  # type: ignore[attr-defined]
+    chance.shuffle(axes)
     norm = MixedNorm.parse(f"l1,{inner}", f"{axes[0]},{'.'.join(map(str, axes[1:]))}", ndim=len(shape))
     for block in split(tuple(shape), norm, count):
         held = np.zeros([shape[axis] for axis in norm.kept_axes], np.int64)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -53,7 +54,7 @@ def test_does_not_ring_when_put_off_or_ended() -> None:
     async def main() -> None:
         rung: list[str] = []
         put_off, ended, kept = (
-            Alarm(asyncio.get_running_loop(), AFTER_S, lambda name=name: rung.append(name))  # type: ignore[misc]
+            Alarm(asyncio.get_running_loop(), AFTER_S, partial(rung.append, name))
             for name in ("put off", "ended", "kept")
         )
         for alarm in (put_off, ended, kept):

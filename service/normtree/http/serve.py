@@ -39,8 +39,16 @@ def serve(settings: Settings) -> None:
 
 def _check_address(host: str, port: int) -> None:
     """Refuse an address that cannot be bound now, before all else takes its time to start."""
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        with socket.socket(family, kind, protocol) as probe:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise OSError(error.errno, f"no such address: {error.strerror}", host) from None
+    for family, kind, protocol, _, address in found:
+        try:
+            probe = socket.socket(family, kind, protocol)
+        except OSError:
+            continue  # a family that this kernel does not speak, which the server passes over too
+        with probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(address)
