@@ -3,12 +3,14 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -16,11 +18,16 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from normtree import __version__
 from normtree.errors import NormtreeError
 from normtree.keys import new_key as make_key
+from normtree.printable import printable, printable_lines
 from normtree.settings import Settings
+
+if TYPE_CHECKING:
+    from normtree.files import TensorFile
 
 _BENCH_SHAPES = ((128, 128), (500, 500), (2000, 2000), (4000, 4000))
 _ANY_RADIUS = 1.0  # times are the same for all
@@ -82,12 +89,15 @@ def _describe(problem: Any) -> str:
 
 
 def _complain(message: str) -> None:
-    complaints.print(f"normtree: {message}", highlight=False, markup=False, soft_wrap=True)
+    complaints.print(f"normtree: {printable_lines(message)}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)
 def main(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
-    """Say the version where asked."""
+    """Say the version where asked; what a terminal has no letter for is shown as ``?``, and ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if version:
         console.print(__version__, highlight=False)
         raise typer.Exit
@@ -142,7 +152,7 @@ def project(
     exact: Exact = False,
     tensor: Annotated[
         str | None,
-        typer.Option(help="Regular expression that a tensor's whole name must match; default: all that the norm fits."),
+        typer.Option(help="Regular expression (RE2) that a whole name must match; default: all that the norm fits."),
     ] = None,
     engine: Annotated[Literal["inline", "ray"], typer.Option(help="Threads of this process, or Ray.")] = "inline",
     workers: Workers = None,
@@ -163,8 +173,8 @@ def project(
         check_target(target)
         wanted = Goal(radius, sparsity, groups)
         file = read_file(source)
-        names = _select(file.tensors, tensor, norm, axes, source)
-        several = len(file.tensors) > 1
+        names = _select(file, tensor, norm, axes, source)
+        several = len(file.tensors) + len(file.opaque) > 1
         for name in names:
             with _named(name, several):  # what takes no engine to find, before one is started
                 y = file.tensors[name]
@@ -182,8 +192,10 @@ def project(
                     )
                     x, timings[name] = projector.project_array(y, plan)
                 tensors[name] = x
-                table.add_row(name, "×".join(map(str, y.shape)), *_zeros(y, x), f"{timings[name].wall_ms:.1f}")
-        write_file(target, TensorFile(tensors, file.metadata))
+                table.add_row(
+                    Text(printable(name)), "×".join(map(str, y.shape)), *_zeros(y, x), f"{timings[name].wall_ms:.1f}"
+                )
+        write_file(target, TensorFile(tensors, file.metadata, file.opaque))
         if timing:
             timing.write_text(json.dumps({name: taken.as_dict() for name, taken in timings.items()}, indent=2))
         console.print(table)
@@ -334,23 +346,28 @@ def _settings(**given: object) -> Settings:
     return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _select(
-    tensors: Mapping[str, NDArray[Any]], pattern: str | None, norm: str, axes: str | None, source: Path
-) -> list[str]:
+def _select(file: "TensorFile", pattern: str | None, norm: str, axes: str | None, source: Path) -> list[str]:
     """Name the tensors to project: those that match, or all that the norm fits; the only one in any case."""
     from normtree.engine.fitting import fits
+    from normtree.patterns import compile_pattern
+    from normtree_kernels.dtypes import ACCEPTED
 
+    count = len(file.tensors) + len(file.opaque)
     if pattern is None:
-        names = [name for name, y in tensors.items() if len(tensors) == 1 or fits(y.ndim, y.dtype.name, norm, axes)]
+        names = [name for name, y in file.tensors.items() if count == 1 or fits(y.ndim, y.dtype.name, norm, axes)]
         if not names:
-            raise ValueError(f"tensor: none of the {len(tensors)} tensors of {source} fits the norm {norm}")
+            raise ValueError(f"tensor: none of the {count} tensors of {source} fits the norm {norm}")
         return names
     try:
-        names = [name for name in tensors if re.fullmatch(pattern, name)]
-    except re.error as error:
-        raise ValueError(f"tensor: {pattern!r} is no regular expression: {error}") from error
+        compiled = compile_pattern(pattern)
+    except ValueError as error:
+        raise ValueError(f"tensor: {pattern!r}: {error}") from None
+    for name, tensor in file.opaque.items():
+        if compiled.fullmatch(name):
+            raise ValueError(f"{name}: tensor: wanted dtype {', '.join(ACCEPTED)}, got {tensor.code}")
+    names = [name for name in file.tensors if compiled.fullmatch(name)]
     if not names:
-        raise ValueError(f"tensor: {pattern!r} matches none of the {len(tensors)} tensors of {source}")
+        raise ValueError(f"tensor: {pattern!r} matches none of the {count} tensors of {source}")
     return names
 
 

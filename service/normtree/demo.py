@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import normtree_kernels as nk
 from normtree.files import read_file
+from normtree.printable import printable
 
 Array = NDArray[Any]
 
@@ -68,7 +70,7 @@ def run_demo(console: Console, weights: Path | None, *, once: bool, port: int) -
     path = weights or find_weights()
     tensors = choose_tensors(path, None if weights else TENSORS)
     port = free_port(port)
-    console.print(f"weights: {path}", highlight=False, soft_wrap=True)
+    console.print(f"weights: {printable(str(path))}", highlight=False, markup=False, soft_wrap=True)
     console.print("starting the service on an embedded local Ray; kernels compile on the first start, about a minute\n")
     with serving(port) as (url, process), httpx.Client(base_url=url, timeout=_REQUEST_TIMEOUT_S) as client:
         wait_until_ready(client, process)
@@ -123,7 +125,8 @@ def _make_case(name: str, y: Array, norm: str) -> Case:
 
 def _show(console: Console, client: httpx.Client, name: str, y: Array, workers: int) -> None:
     """Project one tensor onto a ball of each norm, by each engine and number of workers, and print the timings."""
-    table = Table(title=f"{name}  {'×'.join(map(str, y.shape))} {y.dtype}", title_justify="left", box=SIMPLE_HEAD)
+    title = Text(f"{printable(name)}  {'×'.join(map(str, y.shape))} {y.dtype}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("norm")
     table.add_column("engine")
     for column in COLUMNS:

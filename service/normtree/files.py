@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ import numpy as np
 import safetensors
 from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
-from safetensors.numpy import save
+
+from normtree.http.bodies.contents import Entry
+from normtree.http.bodies.safetensors import encode_header
+from normtree.jobs.header import BITS
 
 Array = NDArray[Any]
 
@@ -34,6 +37,27 @@ _DTYPES: dict[str, Any] = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+_CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """A tensor of a type that NumPy has no name for, such as 8-bit floats. It is kept, and nothing else.
+
+    Args:
+        code: its element type, by the format's name.
+        shape: lengths of its axes.
+        data: its bytes.
+    """
+
+    code: str
+    shape: tuple[int, ...]
+    data: bytes | bytearray
+
+    @property
+    def nbytes(self) -> int:
+        """Its size, in bytes."""
+        return len(self.data)
 
 
 @dataclass(frozen=True)
@@ -43,10 +67,12 @@ class TensorFile:
     Args:
         tensors: arrays by name; a `.npy` file holds one, named ``y``.
         metadata: the texts a `.safetensors` file carries.
+        opaque: its tensors that are no arrays, by name.
     """
 
     tensors: Mapping[str, Array]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    opaque: Mapping[str, Opaque] = field(default_factory=dict)
 
 
 def check_suffix(path: Path) -> str:
@@ -76,7 +102,7 @@ def read_file(path: Path) -> TensorFile:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not what its suffix says, or holds an element type we do not know.
+        ValueError: it is not what its suffix says.
     """
     if check_suffix(path) == ".npy":
         return TensorFile({"y": _read_npy(path)})
@@ -85,8 +111,13 @@ def read_file(path: Path) -> TensorFile:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: {error}") from error
-    tensors = {name: _decode(path, name, entry) for name, entry in entries}
-    return TensorFile(tensors, _metadata(data))
+    tensors = {name: _decode(entry) for name, entry in entries if entry["dtype"] in _DTYPES}
+    opaque = {
+        name: Opaque(entry["dtype"], tuple(entry["shape"]), entry["data"])
+        for name, entry in entries
+        if entry["dtype"] not in _DTYPES
+    }
+    return TensorFile(tensors, _metadata(data), opaque)
 
 
 def write_file(path: Path, file: TensorFile) -> None:
@@ -94,11 +125,12 @@ def write_file(path: Path, file: TensorFile) -> None:
 
     Raises:
         OSError: it cannot be written.
-        ValueError: several tensors for a `.npy`.
+        ValueError: several tensors for a `.npy`, or an element type that the format has no name for.
     """
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as beside:
         try:
-            beside.write(_encode(path, file))
+            for part in _encode(path, file):
+                beside.write(part)
             beside.flush()
             os.fsync(beside.fileno())
             Path(beside.name).chmod(0o666 & ~_umask())
@@ -119,18 +151,46 @@ def _read_npy(path: Path) -> Array:
     return array
 
 
-def _decode(path: Path, name: str, entry: Mapping[str, Any]) -> Array:
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, wanted one of {', '.join(_DTYPES)}")
+def _decode(entry: Mapping[str, Any]) -> Array:
     return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
-def _encode(path: Path, file: TensorFile) -> bytes:
-    if check_suffix(path) == ".safetensors":
-        tensors = {name: np.ascontiguousarray(array) for name, array in file.tensors.items()}
-        return save(tensors, dict(file.metadata) or None)
-    if len(file.tensors) != 1:
-        raise ValueError(f"{path}: a .npy holds one tensor, got {len(file.tensors)}; write a .safetensors")
+def _encode(path: Path, file: TensorFile) -> Iterator[bytes | bytearray]:
+    """Return a file's bytes, part by part."""
+    if check_suffix(path) == ".npy":
+        yield _encode_npy(path, file)
+        return
+    tensors: dict[str, Array | Opaque] = {**file.opaque, **file.tensors}
+    codes = {name: _code(tensor) for name, tensor in tensors.items()}
+    names = sorted(tensors, key=lambda name: (-BITS[codes[name]], name))  # so that each is aligned
+    entries = [Entry(name, codes[name], tensors[name].shape, tensors[name].nbytes) for name in names]
+    yield encode_header(tuple(entries), file.metadata)
+    for name in names:
+        yield _little(tensors[name])
+
+
+def _code(tensor: Array | Opaque) -> str:
+    if isinstance(tensor, Opaque):
+        return tensor.code
+    little = tensor.dtype.newbyteorder("<")
+    if little not in _CODES:
+        raise ValueError(f"dtype: {tensor.dtype} has no name in {SUFFIXES[1]}")
+    return _CODES[little]
+
+
+def _little(tensor: Array | Opaque) -> bytes | bytearray:
+    """Return a tensor's bytes as the format has them: little-endian, the last axis the fastest."""
+    return (
+        tensor.data
+        if isinstance(tensor, Opaque)
+        else tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
+    )
+
+
+def _encode_npy(path: Path, file: TensorFile) -> bytes:
+    count = len(file.tensors) + len(file.opaque)
+    if count != 1 or file.opaque:
+        raise ValueError(f"{path}: a .npy holds one tensor, got {count}; write a .safetensors")
     (array,) = file.tensors.values()
     with tempfile.SpooledTemporaryFile() as buffer:
         np.save(buffer, array, allow_pickle=False)
@@ -140,7 +200,7 @@ def _encode(path: Path, file: TensorFile) -> bytes:
 
 def _metadata(data: bytes) -> dict[str, str]:
     length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
     return metadata
 
 

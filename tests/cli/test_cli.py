@@ -5,6 +5,7 @@ would start them.
 """
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 from typer.testing import CliRunner, Result
 
 import normtree_kernels as nk
@@ -25,7 +27,8 @@ from normtree.cli import app
 from normtree.engine import bench, projector
 from normtree.engine.measure import measure
 from normtree.engine.profile import MachineProfile
-from normtree.files import TensorFile, read_file, write_file
+from normtree.files import Opaque, TensorFile, read_file, write_file
+from normtree.printable import printable
 from normtree.settings import Settings
 
 RNG = np.random.default_rng(3)
@@ -131,7 +134,7 @@ def test_it_projects_a_npy(tmp_path: Path) -> None:
         (["--sparsity", "2"], "sparsity: wanted a share from 0 to 1, got 2.0"),
         (["--sparsity", "0.5", "--norm", "l2,linf"], "layer.weight: sparsity: only an outermost l1 level"),
         (["--radius", "1", "--tensor", "nothing"], "tensor: 'nothing' matches none of the 5 tensors"),
-        (["--radius", "1", "--tensor", "("], "tensor: '(' is no regular expression"),
+        (["--radius", "1", "--tensor", "("], "tensor: '(': wanted a regular expression in the syntax of RE2"),
         (["--radius", "1", "--workers", "0"], "workers: Input should be greater than or equal to 1, got 0"),
         (
             ["--radius", "1", "--tensor", "ids"],
@@ -167,6 +170,63 @@ def test_a_broken_file_is_told(tmp_path: Path, content: bytes | None, name: str,
     assert done.exit_code == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def with_opaque(path: Path, name: str = "scaled") -> Path:
+    """Write a file of a matrix, a number of no axes, and types that NumPy has no names for."""
+    tensors = {"a.weight": RNG.standard_normal((8, 4), np.float32), "scale": np.array(2.5, np.float32)}
+    opaque = {name: Opaque("F8_E4M3", (3, 5), bytes(range(15))), "phase": Opaque("C64", (2,), bytes(range(16)))}
+    write_file(path, TensorFile(tensors, {"format": "pt"}, opaque))
+    return path
+
+
+def test_tensors_of_no_axes_and_of_unknown_types_are_kept(tmp_path: Path) -> None:
+    source, out = with_opaque(tmp_path / "in.safetensors"), tmp_path / "out.safetensors"
+    for pattern in ([], ["--tensor", "a.*"]):
+        done = run("project", source, out, "--sparsity", 0.5, *pattern)
+        assert done.exit_code == 0, done.stderr
+        before, after = (dict(safetensors.deserialize(path.read_bytes())) for path in (source, out))
+        assert {name: each["shape"] for name, each in after.items()} == {
+            "a.weight": [8, 4],
+            "scale": [],
+            "scaled": [3, 5],
+            "phase": [2],
+        }
+        assert [name for name in after if after[name] != before[name]] == ["a.weight"]
+    named = run("project", source, out, "--sparsity", 0.5, "--tensor", ".*")
+    assert named.exit_code == 2
+    assert "wanted dtype float64, float32, float16, bfloat16, got C64" in named.stderr
+
+
+@pytest.mark.parametrize("name", ["x[/b].weight", "state[exp_avg].weight", "[red]w", "\x1b]0;gone\x07w", "\u202ew\nx"])
+def test_a_name_is_shown_as_it_is_and_steers_no_terminal(tmp_path: Path, name: str) -> None:
+    write_file(tmp_path / "in.safetensors", TensorFile({name: RNG.standard_normal((4, 3)), "b": np.zeros(3)}))
+    done = run("project", tmp_path / "in.safetensors", tmp_path / "out.safetensors", "--sparsity", 0.5)
+    assert done.exit_code == 0, done.stderr
+    assert printable(name) in done.stdout
+    assert not set("\x1b\x07\u202e") & set(done.stdout)
+    refused = run("project", tmp_path / "in.safetensors", tmp_path / "out.safetensors", "--radius", "-1")
+    assert not set("\x1b\x07\u202e") & set(refused.stderr)
+
+
+def test_a_terminal_of_ascii_gets_what_it_has_letters_for(tmp_path: Path) -> None:
+    write_file(
+        tmp_path / "in.safetensors", TensorFile({"gewicht\u00e4": RNG.standard_normal((4, 3)), "b": np.zeros(3)})
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "normtree.cli",
+        "project",
+        "in.safetensors",
+        "out.safetensors",
+        "--sparsity",
+        "0.5",
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gewicht?" in done.stdout
 
 
 def test_a_folder_that_is_not_there_is_told_before_the_work(tmp_path: Path) -> None:

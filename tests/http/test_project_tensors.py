@@ -124,7 +124,7 @@ def test_pattern_selects_by_whole_names(client: httpx.Client, weights: dict[str,
     ("query", "pointer", "message"),
     [
         ({"tensors": "encoder"}, "tensors", "of the body's 7 tensors none has a name that the pattern matches"),
-        ({"tensors": "("}, "tensors", "a regular expression in the syntax of RE2: missing \\)"),
+        ({"tensors": "("}, "tensors", "tensors: wanted a regular expression in the syntax of RE2: missing \\)"),
         ({"tensors": "(?=a)"}, "tensors", "RE2"),
         ({"norm": "l1,l1,l1,l1,l1"}, "tensors", "none fits the norm"),
         ({"axes": "1,0,2"}, "tensors", "none fits the norm"),

@@ -242,14 +242,23 @@ def test_a_broken_checkpoint_is_told_and_nothing_written(
     ("header", "message"),
     [
         (b"[]", "it must be an object"),
-        (b'{"a":1}', "exactly dtype, shape and data_offsets are wanted"),
+        (b'{"a":1}', "dtype, shape and data_offsets are wanted"),
         (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{}}', "a key is given twice"),
         (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', "8 bytes are wanted by its shape, got 4"),
         (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', "its bytes must begin at 0, got 4"),
         (b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}', "must be integers >= 0"),
         (b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}', "8 bytes too many after its tensors"),
         (b'{"__metadata__":{"a":1}}', "__metadata__ must be an object of texts"),
-        (b"{", "its header is not JSON"),
+        (b'{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}', "its dtype must be a text"),
+        (b'{"a":{"dtype":"F4","shape":[3],"data_offsets":[0,1]}}', "its F4 elements do not fill whole bytes"),
+        (b'{"a":{"dtype":"F8_E8M0","shape":[4],"data_offsets":[0,8]}}', "4 bytes are wanted by its shape, got 8"),
+        (
+            b'{"a":{"dtype":"U8","shape":%s,"data_offsets":[0,8]}}' % str([2**62] * 9999).encode(),
+            "larger than any file",
+        ),
+        (b'{"\\ud800":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}', "half of a surrogate pair"),
+        (b'{"a":%s}' % (b"9" * 9999), "too many digits"),
+        (b"{", "its header is wrong: it is not JSON at character 1"),
     ],
 )
 def test_a_header_is_not_believed_unchecked(header: bytes, message: str) -> None:

@@ -2,16 +2,13 @@
 
 from typing import Any
 
-import re2
-
 from normtree.engine.fitting import fits
 from normtree.errors import InvalidParameter, InvalidTensor
 from normtree.http.bodies.contents import Contents, Entry
 from normtree.http.bodies.elements import NAMES, is_projectable
 from normtree.http.query import ProjectQuery
+from normtree.patterns import compile_pattern
 from normtree.settings import Settings
-
-_PATTERN_BYTES = 2**20  # of memory, for the automaton of a pattern
 
 
 def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple[Entry, ...]:
@@ -40,19 +37,10 @@ def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple
 
 
 def _compile(pattern: str) -> Any:
-    """Compile a stranger's pattern by an engine that is linear in the names, whatever the pattern."""
-    options = re2.Options()
-    options.max_mem = _PATTERN_BYTES
-    options.log_errors = False
-    options.dot_nl = True
     try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        why = error.args[0] if error.args else ""
-        shown = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-        raise InvalidParameter(
-            f"tensors must be a regular expression in the syntax of RE2: {shown}", pointer="tensors", got=pattern
-        ) from None
+        return compile_pattern(pattern)
+    except ValueError as error:
+        raise InvalidParameter(f"tensors: {error}", pointer="tensors", got=pattern) from None
 
 
 def _check(entry: Entry, rank_limit: int) -> None:

@@ -7,11 +7,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from normtree.jobs.outcome import Outcome
 from normtree.jobs.progress import Progress, Watch
 from normtree.jobs.recipe import read_recipe
 from normtree.jobs.run import Options, plan_job, run_job
+from normtree.printable import printable, printable_lines
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SHOWN_TENSORS = 40
@@ -47,7 +49,7 @@ def show_plan(console: Console, path: Path, options: Options) -> None:
     from normtree.jobs.pace import predict
 
     plan = plan_job(read_recipe(path), options)
-    console.print(str(plan), highlight=False, markup=False, soft_wrap=True)
+    console.print(printable_lines(str(plan)), highlight=False, markup=False, soft_wrap=True)
     console.print(predict(plan, options), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -57,7 +59,7 @@ def run(console: Console, bars: Console, path: Path, options: Options) -> None:
     with _bars(bars) as bar:
         outcome = run_job(recipe, options, _watch(bar))
     console.print(_results(outcome))
-    console.print(_closing(outcome), highlight=False, markup=False, soft_wrap=True)
+    console.print(printable_lines(_closing(outcome)), highlight=False, markup=False, soft_wrap=True)
 
 
 def _bars(console: Console) -> Bar:
@@ -92,7 +94,8 @@ def _results(outcome: Outcome) -> Table:
         zero = f"{facts.zero_groups[0]}/{facts.groups[0]}"
         numbers = (facts.norm_before, facts.norm_after, facts.radius)
         shape = "×".join(map(str, facts.shape))
-        table.add_row(facts.name, shape, facts.norm, *(f"{n:.6g}" for n in numbers), zero, f"{facts.distance:.4g}")
+        name = Text(printable(facts.name))
+        table.add_row(name, shape, facts.norm, *(f"{n:.6g}" for n in numbers), zero, f"{facts.distance:.4g}")
     if len(outcome.facts) > _SHOWN_TENSORS:
         table.add_row(f"and {len(outcome.facts) - _SHOWN_TENSORS} more, in the report")
     return table

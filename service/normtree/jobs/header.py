@@ -1,10 +1,9 @@
 """The header of a safetensors file: what its tensors are and where their bytes lie, checked before it is believed."""
 
-import json
 from dataclasses import dataclass
-from math import prod
 from typing import Any, NoReturn
 
+from normtree import strict_json
 from normtree.errors import InvalidCheckpoint
 
 LENGTH_BYTES = 8
@@ -13,10 +12,15 @@ _METADATA = "__metadata__"
 
 # Those that can be projected, by NumPy's names; tensors of all others are copied.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_ITEM_BYTES = {
-    **{"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
-    **{"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1},
+# Every type of the format by the bits of an element.
+BITS = {
+    **{"F64": 64, "F32": 32, "F16": 16, "BF16": 16},
+    **{"I64": 64, "U64": 64, "C64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8, "BOOL": 8},
+    **{"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
+    **{"F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
 }
+_KEYS = {"dtype", "shape", "data_offsets"}
+_MOST_BITS = 2**66
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ def header_bytes(prefix: bytes, size: int, where: str) -> int:
 def parse_header(raw: bytes, size: int, where: str) -> tuple[Entry, ...]:
     """Read the tensors of a file, in the order of their bytes.
 
+    It takes what the safetensors package takes: no texts or null for them, and keys of a tensor that nobody knows. A
+    type that a later version may have is taken too, for its tensors are only copied.
+
     Args:
         raw: the file's first bytes, as many as `header_bytes` says.
         size: of the whole file.
@@ -69,8 +76,8 @@ def parse_header(raw: bytes, size: int, where: str) -> tuple[Entry, ...]:
         InvalidCheckpoint: the header breaks the format's rules, or the file is shorter or longer than it says.
     """
     header = _parse(raw[LENGTH_BYTES:], where)
-    texts = header.pop(_METADATA, {})
-    if not (isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())):
+    texts = header.pop(_METADATA, None)
+    if texts is not None and not (isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())):
         raise InvalidCheckpoint(f"{where}: {_METADATA} must be an object of texts")
     entries = sorted((_entry(name, info, len(raw), where) for name, info in header.items()), key=lambda e: e.stop)
     entries.sort(key=lambda entry: entry.start)
@@ -79,32 +86,43 @@ def parse_header(raw: bytes, size: int, where: str) -> tuple[Entry, ...]:
 
 
 def _parse(raw: bytes, where: str) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) != len(pairs):
-            _refuse(where, "a key is given twice")
-        return found
-
     try:
-        header = json.loads(raw.decode(), object_pairs_hook=once)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InvalidCheckpoint(f"{where}: its header is not JSON: {error}") from None
+        header = strict_json.parse(raw)
+    except ValueError as error:
+        raise InvalidCheckpoint(f"{where}: its header is wrong: {error}") from None
     if not isinstance(header, dict):
         _refuse(where, "it must be an object")
     return header
 
 
 def _entry(name: str, info: object, data: int, where: str) -> Entry:
-    if not isinstance(info, dict) or info.keys() != {"dtype", "shape", "data_offsets"}:
-        _refuse(where, f"tensor {name!r}: exactly dtype, shape and data_offsets are wanted")
+    if not isinstance(info, dict) or not info.keys() >= _KEYS:
+        _refuse(where, f"tensor {name!r}: dtype, shape and data_offsets are wanted")
     code, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
     numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [-1]
     if not all(type(number) is int and number >= 0 for number in numbers) or len(offsets) != len(("from", "to")):
         _refuse(where, f"tensor {name!r}: its shape and its two data_offsets must be integers >= 0")
+    if not isinstance(code, str):
+        _refuse(where, f"tensor {name!r}: its dtype must be a text")
     begin, end = offsets
-    wanted = prod(shape) * _ITEM_BYTES.get(code, 0)
-    if end < begin or (code in _ITEM_BYTES and end - begin != wanted):
-        _refuse(where, f"tensor {name!r}: {wanted} bytes are wanted by its shape, got {end - begin}")
-    return Entry(name, str(code), tuple(shape), data + begin, data + end)
+    bits = _count(shape) * BITS.get(code, 8)
+    if bits > _MOST_BITS:
+        _refuse(where, f"tensor {name!r}: its shape is larger than any file")
+    if bits % 8:
+        _refuse(where, f"tensor {name!r}: its {code} elements do not fill whole bytes")
+    if end < begin or (code in BITS and end - begin != bits // 8):
+        _refuse(where, f"tensor {name!r}: {bits // 8} bytes are wanted by its shape, got {end - begin}")
+    return Entry(name, code, tuple(shape), data + begin, data + end)
+
+
+def _count(shape: list[int]) -> int:
+    """Count the elements, no further than any file goes: a shape of a million axes is a stranger's too."""
+    elements = int(0 not in shape)
+    for length in shape:
+        elements *= length
+        if elements > _MOST_BITS:
+            break
+    return elements
 
 
 def _check_order(entries: list[Entry], data: int, size: int, where: str) -> None:

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from normtree.jobs.facts import BINS, OCTAVES, Facts
+from normtree.printable import printable
 
 WIDTH = 920
 _LEFT, _TOP, _BOTTOM = 56, 16, 26
@@ -16,7 +17,7 @@ _COLOURS = 6  # classes c0 … c5 of the page
 
 def text(value: object) -> str:
     """Escape a text for the page."""
-    return escape(str(value))
+    return escape(printable(str(value)))
 
 
 def row(*cells: object) -> str:

@@ -6,9 +6,9 @@
 The rules, each with its own error:
 
 1. The header begins with ``{`` and is strict JSON: UTF-8, no key given twice, no NaN, no half of a surrogate pair.
-2. It is an object of tensors; ``__metadata__`` is an object of texts.
-3. A tensor has exactly ``dtype``, ``shape`` and ``data_offsets``, of non-negative integers.
-4. Its bytes are its elements' bits, whole.
+2. It is an object of tensors; ``__metadata__`` is an object of texts, or null.
+3. A tensor has ``dtype``, and ``shape`` and ``data_offsets`` of non-negative integers. Other keys say nothing to us.
+4. Its bytes are its elements' bits, whole; those of a type that cannot be projected pass through.
 5. Sorted by offset, tensors begin at 0 and follow each other with no hole and no overlap.
 """
 
@@ -21,6 +21,7 @@ from normtree.errors import BodyTooLarge, InvalidTensor, MalformedBody
 from normtree.http.bodies import strict_json
 from normtree.http.bodies.contents import Contents, Entry, Prefix
 from normtree.http.bodies.elements import BY_NAME, ELEMENTS
+from normtree.jobs.header import BITS
 
 HEADER_LIMIT_BYTES = 2**20
 TENSORS_LIMIT = 4096
@@ -30,14 +31,6 @@ _METADATA = "__metadata__"
 _KEYS = {"dtype", "shape", "data_offsets"}
 _TEXT_SHOWN = 40
 _NAMES = {element.safetensors: element.name for element in ELEMENTS}
-
-# Every type of the format by the bits of an element; those that cannot be projected pass through.
-BITS = {
-    **{element.safetensors: 8 * element.itemsize for element in ELEMENTS},
-    **{"I64": 64, "U64": 64, "C64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8, "BOOL": 8},
-    **{"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
-    **{"F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
-}
 
 
 def read_header(prefix: Prefix, *, elements_limit: int) -> Contents | None:
@@ -59,7 +52,7 @@ def read_header(prefix: Prefix, *, elements_limit: int) -> Contents | None:
     if offset is None or len(prefix) < offset:
         return None
     header = _parse(prefix[_LENGTH_BYTES:offset])
-    metadata = _read_metadata(header.pop(_METADATA, {}))
+    metadata = _read_metadata(header.pop(_METADATA, None))
     if len(header) > TENSORS_LIMIT:
         detail = f"safetensors header: at most {TENSORS_LIMIT} tensors are accepted, got {len(header)}"
         raise BodyTooLarge(detail, pointer="body", limit=TENSORS_LIMIT, got=len(header))
@@ -115,6 +108,7 @@ def _parse(raw: Prefix) -> dict[str, Any]:
 
 def _read_metadata(found: object) -> dict[str, str]:
     """Check the texts by rule 2."""
+    found = {} if found is None else found
     if not (isinstance(found, dict) and all(isinstance(value, str) for value in found.values())):
         raise _malformed(f"{_METADATA} must be an object of texts")
     return found
@@ -123,8 +117,8 @@ def _read_metadata(found: object) -> dict[str, str]:
 def _read_entry(name: str, info: object, elements_limit: int) -> tuple[int, int, Entry]:
     """Read one tensor by rules 3 and 4: its offsets and what it is."""
     where = f"tensor {_cut(name)}"
-    if not isinstance(info, dict) or info.keys() != _KEYS:
-        raise _malformed(f"{where}: exactly dtype, shape and data_offsets are wanted")
+    if not isinstance(info, dict) or not info.keys() >= _KEYS:
+        raise _malformed(f"{where}: dtype, shape and data_offsets are wanted")
     code = info["dtype"]
     if not isinstance(code, str) or code not in BITS:
         raise _malformed(f"{where}: dtype must be one of {', '.join(BITS)}", str(code)[:_TEXT_SHOWN], ", ".join(BITS))
