@@ -37,7 +37,7 @@ class Lingering:
         self._timer: asyncio.TimerHandle | None = None
         self.lingers = False
         self._joining = Joining(transport)
-        self.write = self._joining.write
+        self.write: Callable[[bytes | memoryview], None] = self._joining.write
 
     def __getattr__(self, name: str) -> Any:
         """Return what is the transport's own."""
@@ -48,8 +48,9 @@ class Lingering:
         return self.lingers or self._transport.is_closing()
 
     def close(self) -> None:
-        """Hang up; a second time, without lingering."""
+        """Hang up, and write no more; a second time, without lingering."""
         self._joining.flush()
+        self.write = _drop
         if self.is_closing() or not (self._awaited() and self._transport.can_write_eof()):
             self._transport.close()
             return
@@ -68,3 +69,7 @@ class Lingering:
         """End, with the connection."""
         if self._timer:
             self._timer.cancel()
+
+
+def _drop(data: bytes | memoryview) -> None:
+    """Write nothing: whoever still answers learns from his connection's end that nobody hears."""

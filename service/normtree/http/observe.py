@@ -7,6 +7,7 @@ from time import perf_counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from normtree.http.exchange import Exchange
+from normtree.http.head import CUT
 
 _GONE = 499  # no status of HTTP's; nginx's for a client that closed
 _FAILED = 500
@@ -59,6 +60,7 @@ class Observe:
             failed = True
             raise
         finally:
+            gone = gone or scope["state"].get(CUT, False)
             code = _GONE if gone else _FAILED if failed or not status else status
             seconds = perf_counter() - began
             done = Exchange.of(scope, code, gone=gone, seconds=seconds, bytes_in=_declared(scope), bytes_out=sent)

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from normtree.errors import InvalidParameter, NormtreeError
 from normtree.http import media
-from normtree.http.head import head_of
+from normtree.http.head import FAULT, head_of
 from normtree.http.request_id import request_id
 
 MEDIA_TYPE = "application/problem+json"
@@ -51,7 +51,8 @@ class Problem(BaseModel):
 class Problems:
     """ASGI middleware that answers what the middleware inside it raises, before there is a route to answer.
 
-    An exception nobody expected is logged and answered 500 with the request's id only.
+    An exception nobody expected is logged and answered 500 with the request's id only. A request whose framing is
+    wrong goes no further.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -60,6 +61,9 @@ class Problems:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        if fault := scope["state"].get(FAULT) if scope["type"] == "http" else None:
+            await _answer(scope, 400, "malformed-request", HTTPStatus(400).phrase, fault)(scope, receive, send)
+            return
         started = False
 
         async def watch(message: Message) -> None:

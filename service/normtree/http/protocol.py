@@ -2,7 +2,8 @@
 
 uvicorn bounds neither the size of a request's head nor the time it takes, nor a connection that says nothing, nor a
 client that does not read its answer, or goes on sending after it. Each would let a few bytes of a stranger hold memory,
-a descriptor or a segment.
+a descriptor or a segment. Nor does it answer who has finished sending, who wishes for another protocol, or what came
+whole before bytes that cannot be read.
 """
 
 import asyncio
@@ -11,15 +12,30 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 
+import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from normtree.http.alarm import Alarm
+from normtree.http.flow import Flow
+from normtree.http.head import CUT, FAULT, host_fault, without_upgrade
 from normtree.http.linger import Lingering
 from normtree.http.problems import MEDIA_TYPE, make_problem
 from normtree.settings import Settings
 
-_CODES = {400: "malformed-request", 408: "head-timeout", 431: "head-too-large", 503: "too-many-connections"}
+_CODES = {
+    400: "malformed-request",
+    408: "head-timeout",
+    431: "head-too-large",
+    501: "not-implemented",
+    503: "too-many-connections",
+}
+_CONNECT = b"CONNECT"
+_BLANK = b" \t"
+# A client that has finished sending and one that has left look alike, until something is written to them. Any client of
+# HTTP/1.1 takes this (RFC 9110, 15.2); it is sent to those only whose answer takes its time.
+_STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,7 @@ class Bounds:
         body_s: seconds that the rest of a body may take that was answered before it was here.
         linger_bytes: most bytes of a client that are dropped while it is hung up on.
         linger_s: seconds that this may take.
+        presence_s: seconds after which a client that has finished sending is looked after.
     """
 
     head_bytes: int
@@ -43,6 +60,7 @@ class Bounds:
     body_s: float
     linger_bytes: int
     linger_s: float
+    presence_s: float = 3.0
 
     @classmethod
     def of(cls, settings: Settings) -> "Bounds":
@@ -66,13 +84,18 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(**given)
         self._bounds = bounds
         self._in_head = True
-        self._raw_bytes = 0  # that came, of a head that is not complete
+        self._raw_bytes = 0  # that came since a head was complete, or a part of a body was
         self._head_bytes = 0  # that the parser has told of
-        self._refusal = (400, "request: wanted HTTP/1.1, its Content-Length one number; it cannot be read")
+        self._refusal: tuple[int, str] | None = None  # of what a callback found out of bounds
+        self._owed: tuple[int, str] | None = None  # a refusal that waits for the answers before it
+        self._ended = False  # no byte that comes is looked at any more
+        self._heard = False  # the client has finished sending
         self._head_due = Alarm(self.loop, bounds.head_s, self._late)
         self._rest_due = Alarm(self.loop, bounds.body_s, self._hang_up)
         self._reading_due = Alarm(self.loop, bounds.unread_s, self._give_up)
         self._request_due = Alarm(self.loop, self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._presence_due = Alarm(self.loop, bounds.presence_s, self._look_whether_there)
+        self._running: RequestResponseCycle | None = None
         self._lingering: Lingering | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -80,6 +103,7 @@ class BoundedProtocol(HttpToolsProtocol):
         lingering = Lingering(transport, self._comes, self._bounds.linger_bytes, self._bounds.linger_s)
         self._lingering = lingering
         super().connection_made(cast(asyncio.Transport, lingering))
+        self._flow = self.flow = Flow(self.transport)
         if len(self.connections) > self._bounds.connections:
             self._refuse(503, f"connections: at most {self._bounds.connections} are served at once")
         else:
@@ -87,7 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End; no timer outlives the connection."""
-        for alarm in (self._head_due, self._rest_due, self._reading_due, self._request_due):
+        for alarm in (self._head_due, self._rest_due, self._reading_due, self._request_due, self._presence_due):
             alarm.end()
         if self._lingering:
             self._lingering.lost()
@@ -98,20 +122,40 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._lingering and self._lingering.lingers:
             self._lingering.drop(data)
             return
-        if self._in_head:
-            self._raw_bytes += len(data)
-        super().data_received(data)
-        if self.transport.is_closing():
+        if self._ended:
             return
+        self._request_due.put_off()
+        self._raw_bytes += len(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            self._fail(*(self._refusal or (400, f"request: it cannot be read: {error}")))
+            return
+        if not self.transport.is_closing():
+            self._bound()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's tells nothing, and so hangs up
+        """Answer who has finished sending; hang up where no answer is owed."""
+        if self.transport.is_closing():
+            return False
+        self._heard = True
         if not self._in_head:
-            self._bound_body()
+            self.cycle.scope["state"][CUT] = True
+            self._spoil("body: truncated: the connection ended before it")
         elif self._raw_bytes:
-            self._bound_head()
+            self._refuse(400, "request: it ends before its head does")
+        if not self._answering:
+            return False
+        if not self._owed:
+            self.cycle.keep_alive = False
+        self._presence_due.set()
+        return True
 
     def on_message_begin(self) -> None:
         """Begin a head."""
         super().on_message_begin()
         self._head_bytes = 0
+        self._raw_bytes = max(1, self._raw_bytes)
 
     def on_url(self, url: bytes) -> None:
         """Count a part of the request line."""
@@ -119,20 +163,30 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header."""
+        """Count a header. What follows a body is none: nobody has said what it would mean here (RFC 9110, 6.5.1)."""
         self._count(len(name) + len(value) + len(b": \r\n"))
-        super().on_header(name, value)
+        if self._in_head:
+            super().on_header(name, value.strip(_BLANK))
 
     def on_headers_complete(self) -> None:
-        """End a head; the request begins, or waits for those before it."""
+        """End a head; the request begins, or waits for those before it, or its head is read again by `_parse`."""
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == _CONNECT:
+                self._stop(501, "method: CONNECT is for proxies, which this service is not")
+            return
         self._in_head = False
         self._raw_bytes = 0
         self._head_due.put_off()
+        if fault := host_fault(self.headers, self.parser.get_http_version()):
+            self.scope["state"][FAULT] = fault
         super().on_headers_complete()
+        if self.pipeline:
+            self._flow.hold()
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of a body on as it is where no other waits; uvicorn would copy it twice on its way."""
-        if self.cycle.body or self.cycle.response_complete or self.parser.should_upgrade():
+        self._raw_bytes = 0
+        if self.cycle.body or self.cycle.response_complete:
             super().on_body(body)
             return
         self.cycle.body = body  # type: ignore[assignment]  # uvicorn makes bytes of it, which it is already
@@ -140,7 +194,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request; what comes next is the head of another."""
+        if self.parser.should_upgrade():
+            return
         self._in_head = True
+        self._raw_bytes = 0
         self._rest_due.put_off()
         super().on_message_complete()
 
@@ -149,11 +206,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._owed:
+            self._refuse(*self._owed)
+            return
         else:
             self._request_due.set()
+        if not (self.pipeline or self._ended):
+            self._flow.release()  # for the body of the last, or for the next
         if not self._in_head:
             self._rest_due.set()
 
@@ -167,14 +228,15 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._reading_due.put_off()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what the parser could not take, or what a callback of it found out of bounds."""
-        self._refuse(*self._refusal)
-
     def last_answer(self) -> None:
         """Let the answer that is under way, if one is, be the connection's last."""
         if self._answering:
             self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin a request."""
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     @property
     def _answering(self) -> bool:
@@ -183,25 +245,73 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _comes(self) -> bool:
         """Tell whether more of a request that has begun is to come."""
-        return not self._in_head or self._raw_bytes > 0
+        return not self._heard and (self._ended or not self._in_head or self._raw_bytes > 0)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse bytes; a request that wishes for another protocol is read as if it did not.
+
+        The parser ends at the head of such a request, and would take the body for the next one. So another is given
+        the same head without the wish, and then what follows it.
+        """
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as wish:
+                rest = rest[wish.args[0] :]
+                parser = httptools.HttpRequestParser(self)
+                parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                version = self.parser.get_http_version()
+                head = without_upgrade(self.parser.get_method(), self.url, version, self.headers)
+                self.parser = parser
+                parser.feed_data(head)
+
+    def _fail(self, status: int, detail: str) -> None:
+        """Take nothing more of a client whose bytes cannot be told apart any more."""
+        if self._in_head:
+            self._refuse(status, detail)
+        else:
+            self._end()
+            self._spoil(detail)
+
+    def _end(self) -> None:
+        """Look at no byte that comes any more."""
+        self._ended = True
+        self._head_due.put_off()
+        self._flow.hold()
+
+    def _spoil(self, detail: str) -> None:
+        """Let a request whose body broke off be answered with what is wrong with it, unless it is answered already."""
+        self.cycle.keep_alive = False
+        if self.cycle.response_complete:
+            self.transport.close()
+            return
+        self.cycle.scope["state"].setdefault(FAULT, detail)
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+
+    def _stop(self, status: int, detail: str) -> None:
+        """Stop the parser, which a callback does by an exception, and have what it reads refused."""
+        self._refusal = (status, detail)
+        raise ValueError(detail)
 
     def _count(self, nbytes: int) -> None:
-        """Count bytes of a head; an exception is how a callback stops the parser, which then has it refused."""
+        """Count bytes of a head, or of what follows a body."""
         self._head_bytes += nbytes
         if self._head_bytes > self._bounds.head_bytes:
-            self._refusal = self._too_large()
-            raise ValueError(self._refusal[1])
+            self._stop(*self._too_large())
 
-    def _bound_head(self) -> None:
-        """Refuse a head that is too large, and start the clock of one whose end has not come yet."""
+    def _bound(self) -> None:
+        """Refuse what is too large of a head or between parts of a body; start the clock of a head that began.
+
+        A body is read on when what came of it has been taken; of one that has come to its end there is no more to read.
+        """
         if self._raw_bytes > self._bounds.head_bytes:
-            self._refuse(*self._too_large())
-        elif not self._head_due.is_set:
+            self._fail(*self._too_large())
+        elif self._in_head and self._raw_bytes and not self._head_due.is_set:
             self._head_due.set()
-
-    def _bound_body(self) -> None:
-        """Read on when what came of a body has been taken; of one that has come to its end there is no more to read."""
-        if self._answering and len(self.cycle.body) > HIGH_WATER_LIMIT:
+        elif not self._in_head and self._answering and len(self.cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
 
     def _too_large(self) -> tuple[int, str]:
@@ -225,12 +335,21 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._raw_bytes:
             self._refuse(408, f"request line and headers: not complete in {self._bounds.head_s:g} s")
-        else:
+        elif not self._answering:
             self.transport.close()
 
+    def _look_whether_there(self) -> None:
+        """Write to a client that has finished sending, so that one that has left is known to have."""
+        if self._running and not self._running.response_started and self._running.scope["http_version"] != "1.0":
+            self.transport.write(_STILL_THERE)
+            self._presence_due.set()
+
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer with a problem and hang up; without a word where an answer to a request before is under way."""
-        if not self._answering:
+        """Answer with a problem and hang up, once the requests before are answered."""
+        self._end()
+        if self._answering:
+            self._owed = (status, detail)
+        else:
             request_id = uuid.uuid4().hex
             body = make_problem(status, _CODES[status], HTTPStatus(status).phrase, detail, "", request_id)
             content = body.model_dump_json().encode()
@@ -239,4 +358,4 @@ class BoundedProtocol(HttpToolsProtocol):
                 f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
             )
             self.transport.write(STATUS_LINE[status] + head.encode() + content)
-        self.transport.close()
+            self.transport.close()
