@@ -209,6 +209,45 @@ def test_a_completed_job_is_not_done_again(checkpoint: Path, tmp_path: Path, mak
     assert files(tmp_path / "out") == before
 
 
+GLOBAL = "tensors = '.*(up|down)\\.weight'\nsparsity = 0.5\nscope = 'global'"
+
+
+def aggregated(checkpoint: Path, target: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Leave a job whose tensors are all swept up and of which nothing is in place; return what it has kept."""
+    with monkeypatch.context() as patched:
+        patched.setattr(local.LocalFolder, "finish", failing_after(0, StorageFailed("stop here"), None))
+        with pytest.raises(StorageFailed, match="stop here"):
+            run_job(make_recipe(checkpoint, target, GLOBAL), INLINE)
+    return sorted((target.with_name(target.name + ".normtree") / "aggregates").iterdir())
+
+
+def test_what_one_task_swept_up_is_kept_in_one_file_and_not_swept_up_again(
+    checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = aggregated(checkpoint, tmp_path / "out", make_recipe, monkeypatch)
+    assert len(kept) == 3  # a shard's two tensors are one task
+    outcome = run_job(make_recipe(checkpoint, tmp_path / "out", GLOBAL), INLINE)
+    began = outcome.summary["began_ns"]
+    assert {stint["kind"] for stint in outcome.stints if stint["start_ns"] > began} == {"down", "copy"}
+    run_job(make_recipe(checkpoint, tmp_path / "straight", GLOBAL), INLINE)
+    assert files(tmp_path / "out") == files(tmp_path / "straight")
+    assert not list(kept[0].parent.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["a bit", "its end", "all of it", "another's"])
+def test_aggregates_that_are_not_those_that_were_kept_are_made_again(
+    checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    first, second, _ = aggregated(checkpoint, tmp_path / "out", make_recipe, monkeypatch)
+    data = bytearray(first.read_bytes())
+    data[-300] ^= 1 << 5
+    damaged = {"a bit": bytes(data), "its end": data[:-1], "all of it": b"", "another's": second.read_bytes()}
+    first.write_bytes(damaged[damage])
+    run_job(make_recipe(checkpoint, tmp_path / "out", GLOBAL), INLINE)
+    run_job(make_recipe(checkpoint, tmp_path / "straight", GLOBAL), INLINE)
+    assert files(tmp_path / "out") == files(tmp_path / "straight")
+
+
 @pytest.mark.parametrize("keep", [0, 10, 200])
 def test_half_a_line_in_the_journal_is_as_good_as_none(
     checkpoint: Path,

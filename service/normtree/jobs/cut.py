@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, gcd, prod
 
 from normtree.jobs.layout import Layout
@@ -50,17 +51,17 @@ class Cut:
     length: int
     width: int
 
-    @property
+    @cached_property
     def is_across(self) -> bool:
         """Whether panels hold parts of fibres."""
         return self.lengths > 1
 
-    @property
+    @cached_property
     def chunks(self) -> int:
         """Parts of a fibre that are swept one by one: its chunks where it is cut, else 1."""
         return chunk_count(self.layout.fibre) if self.is_across else 1
 
-    @property
+    @cached_property
     def lengths(self) -> int:
         """Number of panels along the length. The last takes what would be one element of a fibre alone.
 
@@ -70,21 +71,26 @@ class Cut:
         left = self.layout.length - (count - 1) * self.length
         return count - 1 if count > 1 and left * self.layout.step == 1 else count
 
-    @property
+    @cached_property
     def widths(self) -> int:
         """Number of panels across the width."""
         return ceil(self.layout.width / self.width)
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of panels."""
         return ceil(self.layout.rows / self.rows) * self.lengths * self.widths
 
-    @property
+    @cached_property
     def panel_bytes(self) -> int:
         """Bytes of the largest panel."""
         length = min(self.length + 1, self.layout.length) if self.is_across else self.layout.length
         return min(self.rows, self.layout.rows) * length * self.width * self.layout.rest_bytes
+
+    @cached_property
+    def in_rows(self) -> "Cut":
+        """The same tensor cut into panels of whole rows, whatever their size."""
+        return Cut(self.layout, max(1, PANEL_BYTES // self.layout.row_bytes), self.layout.length, self.layout.width)
 
     def panel(self, index: int) -> Panel:
         """Return a panel by its number."""
@@ -131,11 +137,6 @@ class Cut:
             for along in range(*panel.length):
                 start = ((row * layout.length + along) * layout.width + panel.width[0]) * unit
                 yield start, start + width * unit
-
-
-def in_rows(layout: Layout) -> Cut:
-    """Cut a tensor into panels of whole rows, whatever their size."""
-    return Cut(layout, max(1, PANEL_BYTES // layout.row_bytes), layout.length, layout.width)
 
 
 def cut_up(layout: Layout, panel_bytes: int, *, in_rounds: bool, in_order: bool) -> Cut:

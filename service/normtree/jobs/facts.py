@@ -1,19 +1,19 @@
 """What is known of a tensor's projection afterwards: norms, radius, sparsity a level, and which groups are zero."""
 
 import math
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
 
 from normtree.jobs.layout import Layout
 from normtree.jobs.root import Top, outermost
-from normtree_kernels.dtypes import Float64Array
+from normtree_kernels.dtypes import Float64Array, Int64Array
 from normtree_kernels.tree import climb
 
 BINS = 48
 OCTAVES = 6.0  # the histogram spans so many doublings to either side of the threshold
+_EDGES = np.linspace(-OCTAVES, OCTAVES, BINS + 1)[1:-1]  # between two bins each
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Facts:
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as plain values, for JSON."""
-        return asdict(self)
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def of_dict(cls, found: dict[str, Any]) -> Self:
@@ -109,7 +109,7 @@ def facts_of(name: str, shard: str, rule: int, layout: Layout, v: Float64Array, 
         distance=after.distance,
         groups=(*(int(level.size) for level in levels[-2::-1]), size),
         zero_groups=(*zero, size - after.nonzero),
-        zeros=ranges(np.flatnonzero(levels[-2] == 0.0).tolist()) if len(norm.levels) > 1 else "",
+        zeros=ranges(np.flatnonzero(levels[-2] == 0.0)) if len(norm.levels) > 1 else "",
         histogram=histogram(outer, top.threshold),
     )
 
@@ -120,13 +120,14 @@ def histogram(outer: Float64Array, threshold: float | None) -> tuple[int, ...]:
     if not unit > 0.0:
         return (outer.size, *[0] * (BINS - 1))
     with np.errstate(divide="ignore"):
-        octaves = np.clip(np.log2(outer / unit), -OCTAVES, OCTAVES)
-    counts, _ = np.histogram(octaves, BINS, (-OCTAVES, OCTAVES))
-    return tuple(int(count) for count in counts)
+        octaves = np.log2(outer / unit)
+    counts = np.bincount(np.searchsorted(_EDGES, octaves, side="right"), minlength=BINS)
+    return tuple(counts.tolist())
 
 
-def ranges(indices: list[int]) -> str:
+def ranges(indices: Int64Array) -> str:
     """Write ascending integers as ranges: ``0-3,7``."""
-    runs = [list(run) for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0])]
-    ends = [(run[0][1], run[-1][1]) for run in runs]
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
+    begins = np.flatnonzero(np.diff(indices, prepend=-2) > 1)
+    ends = np.append(begins[1:] - 1, indices.size - 1) if indices.size else begins
+    runs = zip(indices[begins].tolist(), indices[ends].tolist(), strict=True)
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

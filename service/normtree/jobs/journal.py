@@ -4,20 +4,19 @@ It lies in a folder beside the output, ``OUTPUT.normtree``: one JSON object a li
 on, and the aggregates of tensors whose root needs many of them. Half a last line is as good as none.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from normtree.errors import JobConflict
+from normtree.jobs.aggregates import of_bytes, to_bytes
 from normtree.jobs.facts import Facts
 from normtree.jobs.state import State
 from normtree_kernels.dtypes import Float64Array
 
 NAME = "journal.jsonl"
 VERSION = 1
+_AGGREGATES = "aggregates"
 
 
 class Journal:
@@ -85,27 +84,25 @@ class Journal:
         """Note that all is done."""
         self._note({"what": "completed", **summary})
 
-    def keep(self, key: int, v: Float64Array) -> None:
-        """Keep a tensor's aggregates."""
-        buffer = io.BytesIO()
-        np.save(buffer, v, allow_pickle=False)
-        self._state.write(_aggregates(key), buffer.getvalue())
+    def keep(self, vs: Mapping[int, Float64Array]) -> None:
+        """Keep aggregates of tensors, by their indices; what one task has made is one file."""
+        self._state.write(f"{_AGGREGATES}/{min(vs)}", to_bytes(vs))
 
-    def kept(self, key: int, shape: tuple[int, ...]) -> Float64Array | None:
-        """Return a tensor's aggregates, if they were kept."""
-        found = self._state.read(_aggregates(key))
-        if found is None:
-            return None
-        try:
-            v: Float64Array = np.load(io.BytesIO(found), allow_pickle=False)
-        except (ValueError, EOFError):
-            return None
-        return v if v.shape == shape and v.dtype == np.float64 else None
+    def kept(self, shapes: Mapping[int, tuple[int, ...]]) -> dict[int, Float64Array]:
+        """Return the aggregates that were kept of tensors, by their indices; what is damaged was not kept.
 
-    def drop_aggregates(self, keys: range) -> None:
+        Args:
+            shapes: of the tensors that are asked for.
+        """
+        found: dict[int, Float64Array] = {}
+        for name in self._state.names(_AGGREGATES):
+            found |= of_bytes(self._state.read(name) or b"", shapes)
+        return found
+
+    def drop_aggregates(self) -> None:
         """Remove aggregates that nothing needs any more."""
-        for key in keys:
-            self._state.remove(_aggregates(key))
+        for name in self._state.names(_AGGREGATES):
+            self._state.remove(name)
 
     def _note(self, entry: dict[str, Any]) -> None:
         self._state.append(NAME, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
@@ -116,10 +113,6 @@ class Journal:
             f"{self._state.url}: the job there {what}, so it cannot go on; "
             "write to another output, or remove this folder and the output to begin anew"
         )
-
-
-def _aggregates(key: int) -> str:
-    return f"aggregates/{key}.npy"
 
 
 def _parse(raw: bytes) -> list[dict[str, Any]]:

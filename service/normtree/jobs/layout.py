@@ -39,57 +39,57 @@ class Layout:
         across = next((axis for axis in range(along, ndim) if axis not in kept), ndim)
         return lead, along, across
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Number of rows."""
         return prod(self.shape[: self._edges[0]])
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Merged length of the first axes of a row: they run along its fibres."""
         return prod(self.shape[self._edges[0] : self._edges[1]])
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Merged length of the axes after them, that tell fibres apart."""
         return prod(self.shape[self._edges[1] : self._edges[2]])
 
-    @property
+    @cached_property
     def rest(self) -> tuple[int, ...]:
         """Shape of what is left of a row."""
         return self.shape[self._edges[2] :]
 
-    @property
+    @cached_property
     def rest_bytes(self) -> int:
         """Bytes of one index of rows, length and width."""
         return prod(self.rest) * self.element.itemsize
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of a row."""
         return self.length * self.width * self.rest_bytes
 
-    @property
+    @cached_property
     def step(self) -> int:
         """Elements of a fibre that one index of the length holds."""
         return prod(self.shape[axis] for axis in self._rest_axes if axis not in self.norm.kept_axes)
 
-    @property
+    @cached_property
     def fibre(self) -> int:
         """Elements in a fibre."""
         return self.length * self.step
 
-    @property
+    @cached_property
     def element(self) -> np.dtype[Any]:
         """The element type."""
         return BFLOAT16 if self.dtype == "bfloat16" else np.dtype(self.dtype)
 
-    @property
+    @cached_property
     def v_shape(self) -> tuple[int, ...]:
         """Shape of the fibres' norms, row after row: rows, width, and what the rest keeps."""
         return (self.rows, self.width, *(self.shape[axis] for axis in self._rest_axes if axis in self.norm.kept_axes))
 
-    @property
+    @cached_property
     def kept(self) -> int:
         """Number of axes that tell fibres apart in `fibres`."""
         return len(self.v_shape)
@@ -110,14 +110,14 @@ class Layout:
         """Put fibres' radii in the norm's order of axes into the order of the rows."""
         return np.ascontiguousarray(u.transpose(np.argsort(self._order))).reshape(self.v_shape)
 
-    @property
+    @cached_property
     def _sorted(self) -> list[int]:
         return sorted(self.norm.kept_axes)
 
-    @property
+    @cached_property
     def _order(self) -> list[int]:
         return [self._sorted.index(axis) for axis in self.norm.kept_axes]
 
-    @property
+    @cached_property
     def _rest_axes(self) -> range:
         return range(self._edges[2], len(self.shape))

@@ -22,6 +22,7 @@ class Work:
         name: its name.
         shard: the file it is in.
         start: where its bytes begin in the file.
+        index: its place among the plan's works.
         cut: its shape, dtype and norm, and how it is cut where several tasks share it.
         rule: index of its rule.
         aim: what its projection is to reach.
@@ -31,6 +32,7 @@ class Work:
     name: str
     shard: str
     start: int
+    index: int
     cut: Cut
     rule: int
     aim: Aim
@@ -40,11 +42,6 @@ class Work:
     def layout(self) -> Layout:
         """Its shape, dtype and norm, as rows."""
         return self.cut.layout
-
-    @property
-    def key(self) -> str:
-        """What tells it from all others: shards of several models in one folder may use the same names."""
-        return f"{self.shard}:{self.name}"
 
     @property
     def nbytes(self) -> int:
@@ -65,12 +62,22 @@ class Copy:
     start: int
     stop: int
 
+    @property
+    def nbytes(self) -> int:
+        """How many."""
+        return self.stop - self.start
+
 
 @dataclass(frozen=True)
 class Whole:
     """A tensor that one worker reads, projects and writes."""
 
     work: Work
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return self.work.nbytes
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,8 @@ class Down(_Panels):
     balls: tuple[Float64Array, Float64Array]
 
 
-Piece = Copy | Whole | Up | Ask | Down
+Swept = Up | Ask | Down
+Piece = Copy | Whole | Swept
 
 
 @dataclass(frozen=True)
@@ -126,12 +134,12 @@ class Task:
     size: int
     pieces: tuple[Piece, ...]
 
-    @property
+    @cached_property
     def written(self) -> int:
         """Bytes of the output that it writes."""
-        return sum(_written(piece) for piece in self.pieces)
+        return sum(piece.nbytes for piece in self.pieces if not isinstance(piece, Up | Ask))
 
-    @property
+    @cached_property
     def read(self) -> int:
         """Bytes of the input that it reads."""
         return self.written + sum(piece.nbytes for piece in self.pieces if isinstance(piece, Up | Ask))
@@ -185,11 +193,3 @@ class Done:
     task: Task
     results: tuple[Result, ...]
     stint: Stint
-
-
-def _written(piece: Piece) -> int:
-    if isinstance(piece, Copy):
-        return piece.stop - piece.start
-    if isinstance(piece, Whole):
-        return piece.work.nbytes
-    return piece.nbytes if isinstance(piece, Down) else 0

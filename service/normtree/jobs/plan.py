@@ -2,19 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from normtree.errors import InvalidRecipe
-from normtree.jobs.checkpoint import Checkpoint, Shard, is_projectable
-from normtree.jobs.cut import MOST_PANEL_BYTES, cut_up, in_rows
-from normtree.jobs.header import DTYPES, Entry
-from normtree.jobs.layout import Layout
+from normtree.jobs.checkpoint import Checkpoint, Shard
+from normtree.jobs.claims import claims_of, works_of
+from normtree.jobs.cut import MOST_PANEL_BYTES
 from normtree.jobs.pieces import Copy, Piece, Up, Whole, Work
 from normtree.jobs.recipe import Recipe, Rule
-from normtree_kernels.euclidean import merged, needs_own_algorithm
-from normtree_kernels.norms import MixedNorm
 from normtree_kernels.parts import SAMPLE
 
 MIB = 1 << 20
@@ -46,22 +43,35 @@ class JobPlan:
     workers: int
     memory_bytes: int
 
-    @property
+    @cached_property
+    def global_rules(self) -> frozenset[int]:
+        """The rules whose tensors have one ball together."""
+        return frozenset(index for index, rule in enumerate(self.recipe.rules) if rule.scope == "global")
+
+    @cached_property
+    def works_in(self) -> Mapping[str, list[Work]]:
+        """The tensors to project of each shard that has some, in the order of their bytes."""
+        found: dict[str, list[Work]] = {}
+        for work in self.works:
+            found.setdefault(work.shard, []).append(work)
+        return found
+
+    @cached_property
     def projected_bytes(self) -> int:
         """Bytes of the tensors that are projected."""
         return sum(work.nbytes for work in self.works)
 
-    @property
+    @cached_property
     def swept_up_bytes(self) -> int:
         """Bytes of the tensors that are read twice, for their root has to wait for several tasks."""
         return sum(work.nbytes for work in self.works if self.is_split(work))
 
-    @property
+    @cached_property
     def round_bytes(self) -> int:
         """Bytes that are read again in the rounds of searches, about."""
         return sum(map(self.round_bytes_of, self.works))
 
-    @property
+    @cached_property
     def buffer_bytes(self) -> int:
         """Memory that the workers' buffers and the aggregates will take at most."""
         heaviest = max((self._cost_bytes(work) for work in self.works), default=0)
@@ -75,7 +85,7 @@ class JobPlan:
 
     def is_split(self, work: Work) -> bool:
         """Tell whether several tasks share a tensor, or several tensors a root."""
-        return self._is_global(work) or (work.cut.count > 1 and not self._fits_whole(work))
+        return work.rule in self.global_rules or (work.cut.count > 1 and not self._fits_whole(work))
 
     def is_in_rounds(self, work: Work) -> bool:
         """Tell whether a tensor that is split is read several times more, between its sweeps."""
@@ -89,11 +99,10 @@ class JobPlan:
     def pieces(self, shard: Shard) -> Iterator[Piece | Work]:
         """Go through a shard's bytes in order: copies, whole tensors, and the works that are split."""
         copied = 0
-        for work in self.works:
-            if work.shard == shard.name:
-                yield from self._copies(copied, work.start)
-                yield work if self.is_split(work) else Whole(work)
-                copied = work.start + work.nbytes
+        for work in self.works_in.get(shard.name, ()):
+            yield from self._copies(copied, work.start)
+            yield work if self.is_split(work) else Whole(work)
+            copied = work.start + work.nbytes
         yield from self._copies(copied, shard.stat.size)
 
     def slabs(self, work: Work) -> list[tuple[int, int]]:
@@ -128,11 +137,10 @@ class JobPlan:
         fibres = math.prod(work.layout.v_shape)
         return f"it has {fibres:,} fibres and is cut into no less than {work.cut.panel_bytes / MIB:,.1f} MiB"
 
-    @property
+    @cached_property
     def _kept_bytes(self) -> int:
         """Aggregates that wait for the root of their rule."""
-        globals_ = (work for work in self.works if self.recipe.rules[work.rule].scope == "global")
-        return sum(_aggregate_bytes(work) for work in globals_)
+        return sum(_aggregate_bytes(work) for work in self.works if work.rule in self.global_rules)
 
     def _fits_whole(self, work: Work) -> bool:
         """Tell whether one worker had better take a tensor whole: it is read but once then."""
@@ -143,10 +151,7 @@ class JobPlan:
         if not self.is_split(work):
             return _whole_bytes(work)
         copies = 4 if work.cut.is_across and work.layout.norm.inner.norm == "l1" else 2  # packed ones of both
-        return copies * work.cut.panel_bytes + (0 if self._is_global(work) else _aggregate_bytes(work))
-
-    def _is_global(self, work: Work) -> bool:
-        return self.recipe.rules[work.rule].scope == "global"
+        return copies * work.cut.panel_bytes + (0 if work.rule in self.global_rules else _aggregate_bytes(work))
 
     @staticmethod
     def _copies(start: int, stop: int) -> Iterator[Copy]:
@@ -161,15 +166,17 @@ class JobPlan:
             f"{sum(len(shard.entries) for shard in self.checkpoint.shards)} tensors: {len(self.works)} projected "
             f"({self.projected_bytes:,} bytes), the others copied; {len(self.checkpoint.others)} other files copied",
         ]
+        works: list[list[Work]] = [[] for _ in self.recipe.rules]
+        for work in self.works:
+            works[work.rule].append(work)
         for index, rule in enumerate(self.recipe.rules):
-            lines += self._rule_lines(index, rule)
+            lines += self._rule_lines(index, rule, works[index])
         if self.checkpoint.unprojected:
             names = ", ".join(self.checkpoint.unprojected)
             lines.append(f"note: copied as they are, though they seem to hold weights too: {names}")
         return "\n".join(lines)
 
-    def _rule_lines(self, index: int, rule: Rule) -> list[str]:
-        works = [work for work in self.works if work.rule == index]
+    def _rule_lines(self, index: int, rule: Rule, works: list[Work]) -> list[str]:
         exact = ", exact" if rule.exact else ""
         title = f"rules[{index}] {rule.tensors!r}: {rule.norm}, {rule.goal}, scope {rule.scope}{exact}"
         shapes = Counter(
@@ -209,60 +216,17 @@ def make_plan(
         InvalidRecipe: a rule that matches nothing, a tensor that two rules claim, one that cannot be projected so,
             or a bound on memory that is too small.
     """
-    works = []
     panel_bytes = min(MOST_PANEL_BYTES, memory_bytes // (_PANELS_A_WORKER * workers))
-    for shard in checkpoint.shards:
-        for entry in shard.entries:
-            claimed = _claim(recipe, entry)
-            if claimed is not None and entry.nbytes:
-                works.append(_bind(recipe, claimed, shard.name, entry, panel_bytes, in_order))
-    names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
-    for index, rule in enumerate(recipe.rules):
-        if not any(rule.claims(name) for name in names):
-            raise InvalidRecipe(
-                f"rules[{index}].tensors: {rule.tensors!r} matches none of the {len(names)} tensors of {recipe.input}",
-                pointer=f"rules[{index}].tensors",
-                got=rule.tensors,
-            )
+    works = works_of(recipe, claims_of(recipe, checkpoint), panel_bytes, in_order=in_order)
     plan = JobPlan(recipe, checkpoint, tuple(works), workers, memory_bytes)
     plan.check_memory()
     return plan
 
 
-def _claim(recipe: Recipe, entry: Entry) -> int | None:
-    claims = [index for index, rule in enumerate(recipe.rules) if rule.claims(entry.name)]
-    if len(claims) > 1 and recipe.overlap == "refuse":
-        names = " and ".join(f"rules[{index}]" for index in claims)
-        raise InvalidRecipe(
-            f'tensor {entry.name!r} is claimed by {names}; with overlap = "first" the first would win',
-            pointer=f"rules[{claims[1]}].tensors",
-        )
-    return claims[0] if claims else None
-
-
-def _bind(recipe: Recipe, index: int, shard: str, entry: Entry, panel_bytes: int, in_order: bool) -> Work:
-    rule = recipe.rules[index]
-    try:
-        if not is_projectable(entry):
-            raise ValueError(f"wanted an element type of {', '.join(DTYPES)}, got {entry.code}")
-        norm = MixedNorm.parse(rule.norm, rule.axes, ndim=len(entry.shape))
-        own = rule.exact and needs_own_algorithm(norm, rule.aim.for_norm(1.0))
-        if rule.aim.goal and rule.scope == "tensor":
-            rule.aim.goal.check_fits(norm, entry.shape)
-    except ValueError as error:
-        raise InvalidRecipe(
-            f"{shard}: tensor {entry.name!r}, claimed by rules[{index}]: {error}", pointer=f"rules[{index}]"
-        ) from None
-    layout = Layout(entry.shape, DTYPES[entry.code], merged(norm) if own else norm)
-    in_rounds = own or (norm.inner.norm == "l1" and len(norm.levels) > 1)  # ranks of elements take rounds anyway
-    cut = cut_up(layout, panel_bytes, in_rounds=in_rounds, in_order=in_order)
-    return Work(entry.name, shard, entry.start, cut, index, rule.aim, own)
-
-
 def _whole_bytes(work: Work) -> int:
     """Memory that a tensor takes when one worker projects it whole."""
     ranked = _RANK_COPIES * work.layout.fibre if work.ranks else 0
-    return work.nbytes + in_rows(work.layout).panel_bytes + _AGGREGATE_COPIES * _fibres_bytes(work) + 8 * ranked
+    return work.nbytes + work.cut.in_rows.panel_bytes + _AGGREGATE_COPIES * _fibres_bytes(work) + 8 * ranked
 
 
 def _aggregate_bytes(work: Work) -> int:

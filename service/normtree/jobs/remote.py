@@ -163,6 +163,17 @@ class RemoteState:
                 return None
         return found
 
+    def names(self, folder: str) -> list[str]:
+        """Name the files of a folder in it."""
+        fs, path = self._at(folder)
+        with _told(path):
+            fs.invalidate_cache()
+            try:
+                found = fs.ls(path, detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted(f"{folder}/{name.rstrip('/').rpartition('/')[2]}" for name in found)
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole, as stores do."""
         fs, path = self._at(name)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from normtree.jobs.facts import Facts
@@ -41,7 +41,7 @@ class Removal:
 
     def as_dict(self) -> dict[str, Any]:
         """The removal as plain values, for JSON."""
-        return asdict(self)
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def removals_of(facts: Iterable[Facts]) -> list[Removal]:

@@ -10,6 +10,8 @@ from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
 from normtree_kernels.tree import Crown, climb, crown, crowns
 
+_GROUPS_ARE_FIBRES = 2  # levels; of so few the outermost groups are the fibres themselves
+
 
 @dataclass(frozen=True)
 class Aim:
@@ -79,7 +81,7 @@ def tops_of(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], aim: Aim) ->
 
 def outermost(norm: MixedNorm, v: Float64Array) -> Float64Array:
     """The outermost groups' norms, in one row; for a single level the tensor is its own only group."""
-    return climb(norm, v)[-2] if len(norm.levels) > 1 else v.reshape(-1)
+    return climb(norm, v)[-2] if len(norm.levels) > _GROUPS_ARE_FIBRES else v.reshape(-1)
 
 
 def _norm_of(norm: str, values: Sequence[float]) -> float:

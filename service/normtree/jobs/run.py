@@ -1,7 +1,7 @@
 """Running a job: from the recipe to files in place, or on from where a killed run has left them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -116,7 +116,7 @@ def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched) -> Outco
             summary |= {"retries": runner.retries, "wall_s": wall_s, "start_s": start_s, "resumed": resumed}
             summary["began_ns"] = began_ns
         journal.note_completed({**summary, "stints": job.take_stints()})
-        journal.drop_aggregates(range(len(plan.works)))
+        journal.drop_aggregates()
         outcome = _outcome(plan, journal, state, resumed=resumed, was_completed=False)
         write_report(state, outcome, measure_floor(plan, source, target))
         return outcome
@@ -142,7 +142,8 @@ class _Job:
         self.finished = {
             name: facts for name, facts in self.journal.finished.items() if _in_place(self.target, name, sizes[name])
         }
-        self.keys = {work.key: index for index, work in enumerate(self.plan.works)}
+        self.tensors_done = sum(map(len, self.finished.values()))
+        self.total_bytes = self.plan.checkpoint.shard_bytes + self.plan.swept_up_bytes
 
     def check_room(self) -> None:
         """Refuse to begin what the disk has no room for.
@@ -176,7 +177,7 @@ class _Job:
             try:
                 for event in _events(schedule, runner, self._take):
                     if isinstance(event, Aggregated):
-                        self.journal.keep(self.keys[event.work.key], event.v)
+                        self.journal.keep(event.vs)
                     else:
                         finishing.append(finishers.submit(self._finish, event))
                     _raise_early(finishing)
@@ -213,17 +214,17 @@ class _Job:
         with self.lock:
             self.journal.note_shard(written.shard.name, written.facts, self.take_stints())
             self.finished[written.shard.name] = written.facts
+            self.tensors_done += len(written.facts)
             self._tell()
 
-    def _kept(self, work: Work) -> Float64Array | None:
-        return self.journal.kept(self.keys[work.key], work.layout.v_shape)
+    def _kept(self, works: Sequence[Work]) -> Mapping[int, Float64Array]:
+        return self.journal.kept({work.index: work.layout.v_shape for work in works})
 
     def _tell(self) -> None:
         asked = self.schedule.asked_bytes if self.schedule else 0
-        total = self.plan.checkpoint.shard_bytes + self.plan.swept_up_bytes + asked
-        tensors = sum(map(len, self.finished.values()))
-        shards = len(self.plan.checkpoint.shards)
-        self.watch(Progress(self.bytes_done, total, tensors, len(self.plan.works), len(self.finished), shards))
+        tensors, shards = len(self.plan.works), len(self.plan.checkpoint.shards)
+        total = self.total_bytes + asked
+        self.watch(Progress(self.bytes_done, total, self.tensors_done, tensors, len(self.finished), shards))
 
 
 def _events(schedule: Schedule, runner: Runner, take: Callable[[Done], None]) -> Iterator[Aggregated | Written]:

@@ -25,6 +25,9 @@ class State(Protocol):
     def read(self, name: str) -> bytes | None:
         """Return a file's bytes; None where there is none."""
 
+    def names(self, folder: str) -> list[str]:
+        """Name the files of a folder in it, as `read` wants them, sorted; none where there is no such folder."""
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole, or not at all."""
 
@@ -53,6 +56,13 @@ class LocalState:
         path = Path(self.url) / name
         with told(str(path)):
             return path.read_bytes() if path.exists() else None
+
+    def names(self, folder: str) -> list[str]:
+        """Name the files of a folder in it, but for those that are being written."""
+        path = Path(self.url) / folder
+        with told(str(path)):
+            found = os.listdir(path) if path.is_dir() else []
+        return sorted(f"{folder}/{name}" for name in found if not name.startswith("."))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file beside its place and rename it."""

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from normtree.errors import InvalidTensor
-from normtree.jobs.cut import Panel, in_rows
+from normtree.jobs.cut import Panel
 from normtree.jobs.facts import Facts, Measured, facts_of
 from normtree.jobs.pieces import Ask, Copy, Done, Down, Kind, Lowered, Piece, Result, Stint, Task, Up, Whole, Work
 from normtree.jobs.places import Folder, Reader, Sink, Target
@@ -128,7 +128,7 @@ def _ask(piece: Ask, reader: Reader, scratch: Scratch) -> tuple[Answer, ...]:
 
 def _whole(work: Work, reader: Reader, sink: Sink, scratch: Scratch) -> Facts:
     """Read a tensor once, and project it."""
-    work = replace(work, cut=in_rows(work.layout))
+    work = replace(work, cut=work.cut.in_rows)
     cut = work.cut
     y = scratch.take("y", work.nbytes)
     up = Gathered(cut)

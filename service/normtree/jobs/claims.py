@@ -1,0 +1,114 @@
+"""Which rule claims which tensor, and how each that is claimed is cut. Made from headers alone."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from normtree.errors import InvalidRecipe
+from normtree.jobs.checkpoint import Checkpoint, is_projectable
+from normtree.jobs.cut import Cut, cut_up
+from normtree.jobs.header import DTYPES, Entry
+from normtree.jobs.layout import Layout
+from normtree.jobs.pieces import Work
+from normtree.jobs.recipe import Recipe, Rule
+from normtree.jobs.root import Aim
+from normtree_kernels.euclidean import merged, needs_own_algorithm
+from normtree_kernels.norms import MixedNorm
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A tensor that a rule claims.
+
+    Args:
+        shard: the file it is in.
+        entry: the tensor.
+        rule: index of the rule.
+    """
+
+    shard: str
+    entry: Entry
+    rule: int
+
+
+def claims_of(recipe: Recipe, checkpoint: Checkpoint) -> list[Claim]:
+    """Find the tensors that a recipe's rules claim, in the order of their bytes; those without elements are none.
+
+    Raises:
+        InvalidRecipe: a rule that matches nothing, or a tensor that two rules claim.
+    """
+    found = list(_found(recipe, checkpoint))
+    matching = {index for _, _, indices in found for index in indices}
+    for index, rule in enumerate(recipe.rules):
+        if index not in matching:
+            count = sum(len(shard.entries) for shard in checkpoint.shards)
+            raise InvalidRecipe(
+                f"rules[{index}].tensors: {rule.tensors!r} matches none of the {count} tensors of {recipe.input}",
+                pointer=f"rules[{index}].tensors",
+                got=rule.tensors,
+            )
+    return [Claim(shard, entry, indices[0]) for shard, entry, indices in found if entry.nbytes]
+
+
+def works_of(recipe: Recipe, claims: Iterable[Claim], panel_bytes: int, *, in_order: bool) -> Iterator[Work]:
+    """Cut what is claimed. Tensors of one rule, shape and type share their cut, and all that is worked out of it.
+
+    Args:
+        recipe: whose rules claim them.
+        claims: the tensors, in the order of their bytes.
+        panel_bytes: what a panel takes at most, if that can be.
+        in_order: whether files are read or written from their start to their end.
+
+    Raises:
+        InvalidRecipe: a tensor that cannot be projected so.
+    """
+    forms: dict[tuple[int, str, tuple[int, ...]], _Form] = {}
+    for index, claim in enumerate(claims):
+        entry = claim.entry
+        key = (claim.rule, entry.code, entry.shape)
+        if key not in forms:
+            forms[key] = _form(recipe.rules[claim.rule], claim, panel_bytes, in_order=in_order)
+        form = forms[key]
+        yield Work(entry.name, claim.shard, entry.start, index, form.cut, claim.rule, form.aim, form.own)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What tensors share; see `Work`."""
+
+    cut: Cut
+    aim: Aim
+    own: bool
+
+
+def _found(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[tuple[str, Entry, list[int]]]:
+    """Go through the tensors that rules match: the file, the tensor, the rules' indices."""
+    for shard in checkpoint.shards:
+        for entry in shard.entries:
+            indices = [index for index, rule in enumerate(recipe.rules) if rule.claims(entry.name)]
+            if len(indices) > 1 and recipe.overlap == "refuse":
+                names = " and ".join(f"rules[{index}]" for index in indices)
+                raise InvalidRecipe(
+                    f'tensor {entry.name!r} is claimed by {names}; with overlap = "first" the first would win',
+                    pointer=f"rules[{indices[1]}].tensors",
+                )
+            if indices:
+                yield shard.name, entry, indices
+
+
+def _form(rule: Rule, claim: Claim, panel_bytes: int, *, in_order: bool) -> _Form:
+    entry, aim = claim.entry, rule.aim
+    try:
+        if not is_projectable(entry):
+            raise ValueError(f"wanted an element type of {', '.join(DTYPES)}, got {entry.code}")
+        norm = MixedNorm.parse(rule.norm, rule.axes, ndim=len(entry.shape))
+        own = rule.exact and needs_own_algorithm(norm, aim.for_norm(1.0))
+        if aim.goal and rule.scope == "tensor":
+            aim.goal.check_fits(norm, entry.shape)
+    except ValueError as error:
+        raise InvalidRecipe(
+            f"{claim.shard}: tensor {entry.name!r}, claimed by rules[{claim.rule}]: {error}",
+            pointer=f"rules[{claim.rule}]",
+        ) from None
+    layout = Layout(entry.shape, DTYPES[entry.code], merged(norm) if own else norm)
+    in_rounds = own or (norm.inner.norm == "l1" and len(norm.levels) > 1)  # ranks of elements take rounds anyway
+    return _Form(cut_up(layout, panel_bytes, in_rounds=in_rounds, in_order=in_order), aim, own)
