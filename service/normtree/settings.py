@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Literal, Self
@@ -14,6 +15,7 @@ from normtree.keys import read_keys
 SHARED_MEMORY = Path("/dev/shm")
 OWN_MEMORY = "/normtree-"
 GIB = 2**30
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")  # as browsers write them: no path, no user
 
 
 def _usable_cores() -> int:
@@ -98,6 +100,10 @@ class Settings(BaseSettings):
     deadline_s: float = Field(default=55.0, gt=0, description="Seconds that the work on one request may take.")
     keep_alive_s: int = Field(default=75, ge=0, description="Seconds an idle connection is kept open.")
     drain_s: int = Field(default=30, ge=0, description="Seconds that requests in flight get to finish at shutdown.")
+    cors_origins: str = Field(
+        default="",
+        description="Origins whose pages may use the service from a browser, separated by `,`; `*`: any.",
+    )
     jobs_roots: str = Field(
         default="", description="Folders whose files batch jobs may read and write, separated by `:`; none: no jobs."
     )
@@ -107,9 +113,22 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins of `cors_origins`."""
+        return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
+
+    @property
     def jobs_folders(self) -> tuple[Path, ...]:
         """The folders of `jobs_roots`."""
         return tuple(Path(root) for root in self.jobs_roots.split(os.pathsep) if root)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str) -> str:
+        for origin in filter(None, map(str.strip, origins.split(","))):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"wanted `*`, or origins as https://host or https://host:port, got {origin!r}")
+        return origins
 
     @field_validator("jobs_roots")
     @classmethod

@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,11 +18,7 @@ import pytest
 import uvicorn
 
 import normtree_kernels as nk
-from normtree.engine.projector import Projector
-from normtree.http.app import create_app
 from normtree.http.protocol import BoundedProtocol, Bounds
-from normtree.http.server import server_config
-from normtree.settings import Settings
 
 HANG_S = 60
 Y = np.random.default_rng(0).standard_normal((6, 7))
@@ -47,27 +42,6 @@ def npy(array: Any) -> bytes:
 def post(more: str = "", body: bytes = npy(Y), path: str = "/v1/project?radius=2") -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + f"{more}\r\n".encode() + body
-
-
-@contextmanager
-def running(server: uvicorn.Server) -> Iterator[tuple[str, int]]:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            yield listening.getsockname()
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-@pytest.fixture(scope="module")
-def place(projector: Projector) -> Iterator[tuple[str, int]]:
-    settings = Settings(inline_only=True, workers=2, arena_bytes=2**26, head_limit_bytes=4096, head_timeout_s=HANG_S)
-    with running(uvicorn.Server(server_config(create_app(projector, settings), settings))) as found:
-        yield found
 
 
 @pytest.fixture
@@ -337,7 +311,7 @@ def test_who_finishes_when_nothing_is_owed_is_hung_up_on(line: socket.socket, be
 
 
 @pytest.mark.parametrize("leaves", [True, False], ids=["and leaves", "and stays"])
-def test_who_has_finished_sending_is_looked_after(leaves: bool) -> None:
+def test_who_has_finished_sending_is_looked_after(run: Any, leaves: bool) -> None:
     """Work goes on for who waits for it, and not for who is gone."""
     told: list[str] = []
     gone = threading.Event()
@@ -353,7 +327,7 @@ def test_who_has_finished_sending_is_looked_after(leaves: bool) -> None:
     bounds = Bounds(4096, HANG_S, HANG_S, 10, HANG_S, 4096, HANG_S, presence_s=0.1)
     http = partial(BoundedProtocol, bounds)
     config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1)  # type: ignore[arg-type]
-    with running(uvicorn.Server(config)) as place, socket.create_connection(place, timeout=HANG_S) as line:
+    with run(uvicorn.Server(config)) as place, socket.create_connection(place, timeout=HANG_S) as line:
         line.sendall(LIVE)
         line.shutdown(socket.SHUT_WR)
         if leaves:

@@ -63,6 +63,8 @@ def test_a_job_is_taken_runs_and_reports(client: httpx.Client, root: Path, loade
     assert report.json()["rules"][0]["zero_share"] == 0.5
     page = client.get(f"/v1/jobs/{job['id']}/report", headers={"Accept": "text/html"})
     assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.text.startswith("<!doctype html>")
     assert job["id"] in [each["id"] for each in client.get("/v1/jobs").json()["jobs"]]
 

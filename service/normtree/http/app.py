@@ -11,6 +11,8 @@ from normtree import __version__
 from normtree.engine.projector import Projector
 from normtree.http.admission import Admit
 from normtree.http.auth import Auth
+from normtree.http.bodiless import Bodiless
+from normtree.http.cross_origin import cross_origin
 from normtree.http.docs import docs_router
 from normtree.http.log import log_request
 from normtree.http.metrics import Metrics
@@ -68,9 +70,11 @@ def create_app(projector: Projector, settings: Settings, log: Observer = log_req
         middleware=[  # from the outside in
             Middleware(RequestId),
             Middleware(Observe, observers=(metrics.count, log)),
+            *cross_origin(settings),
             Middleware(Problems),
             Middleware(Auth, keys=keys),
             Middleware(Admit, admission=service.admission),
+            Middleware(Bodiless),
             Middleware(Shortcut, routes=tensor_routes, handlers=PROBLEM_HANDLERS),
         ],
         exception_handlers=PROBLEM_HANDLERS,

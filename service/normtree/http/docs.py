@@ -22,7 +22,7 @@ _CHOICES = {"validatorUrl": None, "displayRequestDuration": True, "tryItOutEnabl
 
 
 def docs_router(title: str, openapi_url: str) -> APIRouter:
-    """Make the router of the documentation.
+    """Make the router of the documentation. Its links are relative, for a proxy may put a path before all of ours.
 
     Args:
         title: of the page.
@@ -31,12 +31,12 @@ def docs_router(title: str, openapi_url: str) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     folder = Path(str(files("fastapi_offline") / "static"))
     page = get_swagger_ui_html(
-        openapi_url=openapi_url,
+        openapi_url=openapi_url.removeprefix("/"),
         title=title,
         oauth2_redirect_url=None,
-        swagger_js_url="/docs/swagger-ui-bundle.js",
-        swagger_css_url="/docs/swagger-ui.css",
-        swagger_favicon_url="/docs/favicon.png",
+        swagger_js_url="docs/swagger-ui-bundle.js",
+        swagger_css_url="docs/swagger-ui.css",
+        swagger_favicon_url="docs/favicon.png",
         swagger_ui_parameters=_CHOICES,
     )
     page.headers["Content-Security-Policy"] = _POLICY

@@ -53,6 +53,7 @@ def _complete(app: FastAPI, keys_required: bool) -> dict[str, Any]:
     document: dict[str, Any] = get_openapi(
         title=app.title, version=app.version, summary=app.summary, routes=app.routes, tags=_TAGS,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": "."}],  # beside this document, whatever path a proxy has put before it
     )  # fmt: skip
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})

@@ -185,12 +185,13 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     code = title.lower().replace(" ", "-")
     path, allowed = request.url.path, (error.headers or {}).get("Allow")
     if allowed:
+        allowed = allowed.replace("GET", "GET, HEAD")  # which `Bodiless` has served as GET
         detail, pointer, got = f"method: wanted {allowed} of {path}, got {request.method}", "method", request.method
     else:
         detail, pointer, got = f"path: {request.method} {path}: {error.detail}; /docs lists what there is", "path", path
     return _answer(
         request.scope, error.status_code, code, title, detail,
-        headers=error.headers, pointer=pointer, limit=allowed, got=got,
+        headers={"Allow": allowed} if allowed else error.headers, pointer=pointer, limit=allowed, got=got,
     )  # fmt: skip
 
 

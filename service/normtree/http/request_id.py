@@ -15,6 +15,7 @@ _BYTES = 16
 _NAME = HEADER.lower()
 _RAW = _NAME.encode()
 _RAW_TRACE = trace_context.HEADER.encode()
+_AS_TOLD = (b"x-content-type-options", b"nosniff")  # no answer is to be taken for another type than it says
 
 
 class RequestId:
@@ -43,7 +44,7 @@ class RequestId:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 ids = [(_RAW, own.encode()), (_RAW_TRACE, str(trace).encode())]
-                message["headers"] = [*message["headers"], *ids]
+                message["headers"] = [*message["headers"], *ids, _AS_TOLD]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -21,6 +21,8 @@ from normtree.jobs.roots import within
 
 BODY_LIMIT_BYTES = 2**20
 _JSON, _TOML, _HTML = "application/json", "application/toml", "text/html"
+# A report is a picture to look at: names that others gave are in it, and no script may run.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; sandbox"
 _POLL_S = 0.2
 _KEEP_ALIVE_S = 15.0
 _REQUEST = {
@@ -99,7 +101,8 @@ def jobs_router(service: Service, board: JobBoard) -> APIRouter:
         """Return the report of a job that has completed; a page where the client prefers one."""
         media_type = answer_type(head_of(request.scope), (_JSON, _HTML), "a report is written as")
         name = "report.html" if media_type == _HTML else "report.json"
-        return Response(await run_in_threadpool(board.report, job_id, name), media_type=media_type)
+        headers = {"Content-Security-Policy": _POLICY} if media_type == _HTML else None
+        return Response(await run_in_threadpool(board.report, job_id, name), media_type=media_type, headers=headers)
 
     return router
 
