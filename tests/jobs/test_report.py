@@ -1,6 +1,8 @@
 """The report: numbers as JSON, and one page that needs nothing else."""
 
 import json
+import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from normtree.engine.timing import STAGES
 from normtree.jobs import pictures
 from normtree.jobs.removal import removals_of
+from normtree.jobs.report import make_page, make_report, to_json
 from normtree.jobs.run import Options, run_job
 
 RULES = (
@@ -128,3 +131,27 @@ def test_a_large_model_is_drawn_without_names(state: Path, checkpoint: Path, tmp
     assert "360 tensors, 4 rules" in drawn
     vectors = [facts for facts in outcome.facts if facts.name.endswith("bias")]
     assert removals_of(vectors) == []
+
+
+def test_a_large_model_s_page_shows_the_most_and_its_numbers_are_a_line_a_tensor(
+    checkpoint: Path, tmp_path: Path, make_recipe: Any
+) -> None:
+    outcome = run_job(make_recipe(checkpoint, tmp_path / "out", *RULES), Options(workers=2, engine="inline"))
+    many = replace(outcome, facts=outcome.facts * 100, stints=outcome.stints * 2000)
+    report = make_report(many, None)
+    lines = to_json(report).splitlines()
+    assert json.loads("\n".join(lines)) == json.loads(json.dumps(report))
+    assert sum(line.startswith('{"name":"layers.') for line in lines) == 1200
+    text = make_page(report, many)
+    assert text.count("<tr><td>layers.") == 2 * 200
+    assert "and 1,000 more that are no larger, in report.json" in text
+    assert "and 700 more that save less, in report.json" in text
+    assert "1200 tensors, 4 rules, neighbours together in 432 bars" in text
+    assert "tasks, the first: " in text
+    assert text.count("<rect") < 432 + 8000 + 500
+    largest = {
+        facts.name for facts in outcome.facts if facts.groups[-1] == max(each.groups[-1] for each in outcome.facts)
+    }
+    assert set(re.findall("<tr><td>(layers[^<]*)</td><td>300×200", text)) == largest
+    small = {line.split("<td>")[1] for line in text.split("<tr>") if "<td>300</td>" in line}
+    assert not small

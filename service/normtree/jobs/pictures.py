@@ -1,7 +1,8 @@
 """The pictures of a report, as SVG that stands in a page: no script, no file, no font of its own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from operator import itemgetter
 from typing import Any
 
 from normtree.jobs.facts import BINS, OCTAVES, Facts
@@ -10,6 +11,8 @@ from normtree.printable import printable
 WIDTH = 920
 _LEFT, _TOP, _BOTTOM = 56, 16, 26
 _NAMED = 48  # so many tensors are shown by name, one bar below the other
+_MOST_BARS = 432  # of more tensors neighbours share a bar: narrower ones nobody sees
+_MOST_STINTS = 8000  # likewise of what workers did
 _RATE_BINS = 80
 _KINDS = ("copy", "whole", "up", "round", "down")
 _COLOURS = 6  # classes c0 … c5 of the page
@@ -30,14 +33,21 @@ def sparsity(facts: Sequence[Facts], rules: int) -> str:
     shares = [each.zero_groups[0] / each.groups[0] if each.groups[0] else 0.0 for each in facts]
     if len(facts) <= _NAMED:
         return _named_bars(facts, shares)
-    height, wide = 180, (WIDTH - _LEFT) / len(facts)
-    bars = [
-        _bar(_LEFT + i * wide, height * (1 - share), max(wide - 0.5, 0.5), height * share, f"c{each.rule % _COLOURS}",
-             f"{each.name}: {share:.1%}")
-        for i, (each, share) in enumerate(zip(facts, shares, strict=True))
-    ]  # fmt: skip
+    runs = _runs(len(facts), _MOST_BARS)
+    height, wide = 180, (WIDTH - _LEFT) / len(runs)
+    bars = []
+    for i, (first, last) in enumerate(runs):
+        share = sum(shares[first:last]) / (last - first)
+        name = facts[first].name if last - first == 1 else f"{facts[first].name} to {facts[last - 1].name}, on average"
+        kind = f"c{facts[first].rule % _COLOURS}"
+        bars.append(
+            _bar(_LEFT + i * wide, height * (1 - share), max(wide - 0.5, 0.5), height * share, kind,
+                 f"{name}: {share:.1%}")
+        )  # fmt: skip
     marks = [_mark(height * (1 - share), f"{share:.0%}") for share in (0.0, 0.5, 1.0)]
-    return _svg(height + _BOTTOM, [*marks, *bars, _label(_LEFT, height + 18, f"{len(facts)} tensors, {rules} rules")])
+    shared = f", neighbours together in {len(runs)} bars" if len(runs) < len(facts) else ""
+    told = f"{len(facts)} tensors, {rules} rules{shared}"
+    return _svg(height + _BOTTOM, [*marks, *bars, _label(_LEFT, height + 18, told)])
 
 
 def histogram(title: str, counts: Sequence[int], rule: int, *, threshold: bool) -> str:
@@ -80,18 +90,18 @@ def timeline(stints: Sequence[dict[str, Any]]) -> str:
     """Draw when each worker did what."""
     if not stints:
         return "<p>Nothing was left to do in this run.</p>"
-    workers = sorted({stint["worker"] for stint in stints})
+    workers = {worker: i for i, worker in enumerate(sorted({stint["worker"] for stint in stints}))}
     start, stop = _extent(stints)
     lane, scale = 22, (WIDTH - _LEFT) / (stop - start)
     height = lane * len(workers)
+    least_ns = (stop - start) * len(workers) / _MOST_STINTS if len(stints) > _MOST_STINTS else 0.0
     bars = [
         _bar(
-            _LEFT + (stint["start_ns"] - start) * scale, lane * workers.index(stint["worker"]) + 2,
-            max((stint["stop_ns"] - stint["start_ns"]) * scale - 0.3, 0.3), lane - 4, f"kind-{stint['kind']}",
-            f"{stint['kind']} of {stint['shard']}: {(stint['stop_ns'] - stint['start_ns']) / 1e6:.1f} ms, "
-            f"{stint['read']:,} bytes read, {stint['written']:,} written, by {stint['worker']}",
+            _LEFT + (some[0]["start_ns"] - start) * scale, lane * workers[some[0]["worker"]] + 2,
+            max((some[-1]["stop_ns"] - some[0]["start_ns"]) * scale - 0.3, 0.3), lane - 4, f"kind-{some[0]['kind']}",
+            _done(some[0]) if len(some) == 1 else f"{len(some)} tasks, the first: {_done(some[0])}",
         )
-        for stint in stints
+        for some in _gathered(stints, least_ns)
     ]  # fmt: skip
     names = [_label(0, lane * i + 15, f"w{i}") for i in range(len(workers))]
     legend = "".join(f'<span class="key kind-{kind}"></span>{kind} ' for kind in _KINDS)
@@ -107,7 +117,8 @@ def rate(stints: Sequence[dict[str, Any]], floor: float | None) -> str:
     written = [0.0] * _RATE_BINS
     for stint in stints:
         took = max(stint["stop_ns"] - stint["start_ns"], 1)
-        for i in range(_RATE_BINS):
+        first, last = (int((stint[end] - start) / step) for end in ("start_ns", "stop_ns"))
+        for i in range(first, min(last + 1, _RATE_BINS)):
             low, high = start + i * step, start + (i + 1) * step
             shared = max(0.0, min(high, stint["stop_ns"]) - max(low, stint["start_ns"]))
             written[i] += stint["written"] * shared / took
@@ -139,6 +150,31 @@ def _named_bars(facts: Sequence[Facts], shares: Sequence[float]) -> str:
         )
         parts.append(_label(left + scale + 6, y + 12, f"{share:.1%}"))
     return _svg(lane * max(len(facts), 1) + 4, parts)
+
+
+def _runs(count: int, most: int) -> list[tuple[int, int]]:
+    """Cut so many neighbours into runs of about the same length, one each if there are no more than ``most``."""
+    parts = min(count, most)
+    return [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+
+
+def _gathered(stints: Sequence[dict[str, Any]], least_ns: float) -> Iterator[list[dict[str, Any]]]:
+    """Go through what each worker did, that together which began within so short a time."""
+    some: list[dict[str, Any]] = []
+    for stint in sorted(stints, key=itemgetter("worker", "start_ns")):
+        if some and (stint["worker"] != some[0]["worker"] or stint["start_ns"] >= some[0]["start_ns"] + least_ns):
+            yield some
+            some = []
+        some.append(stint)
+    yield some
+
+
+def _done(stint: dict[str, Any]) -> str:
+    """Say what a worker did."""
+    return (
+        f"{stint['kind']} of {stint['shard']}: {(stint['stop_ns'] - stint['start_ns']) / 1e6:.1f} ms, "
+        f"{stint['read']:,} bytes read, {stint['written']:,} written, by {stint['worker']}"
+    )
 
 
 def _occupied(counts: Sequence[int]) -> tuple[int, int]:

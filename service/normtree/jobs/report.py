@@ -2,28 +2,51 @@
 
 import json
 import uuid
+from heapq import nlargest
 from importlib.resources import files
 from string import Template
 from typing import Any, Literal
 
 from normtree.engine.timing import LevelTiming, Span, Timing
 from normtree.jobs import pictures
+from normtree.jobs.facts import Facts
 from normtree.jobs.floor import Floor
 from normtree.jobs.outcome import Outcome
-from normtree.jobs.removal import Removal, removals_of
+from normtree.jobs.recipe import Rule
+from normtree.jobs.removal import removals_of
 from normtree.jobs.state import State
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 _SWEEPS = ("whole", "up", "round", "down")
 _SHOWN_INDICES = 60
+_SHOWN_ROWS = 200  # of a table of the page; what else there is, is in the other file
 
 
 def write_report(state: State, outcome: Outcome, floor: Floor | None) -> dict[str, Any]:
     """Write both files beside the output, and return what is in the first."""
     report = make_report(outcome, floor)
-    state.write(JSON_NAME, json.dumps(report, indent=1).encode())
+    state.write(JSON_NAME, to_json(report).encode())
     state.write(HTML_NAME, make_page(report, outcome).encode())
     return report
+
+
+def to_json(report: dict[str, Any]) -> str:
+    """Write a report so that lines are short enough to be found and few enough to be read: a tensor is one."""
+    parts = (f"{json.dumps(name)}:{_listed(value)}" for name, value in report.items())
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _listed(value: object) -> str:
+    """Write a value in one line; a list of tables in a line each, alone or inside of a table."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n" + ",\n".join(map(_compact, value)) + "\n]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(name)}:{_listed(each)}" for name, each in value.items()) + "}"
+    return _compact(value)
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def make_report(outcome: Outcome, floor: Floor | None) -> dict[str, Any]:
@@ -34,7 +57,7 @@ def make_report(outcome: Outcome, floor: Floor | None) -> dict[str, Any]:
         floor: what a mere copy took; None where none could be made.
     """
     plan, summary = outcome.plan, outcome.summary
-    removals = removals_of(outcome.facts)
+    removals = [removal.as_dict() for removal in removals_of(outcome.facts)]
     return {
         "input": plan.recipe.input,
         "output": plan.recipe.output,
@@ -47,11 +70,11 @@ def make_report(outcome: Outcome, floor: Floor | None) -> dict[str, Any]:
         if floor
         else None,
         "timing": _timing(outcome),
-        "rules": [_rule(outcome, index) for index in range(len(plan.recipe.rules))],
+        "rules": _rules(outcome),
         "tensors": [{**facts.as_dict(), "certificate": _certificate(facts)} for facts in outcome.facts],
         "removal_plan": {
-            "bytes_saved": sum(removal.bytes_saved for removal in removals),
-            "tensors": [removal.as_dict() for removal in removals],
+            "bytes_saved": sum(removal["bytes_saved"] for removal in removals),
+            "tensors": removals,
         },
         "notes": [f"copied as it is, though it seems to hold weights too: {n}" for n in plan.checkpoint.unprojected],
     }
@@ -73,7 +96,7 @@ def make_page(report: dict[str, Any], outcome: Outcome) -> str:
         ),
         timeline=pictures.timeline(stints),
         rate=pictures.rate(stints, floor),
-        removal=_removal_rows(removals_of(outcome.facts)),
+        removal=_removal_rows(report["removal_plan"]["tensors"]),
         tensors=_tensor_rows(report["tensors"]),
     )
 
@@ -119,10 +142,16 @@ def _span(stint: dict[str, Any]) -> Span:
     return Span(stage, 0, stint["start_ns"], stint["stop_ns"], nbytes, 0)
 
 
-def _rule(outcome: Outcome, index: int) -> dict[str, Any]:
-    """Sum up the tensors of one rule."""
-    rule = outcome.plan.recipe.rules[index]
-    facts = [each for each in outcome.facts if each.rule == index]
+def _rules(outcome: Outcome) -> list[dict[str, Any]]:
+    """Sum up the tensors of each rule."""
+    rules = outcome.plan.recipe.rules
+    facts: list[list[Facts]] = [[] for _ in rules]
+    for each in outcome.facts:
+        facts[each.rule].append(each)
+    return [_rule(*each) for each in zip(rules, facts, strict=True)]
+
+
+def _rule(rule: Rule, facts: list[Facts]) -> dict[str, Any]:
     groups, zero = (sum(getattr(each, name)[0] for each in facts) for name in ("groups", "zero_groups"))
     return {
         "tensors": rule.tensors,
@@ -138,7 +167,7 @@ def _rule(outcome: Outcome, index: int) -> dict[str, Any]:
     }
 
 
-def _certificate(facts: Any) -> dict[str, object]:
+def _certificate(facts: Facts) -> dict[str, object]:
     """What was measured of the output that a certificate tells; the duality gap is `normtree_kernels.certify`'s."""
     return {"feasible": facts.norm_after <= facts.radius, "norm_after": facts.norm_after, "distance": facts.distance}
 
@@ -158,22 +187,25 @@ def _summary(report: dict[str, Any]) -> str:
     return "".join(f"<div><dt>{name}</dt><dd>{pictures.text(value)}</dd></div>" for name, value in cards.items())
 
 
-def _removal_rows(removals: list[Removal]) -> str:
-    return "".join(
+def _removal_rows(removals: list[dict[str, Any]]) -> str:
+    shown = _most(removals, "bytes_saved")
+    rows = [
         pictures.row(
-            removal.tensor,
-            f"{removal.zero} of {removal.of} {removal.kind}",
-            "×".join(map(str, removal.shape)),
-            "×".join(map(str, removal.shape_without)) if removal.axis is not None else "as it is",
-            f"{removal.bytes_saved:,}",
-            removal.indices if len(removal.indices) <= _SHOWN_INDICES else f"{removal.indices[:_SHOWN_INDICES]} …",
+            removal["tensor"],
+            f"{removal['zero']} of {removal['of']} {removal['kind']}",
+            "×".join(map(str, removal["shape"])),
+            "×".join(map(str, removal["shape_without"])) if removal["axis"] is not None else "as it is",
+            f"{removal['bytes_saved']:,}",
+            _shortened(removal["indices"]),
         )
-        for removal in removals
-    )
+        for removal in shown
+    ]
+    return "".join(rows) + _left_out(len(removals) - len(shown), "that save less")
 
 
 def _tensor_rows(tensors: list[dict[str, Any]]) -> str:
-    return "".join(
+    shown = _most(tensors, "groups")
+    rows = [
         pictures.row(
             tensor["name"],
             "×".join(map(str, tensor["shape"])),
@@ -182,5 +214,24 @@ def _tensor_rows(tensors: list[dict[str, Any]]) -> str:
             *(f"{tensor[name]:.6g}" for name in ("norm_before", "norm_after", "radius", "distance")),
             " · ".join(f"{zero}/{of}" for zero, of in zip(tensor["zero_groups"], tensor["groups"], strict=True)),
         )
-        for tensor in tensors
-    )
+        for tensor in shown
+    ]
+    return "".join(rows) + _left_out(len(tensors) - len(shown), "that are no larger")
+
+
+def _most(tables: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Choose the rows to show, those with the most, or of lists the most at the end; they stay in their order."""
+
+    def much(index: int) -> int:
+        found = tables[index][key]
+        return int(found[-1] if isinstance(found, tuple) else found)
+
+    return [tables[index] for index in sorted(nlargest(_SHOWN_ROWS, range(len(tables)), key=much))]
+
+
+def _left_out(count: int, which: str) -> str:
+    return pictures.row(f"and {count:,} more {which}, in {JSON_NAME}") if count else ""
+
+
+def _shortened(indices: str) -> str:
+    return indices if len(indices) <= _SHOWN_INDICES else f"{indices[:_SHOWN_INDICES]} …"
