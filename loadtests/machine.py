@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from normtree import usable
+
 PACKAGES = ("normtree", "numpy", "numba", "llvmlite", "ray", "uvicorn")
 
 
@@ -20,7 +22,7 @@ def describe(warm_up: str, note: str = "") -> dict[str, object]:
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor(),
         "processor_model": ", ".join(f"{name} {cpuinfo(name)}" for name in ("cpu family", "model", "stepping")),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable.cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),

@@ -10,19 +10,13 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from normtree import usable
 from normtree.keys import read_keys
 
 SHARED_MEMORY = Path("/dev/shm")
 OWN_MEMORY = "/normtree-"
 GIB = 2**30
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")  # as browsers write them: no path, no user
-
-
-def _usable_cores() -> int:
-    """Count the cores this process may run on, which in a container can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _default_arena_bytes() -> int:
@@ -59,7 +53,7 @@ class Settings(BaseSettings):
     )
     keys: str = Field(default="", description="Lines of keys themselves, separated by `;`.")
     workers: int = Field(
-        default_factory=_usable_cores, ge=1, description="Leaf tasks at once; default: the usable cores."
+        default_factory=usable.cores, ge=1, description="Leaf tasks at once; default: the usable cores."
     )
     ray_address: str | None = Field(default=None, description="Ray cluster to join; default: an embedded local one.")
     inline_only: bool = Field(default=False, description="Run without Ray, on this process's threads alone.")

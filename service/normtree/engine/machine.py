@@ -1,7 +1,6 @@
 """Which machine this is, and with what it computes: what a machine profile holds for."""
 
 import hashlib
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+
+from normtree import usable
 
 _LIBRARIES = ("normtree", "numpy", "numba", "llvmlite", "ray")
 _PACKAGES = ("normtree_kernels", "normtree.engine")
@@ -37,7 +38,7 @@ def this_machine() -> Machine:
     """Describe this one."""
     return Machine(
         processor=_processor(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable.cores(),
         kernel=platform.release(),
         versions={"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
         sources=_sources_digest(),

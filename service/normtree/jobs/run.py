@@ -1,6 +1,5 @@
 """Running a job: from the recipe to files in place, or on from where a killed run has left them."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from threading import RLock
 from time import perf_counter, time_ns
 from typing import Any, Literal
 
+from normtree import usable
 from normtree.engine.environment import prepare_environment
 from normtree.errors import JobConflict, StorageFailed, StorageFull
 from normtree.jobs.checkpoint import Checkpoint, read_checkpoint
@@ -69,7 +69,7 @@ def plan_job(recipe: Recipe, options: Options) -> JobPlan:
     source, only = open_source(recipe.input)
     in_order = source.streams or open_target(recipe.output, only).streams
     checkpoint = read_checkpoint(source, only)
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or usable.cores()
     return make_plan(recipe, checkpoint, workers, options.memory_bytes, in_order=in_order)
 
 
