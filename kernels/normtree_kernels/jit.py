@@ -4,17 +4,44 @@ No fast-math, no contraction, no ``parallel=True``: the order of every floating-
 written in the source, so the bits of a result depend on neither the vector width nor the thread count.
 """
 
-import hashlib
-from collections.abc import Callable
+import ast
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
-import numba
+from numba import config
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import CPUDispatcher
 
-from normtree_kernels.code_cache import CodeCacheFile
+from normtree_kernels.code_cache import CodeCache, folders
+from normtree_kernels.code_files import CodeFiles
 
 F = TypeVar("F", bound=Callable[..., object])
+
+_FLAGS = MappingProxyType(
+    {
+        "nopython": True,
+        "nogil": True,
+        "boundscheck": False,
+        "error_model": "numpy",
+        "fastmath": False,
+        "no_cfunc_wrapper": True,
+    }
+)
+
+
+class _Kernel(CPUDispatcher):
+    """A function that is compiled for the types of its arguments when it is called with them."""
+
+    def compile(self, sig: Any) -> Any:
+        """Compile it, or load its machine code."""
+        with global_compiler_lock, _not_disabled():
+            return super().compile(sig)
 
 
 def kernel(function: F) -> F:
@@ -22,40 +49,73 @@ def kernel(function: F) -> F:
 
     Where no cache folder can be written (a read-only install without a home), it compiles once a process.
     """
-    try:
-        return _kept(_compile(function, cache=True))
-    except RuntimeError:  # Numba's "no locator available": there is nowhere to write the cache
-        return _compile(function, cache=False)
-
-
-def _kept(kernel: F) -> F:
-    """Keep a kernel's machine code in files safe to share, tied to all sources of this package, not its own alone."""
-    kept = kernel._cache  # type: ignore[attr-defined]
-    kept._cache_file = CodeCacheFile(kept.cache_path, kept._impl.filename_base, _sources_digest())
-    return kernel
-
-
-@cache
-def _sources_digest() -> str:
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
+    compiled: Any = _compiled(function, from_python=True)
+    compiled._cache = CodeCache(function, _sources_digest(function.__module__), CodeFiles(folders()))
+    return cast(F, compiled)
 
 
 def device(function: F) -> F:
     """Compile a function that only kernels call; it is part of their machine code, and Python cannot call it."""
-    return _compile(function, cache=False, from_python=False)
+    return cast(F, _compiled(function, from_python=False))
 
 
-def _compile(function: F, *, cache: bool, from_python: bool = True) -> F:
-    compiler = cast(Any, numba.njit)(  # its stubs lack the wrappers
-        cache=cache,
-        nogil=True,
-        boundscheck=False,
-        error_model="numpy",
-        fastmath=False,
-        no_cpython_wrapper=not from_python,
-        no_cfunc_wrapper=True,
-    )
-    return cast(F, compiler(function))
+def _compiled(function: Callable[..., object], *, from_python: bool) -> _Kernel:
+    return _Kernel(function, targetoptions={**_FLAGS, "no_cpython_wrapper": not from_python})
+
+
+@contextmanager
+def _not_disabled() -> Iterator[None]:
+    """Compile although ``NUMBA_DISABLE_JIT`` is set, as it is to debug or cover one's own code.
+
+    Kernels are made of what has no meaning in plain Python. Whoever else defines a function in these moments gets it
+    compiled too.
+    """
+    numba_config: Any = config
+    numba_config.reload_config()  # else Numba does it in the midst, where the environment has changed
+    told = numba_config.DISABLE_JIT
+    numba_config.DISABLE_JIT = 0
+    try:
+        yield
+    finally:
+        numba_config.DISABLE_JIT = told
+
+
+def _sources_digest(module: str) -> str:
+    """Digest the sources that a module's kernels are made of: its own, and those of the modules that it imports."""
+    digest = sha256()
+    for name in sorted(_reached(module.rpartition(".")[2])):
+        digest.update(_source(name))
+    return digest.hexdigest()
+
+
+def _reached(module: str) -> set[str]:
+    """Name a module of this package and those of the package that it imports, and that these import."""
+    found, left = set[str](), {module}
+    while left:
+        found.add(name := left.pop())
+        left |= _imported(name) - found
+    return found
+
+
+@cache
+def _imported(module: str) -> set[str]:
+    package = __name__.rpartition(".")[0]
+    names = set()
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.ImportFrom) and node.module == package:
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+            names.add(str(node.module).rpartition(".")[2])
+    return names
+
+
+def _source(module: str) -> bytes:
+    return (Path(__file__).parent / f"{module}.py").read_bytes()
+
+
+# A child that is forked while another thread compiles would wait for that thread, which it has not, for ever.
+os.register_at_fork(
+    before=global_compiler_lock.acquire,
+    after_in_parent=global_compiler_lock.release,
+    after_in_child=global_compiler_lock.release,
+)

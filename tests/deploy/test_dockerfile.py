@@ -157,5 +157,5 @@ def test_kernels_warmed_by_the_build_are_found_at_run_time(dockerfile: Instructi
         (loaded, compiled), (loaded_again, compiled_again) = counts
         assert (loaded, compiled > 0) == (0, True)
         assert (loaded_again > 0, compiled_again) == (True, 0)
-        assert not list(site.rglob("*.nbi"))
-        assert {path.stat().st_uid for path in cache.rglob("*.nbi")} == {NOBODY}
+        assert not list(site.rglob("*.nbc"))
+        assert {path.stat().st_uid for path in cache.rglob("*.nbc")} == {NOBODY}
