@@ -1,5 +1,6 @@
 """The leaves of one process: blocks of a tensor swept on threads."""
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -63,3 +64,6 @@ def run(function: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="normtree-leaf")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # the threads stay with the parent
