@@ -199,6 +199,17 @@ def test_two_runs_on_one_output_refuse_each_other(checkpoint: Path, tmp_path: Pa
     assert run_job(make_recipe(checkpoint, tmp_path / "out", *RULES), INLINE).facts
 
 
+def test_a_disk_without_locks_is_named(
+    checkpoint: Path, tmp_path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(_: int, __: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(StorageFailed, match=r"out\.normtree/lock: cannot be locked, .*Function not implemented; put"):
+        run_job(make_recipe(checkpoint, tmp_path / "out", *RULES), INLINE)
+
+
 def test_a_completed_job_is_not_done_again(checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any) -> None:
     recipe = make_recipe(checkpoint, tmp_path / "out", *RULES)
     first = run_job(recipe, INLINE)

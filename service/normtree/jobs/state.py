@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from normtree.errors import JobConflict
+from normtree.errors import JobConflict, StorageFailed
 from normtree.jobs.local import sync
 from normtree.jobs.places import told
 
@@ -105,6 +105,11 @@ class LocalState:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise JobConflict(f"{self.url}: another run is writing this output; wait for it, or end it") from None
+            except OSError as error:
+                raise StorageFailed(
+                    f"{path}: cannot be locked, so another run could write this output too: {error.strerror}; "
+                    "put the output on a disk that has locks (Lustre has them where mounted with `flock`)"
+                ) from error
             yield
         finally:
             os.close(descriptor)
