@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from normtree.http.bodies.contents import Entry
 from normtree.http.bodies.safetensors import encode_header
-from normtree.jobs.header import BITS
+from normtree.jobs.header import BITS, LENGTH_BYTES, what_else
 
 Array = NDArray[Any]
 
@@ -110,7 +110,7 @@ def read_file(path: Path) -> TensorFile:
     try:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {what_else(data[:LENGTH_BYTES]) or error}") from error
     tensors = {name: _decode(entry) for name, entry in entries if entry["dtype"] in _DTYPES}
     opaque = {
         name: Opaque(entry["dtype"], tuple(entry["shape"]), entry["data"])

@@ -5,6 +5,7 @@ from typing import Any
 
 import re2
 
+_LETTERS = 2**13  # to parse a class of all letters takes 10 kB, and it is three letters long
 _MEMORY_BYTES = 2**20  # for the automaton of a pattern
 
 
@@ -13,8 +14,10 @@ def compile_pattern(pattern: str) -> Any:
     """Compile a pattern; the result's ``fullmatch`` tells whether it matches a whole name.
 
     Raises:
-        ValueError: it is none in the syntax of RE2, or takes too much memory.
+        ValueError: it is none in the syntax of RE2, is too long, or takes too much memory.
     """
+    if len(pattern) > _LETTERS:
+        raise ValueError(f"wanted a regular expression of at most {_LETTERS} letters, got {len(pattern)}")
     options = re2.Options()
     options.max_mem = _MEMORY_BYTES
     options.log_errors = False

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from normtree.jobs.board import Job, JobBoard, recipe_of
+from normtree.jobs.board import Job, JobBoard
+from normtree.jobs.recipe import recipe_of
 
 RULE = {"tensors": r".*up\.weight", "sparsity": 0.5}
 MEMORY_BYTES = 2**26

@@ -1,5 +1,6 @@
 """Recipes: what is accepted, and errors that tell line and key."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,20 @@ def rule(text: str) -> str:
         (HEAD, "1: rules", "Field required"),
         ('input = "in"\n', "1: output", "Field required"),
         (f"inputs = 'x'\n{HEAD}[[rules]]\ntensors='a'\nradius=1", "1: inputs", "unknown key: did you mean input?"),
-        (f"{HEAD}[[rules]]\ntensors='a('\nradius=1", "4: rules[0].tensors", "'a(' is no regular expression"),
+        (
+            f"{HEAD}[[rules]]\ntensors='a('\nradius=1",
+            "4: rules[0].tensors",
+            "wanted a regular expression in the syntax of RE2",
+        ),
+        (f"{HEAD}[[rules]]\ntensors='a(?!b)'\nradius=1", "4: rules[0].tensors", "in the syntax of RE2: invalid perl"),
+        (
+            f"{HEAD}[[rules]]\ntensors='{'a' * 9999}'\nradius=1",
+            "4: rules[0].tensors",
+            "of at most 8192 letters, got 9999",
+        ),
+        (rule("radius = 1\nexclude = '('"), "11: rules[1].exclude", "in the syntax of RE2: missing )"),
+        (rule(f"groups = 0x{'f' * 999}"), "10: rules[1].groups", "got 'an integer of 3996 bits'"),
+        (f"input = \"a\\u0000b\"\noutput = '{'x' * 300}'\n[[rules]]\ntensors='a'\nradius=1", "1: ", "got 'a"),
         (rule("sparsity = 1.5"), "10: rules[1].sparsity", "Input should be less than or equal to 1, got 1.5"),
         (rule("sparsity = '1'"), "10: rules[1].sparsity", "Input should be a valid number, got '1'"),
         (rule("radius = -2"), "10: rules[1].radius", "Input should be greater than or equal to 0, got -2"),
@@ -49,6 +63,37 @@ def test_what_is_wrong_is_told_with_line_and_key(text: str, where: str, message:
 def test_what_is_no_toml_is_told_with_its_line() -> None:
     with pytest.raises(InvalidRecipe, match=r"r.toml: Expected newline .* \(at line 3, column 11\)"):
         parse_recipe(f"{HEAD}rules = 3 4", "r.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (".".join(["a"] * 80_000) + " = 1", "r.toml, line 1: a key of more than 32 parts"),
+        ("x = 1\n[" + ' . "b" . '.join(["'a'"] * 50_000) + "]", "r.toml, line 2: a key of more than 32 parts"),
+        ("x = {" + ".".join(["a-_9"] * 33) + " = 1}", "r.toml, line 1: a key of more than 32 parts"),
+        ("x = " + "[" * 60_000, "r.toml: it is nested too deep"),
+        ("x = " + "{a=" * 20_000, "r.toml: it is nested too deep"),
+        (f"x = {'9' * 5000}", "r.toml: Exceeds the limit"),
+        ("".join(f"k{i} = 1\n" for i in range(8000)), "and 7992 mistakes more"),
+        (HEAD + "[[rules]]\nx=1\n" * 5000, "and 9990 mistakes more"),
+        (HEAD + f"rules = [{'{a=1},' * 10_000}]", "and 19990 mistakes more"),
+        (f'"{" " * 60_000}" = 1', "unknown key: there are input, output, overlap, rules"),
+        (HEAD + '[[rules]]\ntensors = "' + r"\\pL" * 2_000 + '"\nradius = 1', "pattern too large"),
+    ],
+)
+def test_no_recipe_is_slow_or_large(text: str, message: str) -> None:
+    start = time.thread_time()
+    with pytest.raises(InvalidRecipe) as caught:
+        parse_recipe(text, "r.toml")
+    assert time.thread_time() - start < 5
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 4000
+    assert len(str(caught.value).splitlines()) <= 11
+
+
+def test_a_recipe_may_begin_with_a_mark_of_its_order_of_bytes(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(f"{HEAD}[[rules]]\ntensors = 'a'\nradius = 1\n", "utf-8-sig")
+    assert read_recipe(tmp_path / "r.toml").rules[0].tensors == "a"
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:

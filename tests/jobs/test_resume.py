@@ -89,7 +89,7 @@ def test_a_disk_that_cannot_be_read_is_told_and_the_job_resumes(
     recipe = make_recipe(checkpoint, tmp_path / "out", *RULES)
     with monkeypatch.context() as patched:
         broken = OSError(errno.EIO, "Input/output error")
-        patched.setattr(local.os, "preadv", failing_after(203, broken, os.preadv))
+        patched.setattr(local.os, "preadv", failing_after(205, broken, os.preadv))
         with pytest.raises(StorageFailed, match=r"safetensors: Input/output error"):
             run_job(recipe, INLINE)
     run_job(recipe, INLINE)

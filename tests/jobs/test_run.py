@@ -224,7 +224,10 @@ def truncate(folder: Path) -> None:
         (lambda folder: shard_of(folder).write_bytes(b"1234"), "wanted a safetensors file, got 4 bytes"),
         (lambda folder: shard_of(folder).write_bytes(b"\xff" * 8 + b"{}"), "no safetensors file, or truncated"),
         (lambda folder: shard_of(folder).unlink(), "weight' is in model-00002-of-00003.safetensors, which is missing"),
-        (lambda folder: index_of(folder).unlink(), "a shard of a set, but no *.safetensors.index.json tells of it"),
+        (
+            lambda folder: [index_of(folder).unlink(), shard_of(folder).unlink()],
+            "of a set of 3 without an index, and number 2 is missing",
+        ),
         (lambda folder: index_of(folder).write_text("[]"), "index.json: no index"),
     ],
 )

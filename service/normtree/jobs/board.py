@@ -14,11 +14,9 @@ from queue import SimpleQueue
 from time import time
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from normtree.errors import JobConflict, JobNotFound
 from normtree.jobs.open_places import open_state
-from normtree.jobs.recipe import Recipe, mistake
+from normtree.jobs.recipe import Recipe
 from normtree.jobs.roots import FOLDER
 from normtree.settings import Settings
 
@@ -93,7 +91,7 @@ class JobBoard:
         Raises:
             JobConflict: the key came before with another recipe; the service is closing.
         """
-        digest = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+        digest = hashlib.sha256(recipe.model_dump_json(exclude_none=True).encode()).hexdigest()
         with self._lock:
             known = next((job for job in self._jobs.values() if key is not None and job.key == key), None)
             if known:
@@ -237,18 +235,6 @@ def open_board(settings: Settings) -> Iterator[JobBoard]:
         yield board
     finally:
         board.close()
-
-
-def recipe_of(plain: object) -> Recipe:
-    """Check a recipe that came as JSON.
-
-    Raises:
-        InvalidRecipe: it is none; the key is told.
-    """
-    try:
-        return Recipe.model_validate(plain)
-    except ValidationError as error:
-        raise mistake(error.errors(include_url=False)[0]) from None
 
 
 def _died(detail: str) -> dict[str, Any]:

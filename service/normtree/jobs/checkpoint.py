@@ -1,19 +1,20 @@
 """Checkpoints: sharded or single safetensors files with an index and a model's other files, read by their headers."""
 
 import hashlib
-import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from normtree.errors import InvalidCheckpoint
 from normtree.jobs.header import DTYPES, LENGTH_BYTES, Entry, header_bytes, parse_header
+from normtree.jobs.index import Index, list_shards
 from normtree.jobs.places import SUFFIX, Folder, Stat
+from normtree.jobs.ties import Tie, find_ties
 
-INDEX_SUFFIX = SUFFIX + ".index.json"
-_SHARD_OF = re.compile(r"-\d+-of-(?P<count>\d+)\.safetensors$")
 _UNPROJECTED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+_IN_CACHE = re.compile(r"(?P<at>(?:[^/]+/)?)(?P<kind>blobs|snapshots)/[^/]+")
 _SAMPLES, _SAMPLE_BYTES = 64, 1024
 
 
@@ -43,10 +44,14 @@ class Checkpoint:
     Args:
         shards: its safetensors files, by name.
         others: its other files, which are copied as they are, by name.
+        remarks: what a person should know of its files.
+        ties: tensors that whoever loads it takes for one.
     """
 
     shards: tuple[Shard, ...]
     others: Mapping[str, Stat]
+    remarks: tuple[str, ...] = ()
+    ties: tuple[Tie, ...] = ()
 
     @property
     def shard_bytes(self) -> int:
@@ -58,10 +63,16 @@ class Checkpoint:
         """Bytes of all files."""
         return self.shard_bytes + sum(stat.size for stat in self.others.values())
 
-    @property
-    def unprojected(self) -> list[str]:
-        """Files that look like the same weights in another format: they are copied, and not projected."""
-        return [name for name in self.others if name.endswith(_UNPROJECTED)]
+    def notes(self, rules: Mapping[tuple[str, str], int]) -> list[str]:
+        """Tell what a person should know of it.
+
+        Args:
+            rules: of the tensors that are projected, by file and name, the rule's index.
+        """
+        others = [name for name in self.others if name.endswith(_UNPROJECTED)]
+        told = [f"copied as they are, though they seem to hold weights too: {', '.join(others)}"] if others else []
+        ties = (tie.told(rules) for tie in self.ties)
+        return [*self.remarks, *told, *(note for note in ties if note)]
 
     def versions(self) -> dict[str, list[object]]:
         """What tells this input from another or a later one, for JSON."""
@@ -78,16 +89,20 @@ def read_checkpoint(folder: Folder, only: str | None = None) -> Checkpoint:
 
     Raises:
         StorageFailed: a file cannot be read.
-        InvalidCheckpoint: no shard, a broken or truncated one, an index that is missing or tells of others.
+        InvalidCheckpoint: no shard, a broken or truncated one, an index that tells of others; a hub's cache.
     """
-    names = folder.names() if only is None else (only,)
-    shards = tuple(_read_shard(folder, name) for name in names if name.endswith(SUFFIX))
-    if not shards:
+    if only is not None:
+        return Checkpoint((_read_shard(folder, only),), {})
+    names = folder.names()
+    _check_no_cache(folder, names)
+    listing = list_shards(folder, names)
+    if not listing.shards:
         raise InvalidCheckpoint(f"{folder.url}: no {SUFFIX} file in it")
-    if only is None:
-        _check_indexes(folder, names, shards)
-    others = {name: folder.stat(name) for name in names if not name.endswith(SUFFIX)}
-    return Checkpoint(shards, others)
+    shards = tuple(_read_shard(folder, name) for name in listing.shards)
+    _check_indexes(folder, listing.indexes, shards)
+    others = {name: folder.stat(name) for name in sorted({*names} - {*listing.shards})}
+    places = [(shard.name, entry) for shard in shards for entry in shard.entries]
+    return Checkpoint(shards, others, (*listing.remarks, *_twice(shards)), find_ties(folder, names, places))
 
 
 def _read_shard(folder: Folder, name: str) -> Shard:
@@ -110,38 +125,44 @@ def _read_shard(folder: Folder, name: str) -> Shard:
     return Shard(name, stat, digest.hexdigest(), data, entries)
 
 
-def _check_indexes(folder: Folder, names: Iterable[str], shards: tuple[Shard, ...]) -> None:
-    """Check that each index tells of tensors that are there, and that shards of a set have one."""
-    indexes = {name: _read_index(folder, name) for name in names if name.endswith(INDEX_SUFFIX)}
+def _check_indexes(folder: Folder, indexes: Iterable[Index], shards: tuple[Shard, ...]) -> None:
+    """Check that the files have the tensors that each index says they have."""
     found = {shard.name: {entry.name for entry in shard.entries} for shard in shards}
-    indexed = set()
-    for index, weights in indexes.items():
-        at = PurePosixPath(index).parent
-        for tensor, file in weights.items():
-            name = str(at / str(file))
-            if name not in found:
-                raise InvalidCheckpoint(f"{folder.url}/{index}: tensor {tensor!r} is in {name}, which is missing")
+    for index in indexes:
+        for tensor, name in index.files.items():
             if tensor not in found[name]:
-                raise InvalidCheckpoint(f"{folder.url}/{index}: tensor {tensor!r} is not in {name}")
-            indexed.add(name)
-    for name in found:
-        if _SHARD_OF.search(name) and name not in indexed:
+                raise InvalidCheckpoint(f"{folder.url}/{index.name}: tensor {tensor!r} is not in {name}")
+
+
+def _check_no_cache(folder: Folder, names: Iterable[str]) -> None:
+    """Refuse a hub's cache, or a folder of them: the weights lie in it under several names."""
+    blobs: set[str] = set()
+    snapshots: dict[str, str] = {}
+    for name in names:
+        found = _IN_CACHE.match(name)
+        if found and found["kind"] == "blobs":
+            blobs.add(found["at"])
+        elif found:
+            snapshots.setdefault(found["at"], found[0])
+    for at, snapshot in snapshots.items():
+        if at in blobs:
             raise InvalidCheckpoint(
-                f"{folder.url}/{name}: a shard of a set, but no *{INDEX_SUFFIX} tells of it; without one it won't load"
+                f"{folder.url}: a hub's cache, and no checkpoint: name one of its snapshots, such as {snapshot}"
             )
 
 
-def _read_index(folder: Folder, name: str) -> dict[str, object]:
-    buffer = bytearray(folder.stat(name).size)
-    with folder.reader(name) as reader:
-        reader.read_into(0, memoryview(buffer))
-    try:
-        weights = json.loads(buffer)["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidCheckpoint(f"{folder.url}/{name}: no index: {error}") from None
-    if not isinstance(weights, dict):
-        raise InvalidCheckpoint(f"{folder.url}/{name}: weight_map must be an object, got {type(weights).__name__}")
-    return weights
+def _twice(shards: tuple[Shard, ...]) -> list[str]:
+    """Tell of tensors that a folder has in several files under one name."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for shard in shards:
+        for entry in shard.entries:
+            found[str(PurePosixPath(shard.name).parent), entry.name].append(shard.name)
+    several = [(name, files) for (_, name), files in found.items() if len(files) > 1]
+    if not several:
+        return []
+    name, files = several[0]
+    told = f"{len(several)} tensors are in several files, such as {name!r} in {' and '.join(files)}"
+    return [f"{told}: rules take each of them, and a ball of scope global counts each"]
 
 
 def is_projectable(entry: Entry) -> bool:

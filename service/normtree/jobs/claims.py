@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 from normtree.errors import InvalidRecipe
 from normtree.jobs.checkpoint import Checkpoint, is_projectable
-from normtree.jobs.cut import Cut, cut_up
+from normtree.jobs.cut import MOST_PANEL_BYTES, Cut, cut_up
 from normtree.jobs.header import DTYPES, Entry
 from normtree.jobs.layout import Layout
 from normtree.jobs.pieces import Work
@@ -34,18 +35,13 @@ def claims_of(recipe: Recipe, checkpoint: Checkpoint) -> list[Claim]:
     """Find the tensors that a recipe's rules claim, in the order of their bytes; those without elements are none.
 
     Raises:
-        InvalidRecipe: a rule that matches nothing, or a tensor that two rules claim.
+        InvalidRecipe: a rule that takes nothing, or a tensor that two rules take.
     """
     found = list(_found(recipe, checkpoint))
-    matching = {index for _, _, indices in found for index in indices}
-    for index, rule in enumerate(recipe.rules):
-        if index not in matching:
-            count = sum(len(shard.entries) for shard in checkpoint.shards)
-            raise InvalidRecipe(
-                f"rules[{index}].tensors: {rule.tensors!r} matches none of the {count} tensors of {recipe.input}",
-                pointer=f"rules[{index}].tensors",
-                got=rule.tensors,
-            )
+    taking = {index for _, _, indices in found for index in indices}
+    for index in range(len(recipe.rules)):
+        if index not in taking:
+            _refuse(recipe, index, checkpoint)
     return [Claim(shard, entry, indices[0]) for shard, entry, indices in found if entry.nbytes]
 
 
@@ -81,10 +77,10 @@ class _Form:
 
 
 def _found(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[tuple[str, Entry, list[int]]]:
-    """Go through the tensors that rules match: the file, the tensor, the rules' indices."""
+    """Go through the tensors that rules take: the file, the tensor, the rules' indices."""
     for shard in checkpoint.shards:
         for entry in shard.entries:
-            indices = [index for index, rule in enumerate(recipe.rules) if rule.claims(entry.name)]
+            indices = [index for index, rule in enumerate(recipe.rules) if rule.takes(entry)]
             if len(indices) > 1 and recipe.overlap == "refuse":
                 names = " and ".join(f"rules[{index}]" for index in indices)
                 raise InvalidRecipe(
@@ -93,6 +89,24 @@ def _found(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[tuple[str, Entry,
                 )
             if indices:
                 yield shard.name, entry, indices
+
+
+def _refuse(recipe: Recipe, index: int, checkpoint: Checkpoint) -> NoReturn:
+    """Refuse a rule that takes nothing; where it means some tensors, the first of them tells why.
+
+    Raises:
+        InvalidRecipe: always.
+    """
+    rule = recipe.rules[index]
+    entries = [(shard.name, entry) for shard in checkpoint.shards for entry in shard.entries]
+    for shard, entry in entries:
+        if rule.claims(entry.name):
+            _form(rule, Claim(shard, entry, index), MOST_PANEL_BYTES, in_order=False)
+    raise InvalidRecipe(
+        f"rules[{index}].tensors: {rule.tensors!r} matches none of the {len(entries)} tensors of {recipe.input}",
+        pointer=f"rules[{index}].tensors",
+        got=rule.tensors,
+    )
 
 
 def _form(rule: Rule, claim: Claim, panel_bytes: int, *, in_order: bool) -> _Form:

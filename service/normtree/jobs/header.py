@@ -19,6 +19,13 @@ BITS = {
     **{"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
     **{"F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
 }
+_OTHERS = {
+    b"version ": "a pointer of Git LFS, and not the file: `git lfs pull` fetches it",
+    b"<": "a page of a website, and not the file, as a refused download leaves it: download it again",
+    b"PK": "a PyTorch file or another archive, and not safetensors: convert it",
+    b"\x80": "a pickle, and not safetensors: convert it",
+    b"\x93NUMPY": "a .npy, and not safetensors",
+}
 _KEYS = {"dtype", "shape", "data_offsets"}
 _MOST_BITS = 2**66
 
@@ -57,8 +64,17 @@ def header_bytes(prefix: bytes, size: int, where: str) -> int:
         raise InvalidCheckpoint(f"{where}: wanted a safetensors file, got {size} bytes")
     length = int.from_bytes(prefix, "little")
     if length > min(LIMIT_BYTES, size - LENGTH_BYTES):
-        raise InvalidCheckpoint(f"{where}: no safetensors file, or truncated: a header of {length} bytes in {size}")
+        found = what_else(prefix) or f"no safetensors file, or truncated: a header of {length} bytes in {size}"
+        raise InvalidCheckpoint(f"{where}: {found}")
     return LENGTH_BYTES + length
+
+
+def what_else(prefix: bytes | bytearray) -> str | None:
+    """Say what begins so and is often found in a safetensors file's place; None where nobody knows."""
+    for start, found in _OTHERS.items():
+        if bytes(prefix).lstrip().startswith(start):
+            return found
+    return None
 
 
 def parse_header(raw: bytes, size: int, where: str) -> tuple[Entry, ...]:

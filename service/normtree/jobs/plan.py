@@ -44,6 +44,19 @@ class JobPlan:
     memory_bytes: int
 
     @cached_property
+    def notes(self) -> list[str]:
+        """What a person should know of it that nobody asked."""
+        entries = [entry for shard in self.checkpoint.shards for entry in shard.entries]
+        left = [sum(rule.claims(e.name) and not rule.fits(e) for e in entries) for rule in self.recipe.rules]
+        found = [
+            f"rules[{index}] means {count} tensors more that {self.recipe.rules[index].norm} does not fit: "
+            "they are left as they are"
+            for index, count in enumerate(left)
+            if count
+        ]
+        return found + self.checkpoint.notes({(work.shard, work.name): work.rule for work in self.works})
+
+    @cached_property
     def global_rules(self) -> frozenset[int]:
         """The rules whose tensors have one ball together."""
         return frozenset(index for index, rule in enumerate(self.recipe.rules) if rule.scope == "global")
@@ -171,10 +184,7 @@ class JobPlan:
             works[work.rule].append(work)
         for index, rule in enumerate(self.recipe.rules):
             lines += self._rule_lines(index, rule, works[index])
-        if self.checkpoint.unprojected:
-            names = ", ".join(self.checkpoint.unprojected)
-            lines.append(f"note: copied as they are, though they seem to hold weights too: {names}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _rule_lines(self, index: int, rule: Rule, works: list[Work]) -> list[str]:
         exact = ", exact" if rule.exact else ""

@@ -3,20 +3,31 @@
 import hashlib
 import re
 import tomllib
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from normtree.errors import InvalidRecipe, bound_and_value
+from normtree.engine.fitting import fits
+from normtree.errors import InvalidRecipe
+from normtree.jobs.header import DTYPES, Entry
+from normtree.jobs.mistakes import mistaken
 from normtree.jobs.root import Aim
+from normtree.patterns import compile_pattern
 from normtree_kernels.euclidean import needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MAX_LEVELS, NORMS, Level, MixedNorm
 
 GOALS = ("radius", "sparsity", "groups", "relative_radius")
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
+_PATH_BYTES, _NAME_BYTES = 4095, 255  # Linux's own bounds, but for the journal's folder and the hidden files beside
+_BESIDE_BYTES = 16
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+# tomllib keeps each beginning of a key: what a few thousand dots would take is memory by their square.
+_KEY_PARTS = 32
+_PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
+_LONG_KEY = rf"(?:{_PART}[ \t]*\.[ \t]*){{{_KEY_PARTS},}}"
 
 Number = Annotated[float, Field(strict=True)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -31,12 +42,13 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    tensors: str = Field(description="Regular expression that a tensor's whole name must match.")
+    tensors: str = Field(description="Regular expression (RE2) that a tensor's whole name must match.")
+    exclude: str | None = Field(default=None, description="And one that it must not; default: none is left out.")
     norm: str = Field(default="l1,linf", description="Norms of the levels, outer to inner, of l1, l2, linf.")
     axes: str | None = Field(default=None, description="Axes of the levels, such as '1,0'; default: axis 0 outermost.")
     radius: Annotated[Number, Field(ge=0)] | None = Field(default=None, description="Radius of the ball.")
     sparsity: Share | None = Field(default=None, description="Share of the outermost groups that vanishes.")
-    groups: Annotated[int, Field(strict=True, ge=0)] | None = Field(
+    groups: Annotated[int, Field(strict=True, ge=0, lt=2**63)] | None = Field(
         default=None, description="Number of outermost groups that survive."
     )
     relative_radius: Share | None = Field(default=None, description="Radius as a share of the norm.")
@@ -45,13 +57,11 @@ class Rule(BaseModel):
     )
     exact: bool = Field(default=False, strict=True, description="The nearest point instead of the multi-level one.")
 
-    @field_validator("tensors")
+    @field_validator("tensors", "exclude")
     @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"{value!r} is no regular expression: {error}") from error
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            compile_pattern(value)
         return value
 
     @field_validator("norm")
@@ -94,8 +104,18 @@ class Rule(BaseModel):
         return next(f"{name} {getattr(self, name):g}" for name in GOALS if getattr(self, name) is not None)
 
     def claims(self, name: str) -> bool:
-        """Tell whether a tensor of that name is this rule's."""
-        return re.fullmatch(self.tensors, name) is not None
+        """Tell whether a tensor of that name is meant by this rule."""
+        if compile_pattern(self.tensors).fullmatch(name) is None:
+            return False
+        return self.exclude is None or compile_pattern(self.exclude).fullmatch(name) is None
+
+    def takes(self, entry: Entry) -> bool:
+        """Tell whether a tensor is projected by this rule; one that it means and does not fit is left as it is."""
+        return self.claims(entry.name) and self.fits(entry)
+
+    def fits(self, entry: Entry) -> bool:
+        """Tell whether a tensor has a type that can be projected, and the axes that the norm wants."""
+        return fits(len(entry.shape), DTYPES.get(entry.code, entry.code), self.norm, self.axes)
 
 
 class Recipe(BaseModel):
@@ -114,6 +134,16 @@ class Recipe(BaseModel):
     )
     rules: tuple[Rule, ...] = Field(min_length=1)
 
+    @field_validator("input", "output")
+    @classmethod
+    def _can_be_a_path(cls, value: str) -> str:
+        if _CONTROL.search(value):
+            raise ValueError("wanted a path without control characters")
+        longest = max(map(len, value.encode().split(b"/")))
+        if len(value.encode()) > _PATH_BYTES or longest > _NAME_BYTES - _BESIDE_BYTES:
+            raise ValueError(f"a path has at most {_PATH_BYTES} bytes, and a name in it {_NAME_BYTES - _BESIDE_BYTES}")
+        return value
+
     @model_validator(mode="after")
     def _moves(self) -> Self:
         if self.input.rstrip("/") == self.output.rstrip("/"):
@@ -125,7 +155,7 @@ class Recipe(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the output's bytes, and of the input's place."""
-        return hashlib.sha256(self.model_dump_json(exclude={"output"}).encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude={"output"}, exclude_none=True).encode()).hexdigest()
 
     def beside(self, folder: Path) -> Self:
         """Take paths that are not absolute as relative to a folder."""
@@ -140,7 +170,7 @@ def read_recipe(path: Path) -> Recipe:
         InvalidRecipe: it cannot be read, is no TOML or no recipe; line and key are told.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except OSError as error:
         raise InvalidRecipe(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -149,7 +179,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:
-    """Read a recipe from text.
+    """Read a recipe from text, in time linear in its length.
 
     Args:
         text: TOML.
@@ -158,69 +188,38 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     Raises:
         InvalidRecipe: it is no TOML or no recipe; line and key are told.
     """
+    long = compile_pattern(_LONG_KEY).search(text)
+    if long:
+        line = text.count("\n", 0, long.start()) + 1
+        raise InvalidRecipe(f"{where}, line {line}: a key of more than {_KEY_PARTS} parts", limit=_KEY_PARTS)
     try:
-        return Recipe.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        plain = tomllib.loads(text)
+    except RecursionError:
+        raise InvalidRecipe(f"{where}: it is nested too deep") from None
+    except ValueError as error:  # no TOML, or Python's bound on the digits of an integer
         raise InvalidRecipe(f"{where}: {error}") from None
-    except ValidationError as error:
-        found = error.errors(include_url=False)
-        inside = [problem for problem in found if problem["loc"] != ("rules",)]  # a rule that is wrong counts for none
-        problems = [_describe(text, where, problem) for problem in inside or found]
-        raise InvalidRecipe("\n".join(problems), pointer=_key((inside or found)[0]["loc"])) from None
+    return recipe_of(plain, text, where)
 
 
-def mistake(problem: Any) -> InvalidRecipe:
-    """Return the error for what pydantic found wrong in a recipe that came as JSON.
+def recipe_of(plain: object, text: str | None = None, where: str = "recipe") -> Recipe:
+    """Check a recipe that was parsed.
 
     Args:
-        problem: one of a ValidationError's errors.
+        plain: of JSON or TOML.
+        text: the TOML that it came as, whose lines are told.
+        where: what it is, for the errors.
+
+    Raises:
+        InvalidRecipe: it is none; what of it is told.
     """
-    limit, got = bound_and_value(problem)
-    return InvalidRecipe(_message(problem), pointer=_key(problem["loc"]) or "recipe", limit=limit, got=got)
+    try:
+        return Recipe.model_validate(plain)
+    except ValidationError as error:
+        raise mistaken(error.errors(include_url=False), _KEYS, text, where) from None
 
 
-def _describe(text: str, where: str, problem: Any) -> str:
-    return f"{where}, line {_line(text, problem['loc'])}: {_message(problem)}"
-
-
-def _message(problem: Any) -> str:
-    """Say what is wrong, where, and what was given if that is short."""
-    location, key, got = problem["loc"], _key(problem["loc"]), problem["input"]
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "model_type":
-        message = "wanted a table"
-    elif problem["type"] == "extra_forbidden":
-        message, got = f"unknown key: {_nearest(location)}", None
-    shown = f", got {got!r}" if isinstance(got, str | int | float) and ", got " not in message else ""
-    return f"{key + ': ' if key else ''}{message}{shown}"
-
-
-def _nearest(location: tuple[int | str, ...]) -> str:
-    """Say which key may have been meant."""
-    known = list((Recipe if len(location) == 1 else Rule).model_fields)
-    nearest = get_close_matches(str(location[-1]), known, n=1)
-    return f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    """Write a location as one would in TOML: ``rules[1].norm``."""
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "function-after"]
-    return "".join(parts).removeprefix(".")
-
-
-def _line(text: str, location: tuple[int | str, ...]) -> int:
-    """Find the line that gives a key, or else the one that begins its table; tomllib tells of neither."""
-    rule = location[1] if len(location) > 1 and location[0] == "rules" and isinstance(location[1], int) else -1
-    key = next((part for part in reversed(location) if isinstance(part, str)), "")
-    given = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
-    table, begins = -1, 1
-    for number, line in enumerate(text.splitlines(), 1):
-        if re.match(r"\s*\[\[\s*rules\s*\]\]", line):
-            table += 1
-            begins = number if table == rule else begins
-        elif table == rule and given.match(line):
-            return number
-    return begins
+# By how deep they are: of the recipe, and of ``rules[i]``.
+_KEYS = {1: tuple(Recipe.model_fields), 3: tuple(Rule.model_fields)}
 
 
 def _beside(folder: Path, place: str) -> str:

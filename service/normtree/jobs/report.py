@@ -76,7 +76,7 @@ def make_report(outcome: Outcome, floor: Floor | None) -> dict[str, Any]:
             "bytes_saved": sum(removal["bytes_saved"] for removal in removals),
             "tensors": removals,
         },
-        "notes": [f"copied as it is, though it seems to hold weights too: {n}" for n in plan.checkpoint.unprojected],
+        "notes": plan.notes,
     }
 
 
@@ -88,6 +88,7 @@ def make_page(report: dict[str, Any], outcome: Outcome) -> str:
     return page.substitute(
         title=pictures.text(f"{report['input']} → {report['output']}"),
         summary=_summary(report),
+        notes="".join(f"<p>{pictures.text(note)}</p>" for note in report["notes"]),
         sparsity=pictures.sparsity(outcome.facts, len(report["rules"]))
         + pictures.legend([f"rules[{i}] {rule['tensors']}" for i, rule in enumerate(report["rules"])]),
         histograms="".join(

@@ -21,7 +21,7 @@ from normtree.errors import BodyTooLarge, InvalidTensor, MalformedBody
 from normtree.http.bodies import strict_json
 from normtree.http.bodies.contents import Contents, Entry, Prefix
 from normtree.http.bodies.elements import BY_NAME, ELEMENTS
-from normtree.jobs.header import BITS
+from normtree.jobs.header import BITS, what_else
 
 HEADER_LIMIT_BYTES = 2**20
 TENSORS_LIMIT = 4096
@@ -71,6 +71,8 @@ def data_offset(prefix: Prefix) -> int | None:
     if len(prefix) < _LENGTH_BYTES:
         return None
     length = int.from_bytes(prefix[:_LENGTH_BYTES], "little")
+    if length > HEADER_LIMIT_BYTES and (found := what_else(prefix[:_LENGTH_BYTES])):
+        raise _malformed(found)
     if length > HEADER_LIMIT_BYTES:
         detail = f"safetensors header: at most {HEADER_LIMIT_BYTES} bytes are read, got a length of {length}"
         raise BodyTooLarge(detail, pointer="body", limit=HEADER_LIMIT_BYTES, got=length)

@@ -15,8 +15,8 @@ from normtree.http.media import answer_type
 from normtree.http.problems import problem_responses
 from normtree.http.receive import read_whole
 from normtree.http.service import Service
-from normtree.jobs.board import ENDED, JobBoard, recipe_of
-from normtree.jobs.recipe import Recipe, parse_recipe
+from normtree.jobs.board import ENDED, JobBoard
+from normtree.jobs.recipe import Recipe, parse_recipe, recipe_of
 from normtree.jobs.roots import within
 
 BODY_LIMIT_BYTES = 2**20
