@@ -156,6 +156,8 @@ def test_refuses_a_long_header_before_it_is_read() -> None:
     with pytest.raises(BodyTooLarge) as caught:
         read((HEADER_LIMIT_BYTES + 1).to_bytes(8, "little"))
     assert (caught.value.limit, caught.value.got) == (HEADER_LIMIT_BYTES, HEADER_LIMIT_BYTES + 1)
+    with pytest.raises(BodyTooLarge, match="it seems to be a pointer of Git LFS"):
+        read(b"version https://git-lfs.github.com/spec/v1\n")
 
 
 def test_refuses_too_many_tensors() -> None:

@@ -71,10 +71,10 @@ def data_offset(prefix: Prefix) -> int | None:
     if len(prefix) < _LENGTH_BYTES:
         return None
     length = int.from_bytes(prefix[:_LENGTH_BYTES], "little")
-    if length > HEADER_LIMIT_BYTES and (found := what_else(prefix[:_LENGTH_BYTES])):
-        raise _malformed(found)
     if length > HEADER_LIMIT_BYTES:
-        detail = f"safetensors header: at most {HEADER_LIMIT_BYTES} bytes are read, got a length of {length}"
+        found = what_else(prefix[:_LENGTH_BYTES])
+        what = f"a length of {length}" + (f": it seems to be {found}" if found else "")
+        detail = f"safetensors header: at most {HEADER_LIMIT_BYTES} bytes are read, got {what}"
         raise BodyTooLarge(detail, pointer="body", limit=HEADER_LIMIT_BYTES, got=length)
     if length < len("{}"):
         raise _malformed("a length of at least 2 bytes is wanted", length, 2)
