@@ -1,14 +1,23 @@
-"""What all tests share: the profiles of the property tests, and the real service in a process of its own."""
+"""What all tests share: profiles of the property tests, the real service in a process of its own, ways to reach it."""
 
+import gzip
+import http.client
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
+import traceback
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -26,6 +35,7 @@ SERVE = "from normtree.http.serve import serve; from normtree.settings import Se
 KERNELS = "tests/kernels/"
 JOBS = ("tests/jobs/", "tests/loadtests/", "tests/nodes/")
 STOP_S = 120
+CHILD_S = 120
 WORKERS = 2
 T = TypeVar("T")
 
@@ -36,6 +46,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str((base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_proxy() -> Iterator[None]:
+    """Let every client reach this machine itself, on machines too that reach all else through a proxy."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.setenv(name, "127.0.0.1,localhost")
         yield
 
 
@@ -176,3 +195,137 @@ def client(service: str) -> Iterator[httpx.Client]:
     """A client of the real service."""
     with httpx.Client(base_url=service, timeout=60) as found:
         yield found
+
+
+CODED: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+HOP = ("connection", "transfer-encoding")  # headers of one connection, and not of what passes over it
+
+
+class Relay(ThreadingHTTPServer):
+    """A reverse proxy that answers by chunks of no regular size, compressed or not, whatever the client accepts.
+
+    Args:
+        base: URL of the service.
+        way: `rechunked`, or the coding of what it answers.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, base: str, way: str) -> None:
+        super().__init__(("127.0.0.1", 0), Relayed)
+        self.target, self.way = urlsplit(base).netloc, way
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Relayed(BaseHTTPRequestHandler):
+    """A request on its way through the proxy."""
+
+    protocol_version = "HTTP/1.1"
+    server: Relay
+
+    def relay(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        line = http.client.HTTPConnection(self.server.target, timeout=60)
+        try:
+            line.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in HOP:
+                    line.putheader(name, value)
+            line.endheaders(body)
+            self.pass_on(line.getresponse())
+        finally:
+            line.close()
+
+    def pass_on(self, answer: http.client.HTTPResponse) -> None:
+        coded = CODED.get(self.server.way) if "event-stream" not in answer.getheader("Content-Type", "") else None
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            if name.lower() not in (*HOP, "content-length"):
+                self.send_header(name, value)
+        if coded:
+            self.send_header("Content-Encoding", self.server.way)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        whole = iter([coded(answer.read())]) if coded else iter(lambda: answer.read1(2**16), b"")
+        for part in whole:
+            self.cut(part)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def cut(self, part: bytes) -> None:
+        draw, start = random.Random(len(part)), 0
+        while start < len(part):
+            chunk = part[start : start + draw.choice((1, 7, 1000, 2**15))]
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            start += len(chunk)
+
+    do_GET = do_POST = do_DELETE = do_HEAD = relay
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def relaying(base: str, way: str) -> Iterator[str]:
+    """Run a proxy before a service, and yield its URL."""
+    with Relay(base, way) as relay:
+        thread = threading.Thread(target=relay.serve_forever)
+        thread.start()
+        try:
+            yield relay.url
+        finally:
+            relay.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def reach() -> Iterator[Callable[[str, str], str]]:
+    """Return what gives the URL by which a service is reached in one of the ways."""
+    with ExitStack() as held:
+        known: dict[tuple[str, str], str] = {}
+
+        def url(base: str, way: str) -> str:
+            if way in ("direct", "forked"):
+                return base
+            if (base, way) not in known:
+                known[base, way] = held.enter_context(relaying(base, way))
+            return known[base, way]
+
+        yield url
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
+    """Run a test whose parameter `way` is `forked` in a child of this process, with all that its fixtures made here."""
+    callspec = getattr(pyfuncitem, "callspec", None)
+    if callspec is None or callspec.params.get("way") != "forked":
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    told = in_child(lambda: pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    if told:
+        pytest.fail(f"in the forked child:\n{told}", pytrace=False)
+    return True
+
+
+def in_child(run: Callable[[], object]) -> str:
+    """Run something in a forked child; return the traceback of what it raised, or nothing."""
+    mine, its = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that this process has threads is the point of it
+        child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(CHILD_S)  # it would outlive this process, were it to hang
+        try:
+            run()
+        except BaseException:
+            os.write(its, traceback.format_exc().encode()[-60_000:])
+        finally:
+            os._exit(0)
+    os.close(its)
+    with open(mine, "rb") as pipe:
+        told = pipe.read().decode(errors="replace")
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return told or (f"it ended with {status}" if status else "")

@@ -1,6 +1,5 @@
 """The service's settings: read once from arguments and the environment, checked, then fixed."""
 
-import ipaddress
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from normtree import usable
 from normtree.keys import read_keys
+from normtree.loopback import is_loopback
 
 SHARED_MEMORY = Path("/dev/shm")
 OWN_MEMORY = "/normtree-"
@@ -24,16 +24,6 @@ def _default_arena_bytes() -> int:
     if not SHARED_MEMORY.is_dir():
         return GIB
     return min(4 * GIB, shutil.disk_usage(SHARED_MEMORY).total // 4)
-
-
-def _is_loopback(host: str) -> bool:
-    """Tell whether an address to bind is reachable from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Settings(BaseSettings):
@@ -160,7 +150,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _refuse_exposure(self) -> Self:
         """Refuse to serve other machines without asking them for a key, unless told to."""
-        if not (self.insecure or self.keys_file or self.keys.strip() or _is_loopback(self.host)):
+        if not (self.insecure or self.keys_file or self.keys.strip() or is_loopback(self.host)):
             raise ValueError(
                 f"host: {self.host!r} can be reached from other machines, and the service has no keys to ask for; "
                 "make one with `normtree key new NAME --keys-file FILE`, bind a loopback address, "

@@ -24,12 +24,27 @@ from normtree.client import Projected, UnexpectedAnswer, Unreachable
 from normtree.client.retry import Retry
 from normtree.demo import free_port
 
+WAYS = ("direct", "rechunked", "gzip", "deflate", "forked")
 Y = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32)
 
 
+@pytest.fixture(scope="module", params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    """How the service is reached; with `forked` the test itself runs in a child of this process."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def near(service: str) -> Iterator[Client]:
-    with Client(service) as client:
+def base(service: str, way: str, reach: Any) -> str:
+    found: str = reach(service, way)
+    return found
+
+
+@pytest.fixture(scope="module")
+def near(base: str) -> Iterator[Client]:
+    """A client that has been used, so that a child inherits a connection."""
+    with Client(base) as client:
         client.wait_until_ready()
         yield client
 
@@ -134,6 +149,60 @@ def test_options_are_the_services(near: Client) -> None:
     assert near.project(Y, radius=tiny).timing["radius"] == tiny
 
 
+EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
+
+
+def test_types_that_are_not_projected_keep_their_bits(near: Client) -> None:
+    bits = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    tensors = {name: bits.view(name) for name in EIGHT_BITS} | {"complex": Y.astype(np.complex64), "zero-d": bits[1, 1]}
+    got = near.project_tensors({**tensors, "w": Y}, pattern="w", radius=2.0)
+    for name, tensor in tensors.items():
+        assert (got[name].dtype, got[name].shape) == (tensor.dtype, tensor.shape)
+        assert got[name].tobytes() == tensor.tobytes()
+
+
+@pytest.mark.skipif(not find_spec("torch"), reason="needs PyTorch")
+def test_torch_s_types_that_are_not_projected_keep_their_bits(near: Client) -> None:
+    import torch
+
+    bits = torch.arange(256, dtype=torch.int16).to(torch.uint8).reshape(16, 16)
+    eight = {name: bits.view(getattr(torch, name)) for name in EIGHT_BITS}
+    got = near.project_tensors({**eight, "w": torch.from_numpy(Y.copy())}, pattern="w", radius=2.0)
+    for name, tensor in eight.items():
+        assert got[name].dtype == tensor.dtype
+        assert torch.equal(got[name].view(torch.uint8), bits)
+    spiral = torch.complex(torch.from_numpy(Y.copy()), torch.ones(Y.shape))
+    lazy = {"conjugate": spiral.conj(), "negative": spiral.conj().imag, "w": torch.ones(2, 3)}
+    assert lazy["conjugate"].is_conj()
+    assert lazy["negative"].is_neg()
+    got = near.project_tensors(lazy, pattern="w", radius=2.0)
+    assert all(torch.equal(got[name], tensor.clone()) for name, tensor in lazy.items() if name != "w")
+
+
+@pytest.mark.skipif(not find_spec("torch"), reason="needs PyTorch")
+@pytest.mark.parametrize("kind", ["sparse", "meta", "half complex", "double complex"])
+def test_torch_tensors_that_cannot_be_sent_are_named(near: Client, kind: str) -> None:
+    import torch
+
+    tensor, told = {
+        "sparse": (torch.eye(3).to_sparse(), r"torch.float32, torch.sparse_coo, cpu.*to_dense\(\) makes it so"),
+        "meta": (torch.empty(3, 4, device="meta"), "torch.float32, torch.strided, meta"),
+        "half complex": (torch.zeros(3, dtype=torch.uint8).repeat(4).view(torch.complex32), "torch.complex32"),
+        "double complex": (torch.ones(3, dtype=torch.complex128), "dtype complex128 cannot be sent"),
+    }[kind]
+    with pytest.raises(TypeError, match=f"layers.0.w: .*{told}"):
+        near.project_tensors({"a": Y, "layers.0.w": tensor}, radius=1.0)
+
+
+def test_arrays_that_cannot_be_made_are_named(near: Client) -> None:
+    class Broken:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            raise RuntimeError("it lies on another device")
+
+    with pytest.raises(TypeError, match=r"b: Broken cannot be sent.*it lies on another device"):
+        near.project_tensors({"a": Y, "b": Broken()}, radius=1.0)
+
+
 @pytest.mark.skipif(not find_spec("torch"), reason="needs PyTorch")
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_torch_in_torch_out(near: Client, dtype: str) -> None:
@@ -152,9 +221,9 @@ def test_torch_in_torch_out(near: Client, dtype: str) -> None:
 
 
 def test_progress_is_told(near: Client) -> None:
-    y = np.ones((1024, 1024), np.float32)
+    y = np.random.default_rng(0).random((1024, 1024), np.float32)
     told: list[tuple[str, int, int]] = []
-    near.project(y, radius=2.0, progress=lambda *what: told.append(what))
+    near.project(y, radius=1e9, progress=lambda *what: told.append(what))
     for direction in ("sent", "received"):
         steps = [(done, whole) for way, done, whole in told if way == direction]
         assert len(steps) >= 4
@@ -185,9 +254,9 @@ def test_info(near: Client) -> None:
     assert near.info()["versions"]["normtree"] == normtree.__version__
 
 
-def test_coroutines(service: str) -> None:
+def test_coroutines(base: str) -> None:
     async def main() -> None:
-        async with AsyncClient(service) as client:
+        async with AsyncClient(base) as client:
             await client.wait_until_ready()
             told = Counter[str]()
             answers = await asyncio.gather(

@@ -72,9 +72,21 @@ def by_command_line(_: str, folder: Path) -> bytes:
     return np.load(folder / "out.npy").tobytes()
 
 
-WAYS = (by_npy, by_safetensors, by_client, by_triton, by_shared_memory, by_command_line)
+DOORS = (by_npy, by_safetensors, by_client, by_triton, by_shared_memory, by_command_line)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_same_bits(service: str, tmp_path: Path, way: Any) -> None:
-    assert way(service, tmp_path) == nk.project(Y, "l1,linf", axes="1,0", sparsity=0.9).tobytes()
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
+def test_same_bits(service: str, tmp_path: Path, door: Any) -> None:
+    assert door(service, tmp_path) == nk.project(Y, "l1,linf", axes="1,0", sparsity=0.9).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("door", "way"),
+    [
+        *((door, way) for door in (by_npy, by_safetensors, by_client) for way in ("rechunked", "gzip", "forked")),
+        *((by_triton, way) for way in ("rechunked", "gzip")),  # in a forked child its own event loop stands still
+    ],
+)
+def test_same_bits_by_other_ways(service: str, reach: Any, tmp_path: Path, door: Any, way: str) -> None:
+    """Behind a proxy that answers by chunks or compresses, and asked by a forked child."""
+    assert door(reach(service, way), tmp_path) == nk.project(Y, "l1,linf", axes="1,0", sparsity=0.9).tobytes()

@@ -38,6 +38,13 @@ def client(serve: Serving, root: Path, tmp_path_factory: pytest.TempPathFactory)
         yield found
 
 
+@pytest.fixture(scope="module")
+def there(client: httpx.Client, reach: Any, way: str) -> Iterator[httpx.Client]:
+    """A client that reaches the service in some way."""
+    with httpx.Client(base_url=reach(str(client.base_url), way), timeout=60) as found:
+        yield found
+
+
 def recipe(output: str, **changes: Any) -> dict[str, Any]:
     return {"input": "in", "output": output, "rules": [RULE], **changes}
 
@@ -52,13 +59,15 @@ def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
     pytest.fail(f"the job did not end: {job}")
 
 
-def test_a_job_is_taken_runs_and_reports(client: httpx.Client, root: Path, loaded: Any) -> None:
-    answer = client.post("/v1/jobs", json=recipe("one"))
+@pytest.mark.parametrize("way", ["direct", "rechunked", "forked"], scope="module")
+def test_a_job_is_taken_runs_and_reports(there: httpx.Client, way: str, root: Path, loaded: Any) -> None:
+    client = there
+    answer = client.post("/v1/jobs", json=recipe(f"one-{way}"))
     assert answer.status_code == 202
     job = answer.json()
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert ended(client, job["id"])["state"] == "completed"
-    assert (loaded(root / "one")["layers.0.up.weight"] == 0).all(axis=1).sum() == 150
+    assert (loaded(root / f"one-{way}")["layers.0.up.weight"] == 0).all(axis=1).sum() == 150
     report = client.get(f"/v1/jobs/{job['id']}/report")
     assert report.json()["rules"][0]["zero_share"] == 0.5
     page = client.get(f"/v1/jobs/{job['id']}/report", headers={"Accept": "text/html"})
@@ -69,8 +78,10 @@ def test_a_job_is_taken_runs_and_reports(client: httpx.Client, root: Path, loade
     assert job["id"] in [each["id"] for each in client.get("/v1/jobs").json()["jobs"]]
 
 
-def test_events_tell_of_it_until_it_ends(client: httpx.Client) -> None:
-    job = client.post("/v1/jobs", json=recipe("events")).json()
+@pytest.mark.parametrize("way", ["direct", "rechunked", "forked"], scope="module")
+def test_events_tell_of_it_until_it_ends(there: httpx.Client, way: str) -> None:
+    client = there
+    job = client.post("/v1/jobs", json=recipe(f"events-{way}")).json()
     told: list[tuple[str, dict[str, Any]]] = []
     with client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")

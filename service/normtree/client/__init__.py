@@ -6,7 +6,15 @@
 
 from normtree.client.aio import AsyncClient
 from normtree.client.answers import Projected, ProjectedTensors
-from normtree.client.failures import UnexpectedAnswer, Unreachable
+from normtree.client.failures import AnswerMismatch, UnexpectedAnswer, Unreachable
 from normtree.client.sync import Client
 
-__all__ = ["AsyncClient", "Client", "Projected", "ProjectedTensors", "UnexpectedAnswer", "Unreachable"]
+__all__ = [
+    "AnswerMismatch",
+    "AsyncClient",
+    "Client",
+    "Projected",
+    "ProjectedTensors",
+    "UnexpectedAnswer",
+    "Unreachable",
+]

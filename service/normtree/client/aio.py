@@ -1,7 +1,7 @@
 """The client for coroutines: arguments, results and errors are the other's, and it says what they mean."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -9,16 +9,21 @@ from typing import Any, Self, Unpack
 import httpx
 
 from normtree.client.answers import Projected, ProjectedTensors
-from normtree.client.call import ONLY, PATH, Call, Options, Progress, Receipt
+from normtree.client.call import ONLY, PATH, Call, Options
 from normtree.client.connection import (
     LOOK_S,
     READY_PATH,
+    check_tag,
     connection_options,
     not_ready_in,
     read_json,
-    unreachable,
+    tag,
+    tag_of,
+    told,
 )
 from normtree.client.failures import failure
+from normtree.client.processes import OfProcess
+from normtree.client.receipt import Progress, Receipt
 from normtree.client.retry import Retry
 from normtree.errors import NormtreeError
 
@@ -36,7 +41,10 @@ class AsyncClient:
     def __init__(
         self, url: str = "http://127.0.0.1:8000", *, key: str | None = None, timeout_s: float = 120.0, retries: int = 4
     ) -> None:
-        self._http = httpx.AsyncClient(**connection_options(url, key, timeout_s))
+        options = connection_options(url, key, timeout_s)
+        hooks: dict[str, list[Callable[..., Any]]] = {"request": [_tag], "response": [_check_tag]}
+        self._url = httpx.URL(url)
+        self._connections = OfProcess(lambda: httpx.AsyncClient(**options, event_hooks=hooks))
         self._retry = Retry(retries)
 
     async def project(
@@ -84,11 +92,11 @@ class AsyncClient:
         end_s = monotonic() + timeout_s
         while not await self._is_ready():
             if monotonic() > end_s:
-                raise not_ready_in(timeout_s, self._http.base_url)
+                raise not_ready_in(timeout_s, self._url)
             await asyncio.sleep(LOOK_S)
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections of this process."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -99,11 +107,13 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
+    @property
+    def _http(self) -> httpx.AsyncClient:
+        return self._connections.get()
+
     async def _get(self, path: str) -> dict[str, Any]:
-        try:
+        with told(self._url):
             return read_json(await self._http.get(path))
-        except httpx.TransportError as error:
-            raise unreachable(self._http.base_url, error) from error
 
     async def _is_ready(self) -> bool:
         try:
@@ -123,18 +133,24 @@ class AsyncClient:
             attempt += 1
 
     async def _attempt(self, call: Call) -> Receipt:
-        try:
+        with told(self._url):
             async with self._http.stream(
                 "POST", PATH, params=dict(call.params), headers=call.headers, content=_awaited(call)
             ) as answer:
-                if answer.is_error:
+                if answer.status_code != httpx.codes.OK:
                     raise failure(answer.status_code, answer.headers, await answer.aread())
-                receipt = Receipt(answer.headers, call.progress)
-                async for part in answer.aiter_raw():
+                receipt = Receipt(answer.headers, tag_of(answer), call.progress)
+                async for part in answer.aiter_bytes():
                     receipt.take(part)
                 return receipt
-        except httpx.TransportError as error:
-            raise unreachable(self._http.base_url, error) from error
+
+
+async def _tag(request: httpx.Request) -> None:
+    tag(request)
+
+
+async def _check_tag(answer: httpx.Response) -> None:
+    check_tag(answer)
 
 
 async def _awaited(call: Call) -> AsyncIterator[bytes]:

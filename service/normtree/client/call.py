@@ -1,53 +1,22 @@
 """A call as data: what is sent for a projection, and how the answer is read. Both clients share it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, TypedDict
 
-import ml_dtypes
 import numpy as np
 
 from normtree.client.answers import Projected, ProjectedTensors
 from normtree.client.arrays import Array, Restore, as_array
+from normtree.client.receipt import MEDIA_TYPE, Progress, Receipt
 from normtree.http.bodies import safetensors
 from normtree.http.bodies.contents import Entry
 
-MEDIA_TYPE = "application/vnd.safetensors"
 PATH = "/v1/project"
 ONLY = "y"  # the name of a tensor that is sent alone
 _SLICE_BYTES = 2**20
-_ANY_SIZE = 2**62  # the service's answers are as large as what was sent
-
-Direction = Literal["sent", "received"]
-Progress = Callable[[Direction, int, int], None]
-
-
-class Receipt:
-    """An answer's body on its way in.
-
-    Args:
-        headers: of the answer, which tell its length.
-        progress: told of what has come; None for nobody.
-
-    Attributes:
-        headers: the same.
-        body: what has come, and then zeros.
-    """
-
-    def __init__(self, headers: Mapping[str, str], progress: "Progress | None") -> None:
-        self.headers = headers
-        self.body = bytearray(int(headers["Content-Length"]))
-        self._done = 0
-        self._progress = progress
-
-    def take(self, part: bytes) -> None:
-        """Take the next bytes."""
-        self.body[self._done : self._done + len(part)] = part
-        self._done += len(part)
-        if self._progress:
-            self._progress("received", self._done, len(self.body))
 
 
 class Options(TypedDict, total=False):
@@ -140,15 +109,12 @@ class Call:
         """Read an answer.
 
         Raises:
-            MalformedBody: it is not safetensors.
+            UnexpectedAnswer: it is none of the service's.
         """
-        headers, body = receipt.headers, receipt.body
-        contents = safetensors.read_header(body, elements_limit=_ANY_SIZE)
-        if contents is None:
-            raise ValueError(f"answer: {len(body)} bytes end within the header")
+        contents = receipt.contents()
         parts, start = {}, contents.data_offset
         for entry in contents.entries:
-            parts[entry.name] = _array(body, start, entry)
+            parts[entry.name] = _array(receipt.body, start, entry)
             start += entry.nbytes
         axes = json.loads(contents.metadata.get("normtree.axes", "{}"))
         tensors = {
@@ -157,17 +123,17 @@ class Call:
         }
         return ProjectedTensors(
             tensors,
-            timing=json.loads(headers["X-Normtree-Timing"]),
+            timing=receipt.json("X-Normtree-Timing"),
             certificates=json.loads(contents.metadata.get("normtree.certificate", "{}")),
             certificate=json.loads(contents.metadata.get("normtree.certificate.global", "null")),
-            request_id=headers["X-Request-Id"],
-            trace_path=headers.get("X-Normtree-Trace"),
+            request_id=receipt.request_id,
+            trace_path=receipt.headers.get("X-Normtree-Trace"),
         )
 
 
 def _array(body: bytearray, start: int, entry: Entry) -> Array:
     """Return a tensor of the answer, in the answer's own memory."""
-    dtype = np.dtype(ml_dtypes.bfloat16 if entry.dtype == "bfloat16" else _DTYPES.get(entry.dtype, entry.dtype))
+    dtype = np.dtype(_DTYPES.get(entry.dtype, entry.dtype))
     flat = np.frombuffer(body, np.uint8, entry.nbytes, start)
     return flat.view(dtype).reshape(entry.shape) if entry.nbytes else np.empty(entry.shape, dtype)
 
@@ -183,6 +149,8 @@ def _expand(parts: Mapping[str, Array], name: str, axes: list[int]) -> Array:
 _DTYPES = {
     "I64": "int64", "U64": "uint64", "I32": "int32", "U32": "uint32", "I16": "int16", "U16": "uint16",
     "I8": "int8", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _PROJECTABLE = ("float64", "float32", "float16", "bfloat16")

@@ -23,6 +23,14 @@ class Unreachable(NormtreeError):
     title = "The service cannot be reached"
 
 
+class AnswerMismatch(NormtreeError):
+    """The answer is one to another request: of a connection that two share, or of a proxy that mixes them up."""
+
+    status = 502
+    code = "answer-mismatch"
+    title = "The answer is of another request"
+
+
 class UnexpectedAnswer(NormtreeError):
     """The answer is none that the service gives for a cause that has a class of its own.
 
@@ -38,15 +46,22 @@ class UnexpectedAnswer(NormtreeError):
         super().__init__(detail, got=answered)
         self.answered = answered
 
+    @classmethod
+    def of(cls, answered: int, wanted: str, body: bytes) -> "UnexpectedAnswer":
+        """Make one that shows the beginning of the answer's body."""
+        return cls(f"{answered}: {wanted}, got {_shown(body)!r}", answered)
+
 
 def failure(status: int, headers: Mapping[str, str], body: bytes) -> NormtreeError:
     """Return the exception that an answer stands for; its class is the service's own, found by the problem's code."""
     problem = _problem(body)
     retry_after_s = _seconds(headers.get("Retry-After"))
-    detail = str(problem.get("detail") or body[:_TEXT_SHOWN].decode(errors="replace"))
+    detail = str(problem.get("detail") or _shown(body))
     kind = _KNOWN.get(str(problem.get("code")))
     error: NormtreeError
-    if kind is None:
+    if moved_to := headers.get("Location"):
+        error = UnexpectedAnswer(f"{status}: it is at {moved_to}, which is not followed: name that as the url", status)
+    elif kind is None:
         error = UnexpectedAnswer(f"{status}: {detail}", status)
     else:
         pointer, limit, got = (problem.get(name) for name in ("pointer", "limit", "got"))
@@ -62,6 +77,10 @@ def _problem(body: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _shown(body: bytes) -> str:
+    return body[:_TEXT_SHOWN].decode(errors="replace")
 
 
 def _seconds(text: str | None) -> int | None:

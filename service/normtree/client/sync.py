@@ -1,6 +1,6 @@
 """The client that waits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -8,22 +8,30 @@ from typing import Any, Self, Unpack
 import httpx
 
 from normtree.client.answers import Projected, ProjectedTensors
-from normtree.client.call import ONLY, PATH, Call, Options, Progress, Receipt
+from normtree.client.call import ONLY, PATH, Call, Options
 from normtree.client.connection import (
     LOOK_S,
     READY_PATH,
+    check_tag,
     connection_options,
     not_ready_in,
     read_json,
-    unreachable,
+    tag,
+    tag_of,
+    told,
 )
 from normtree.client.failures import failure
+from normtree.client.processes import OfProcess
+from normtree.client.receipt import Progress, Receipt
 from normtree.client.retry import Retry
 from normtree.errors import NormtreeError
 
 
 class Client:
-    """Projects arrays by a service. Threads may share it.
+    """Projects arrays by a service. Threads may share it, and so may forked processes: each has its own connections.
+
+    Of the environment it takes the proxy for the URL (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``); to
+    a service on this machine it connects itself.
 
     Args:
         url: where the service is.
@@ -35,7 +43,10 @@ class Client:
     def __init__(
         self, url: str = "http://127.0.0.1:8000", *, key: str | None = None, timeout_s: float = 120.0, retries: int = 4
     ) -> None:
-        self._http = httpx.Client(**connection_options(url, key, timeout_s))
+        options = connection_options(url, key, timeout_s)
+        hooks: dict[str, list[Callable[..., Any]]] = {"request": [tag], "response": [check_tag]}
+        self._url = httpx.URL(url)
+        self._connections = OfProcess(lambda: httpx.Client(**options, event_hooks=hooks))
         self._retry = Retry(retries)
 
     def project(
@@ -123,11 +134,11 @@ class Client:
         end_s = monotonic() + timeout_s
         while not self._is_ready():
             if monotonic() > end_s:
-                raise not_ready_in(timeout_s, self._http.base_url)
+                raise not_ready_in(timeout_s, self._url)
             sleep(LOOK_S)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections of this process."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -138,11 +149,13 @@ class Client:
     ) -> None:
         self.close()
 
+    @property
+    def _http(self) -> httpx.Client:
+        return self._connections.get()
+
     def _get(self, path: str) -> dict[str, Any]:
-        try:
+        with told(self._url):
             return read_json(self._http.get(path))
-        except httpx.TransportError as error:
-            raise unreachable(self._http.base_url, error) from error
 
     def _is_ready(self) -> bool:
         try:
@@ -162,15 +175,15 @@ class Client:
             attempt += 1
 
     def _attempt(self, call: Call) -> Receipt:
-        try:
-            with self._http.stream(
+        with (
+            told(self._url),
+            self._http.stream(
                 "POST", PATH, params=dict(call.params), headers=call.headers, content=call.body()
-            ) as answer:
-                if answer.is_error:
-                    raise failure(answer.status_code, answer.headers, answer.read())
-                receipt = Receipt(answer.headers, call.progress)
-                for part in answer.iter_raw():
-                    receipt.take(part)
-                return receipt
-        except httpx.TransportError as error:
-            raise unreachable(self._http.base_url, error) from error
+            ) as answer,
+        ):
+            if answer.status_code != httpx.codes.OK:
+                raise failure(answer.status_code, answer.headers, answer.read())
+            receipt = Receipt(answer.headers, tag_of(answer), call.progress)
+            for part in answer.iter_bytes():
+                receipt.take(part)
+            return receipt

@@ -1,6 +1,5 @@
 """``/v2/systemsharedmemory``: Triton's extension by which a client on this machine sends no tensors at all."""
 
-import ipaddress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -10,6 +9,7 @@ from normtree import errors
 from normtree.http.problems import problem_responses
 from normtree.http.regions import Regions
 from normtree.http.small_json import JSON_PROBLEMS, read_small_json
+from normtree.loopback import is_loopback
 from normtree.settings import Settings
 
 _WHOLE = 2**63 - 1
@@ -38,12 +38,7 @@ def check_local(request: Request) -> None:
     Raises:
         NotLocal: the client is not on this machine.
     """
-    host = request.client.host if request.client else ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a socket of this machine's file system has no address
-        local = request.client is None
-    if not local:
+    if request.client and not is_loopback(request.client.host):  # a socket of the file system has no address
         raise errors.NotLocal("shared memory is for clients on this machine, over a loopback address")
 
 
