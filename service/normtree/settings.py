@@ -46,6 +46,9 @@ class Settings(BaseSettings):
         default_factory=usable.cores, ge=1, description="Leaf tasks at once; default: the usable cores."
     )
     ray_address: str | None = Field(default=None, description="Ray cluster to join; default: an embedded local one.")
+    ray_restart_s: float = Field(
+        default=60.0, ge=0, description="Seconds from one start of Ray to the next, at least, where it is lost."
+    )
     inline_only: bool = Field(default=False, description="Run without Ray, on this process's threads alone.")
     body_limit_bytes: int = Field(default=GIB, ge=1, description="Largest request body, in bytes.")
     rank_limit: int = Field(default=8, ge=1, le=64, description="Largest number of axes of a tensor.")

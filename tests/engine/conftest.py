@@ -12,7 +12,7 @@ from normtree.settings import Settings
 
 
 def start() -> Projector:
-    return Projector.start(Settings(workers=2, arena_bytes=2**30))
+    return Projector.start(Settings(workers=2, arena_bytes=2**30, ray_restart_s=0))
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_a_leaf_that_may_have_no_more_memory_says_so(projector: Projector, y: ND
         projector.project_array(y, make_plan(projector, y))
     assert projector.arena.leased_bytes == projector.slates.leased_bytes == 0
     check_right(projector, y)
-    assert projector.ray.worker_pids() == pids, "no worker had to be ended for it"
+    assert set(projector.ray.worker_pids()) == set(pids), "no worker had to be ended for it"
 
 
 @pytest.mark.parametrize("engine", ["inline", "ray"])

@@ -3,18 +3,28 @@
 import os
 import secrets
 import sys
+from collections.abc import Mapping
 
 
 def prepare_environment(*, embedded: bool) -> None:
     """Set what is not set already, before the first ``import ray``; after that it is too late and nothing is done.
 
     Args:
+        embedded: whether the cluster will be a local one of our own.
+    """
+    if "ray" not in sys.modules:
+        os.environ.update(ray_environment(os.environ, embedded=embedded))
+
+
+def ray_environment(environment: Mapping[str, str], *, embedded: bool) -> dict[str, str]:
+    """Return an environment with what Ray is to find in it, where it does not say otherwise.
+
+    Args:
+        environment: to begin with.
         embedded: whether the cluster will be a local one of our own. It then gets a token of its own, which is
             never written to a file: without it, a port of Ray runs anybody's code.
     """
-    if "ray" in sys.modules:
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("NUMBA_NUM_THREADS", "1")
-    if embedded and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    found = {"RAY_USAGE_STATS_ENABLED": "0", "NUMBA_NUM_THREADS": "1", **environment}
+    if embedded and found.setdefault("RAY_AUTH_MODE", "token") == "token":
+        found.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    return found

@@ -9,7 +9,7 @@ import os
 import secrets
 import traceback
 from contextlib import suppress
-from multiprocessing.connection import Client, Listener
+from multiprocessing.connection import Client, Connection, Listener
 from socket import SHUT_RDWR, socket
 from typing import Any
 
@@ -60,8 +60,7 @@ class Line:
 
     def hang_up(self) -> None:
         """End it: a call under way breaks, in whatever thread, and the worker's end returns when its leaf does."""
-        with suppress(OSError), socket(fileno=os.dup(self._connection.fileno())) as line:
-            line.shutdown(SHUT_RDWR)
+        hang_up(self._connection)
 
     def close(self) -> None:
         """Free it; no call is under way."""
@@ -97,6 +96,12 @@ class Answerer:
                     return
                 except Exception as error:  # an outcome that cannot be sent; nothing of it has been
                     connection.send((None, TypeError(f"{leaf.__name__}: {error}")))
+
+
+def hang_up(connection: "Connection[Any, Any]") -> None:
+    """End what goes over a connection, in whatever thread it is read; both ends find it at its end."""
+    with suppress(OSError), socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(SHUT_RDWR)
 
 
 def new_key() -> bytes:

@@ -3,35 +3,39 @@
 Ray starts the workers, places them, watches them and ends them. Each runs one task for as long as it lives: to answer
 the calls that come over its line. Tensors are not arguments: a call carries names, the worker attaches the segments
 and works where the bytes are. So a call is small, and what it costs is one message there and one back.
+
+A Ray that has lost one of its processes is none, even where its workers still answer: sooner or later it starts no
+more of them, or ends its driver. So it is ended as a whole, and another is started; until then there is no engine here.
 """
 
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from threading import Condition, Thread
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic
 from typing import Any, TypeVar
 
-import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+from normtree.engine.cluster import Cluster
+from normtree.engine.crew import Away, Crew, Worker
 from normtree.engine.executor import Answers, Leaf
 from normtree.engine.lanes import LaneLost, Lanes
-from normtree.engine.line import Answerer, Line, LineBroken, new_key
-from normtree.engine.process import Process, pid_namespace
+from normtree.engine.line import LineBroken
+from normtree.engine.own_folder import OwnFolder
 from normtree.engine.stop import Stop
-from normtree.engine.tensor import attach
-from normtree.engine.warm import warm_kernels
-from normtree.errors import EngineUnavailable, WorkersLost
+from normtree.errors import EngineUnavailable
 
 R = TypeVar("R")
 
-_STORE_BYTES = 256 * 2**20  # calls are small: nothing of a tensor goes through Ray's store
-_WARM_TIMEOUT_S = 300.0
-_CLOSE_TIMEOUT_S = 20.0
-_SPARES = 1
-_POLL_S = 0.05
+RESTART_S = 60.0
+_LOOK_S = 0.25
+_STARVED_S = 60.0
+_FIRST_START_S = 10.0  # what a start is taken to last, before there has been one
+_PREFIX = "ntray-"
+_PLACE_LENGTH = 26  # Ray's sockets lie below, whose paths may have 107 characters
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ class RayExecutor:
         workers: leaves at once.
         address: address of a cluster with a node on this machine; None starts an embedded local one.
         segments: those that workers attach in advance.
+        restart_s: seconds from one start to the next, at least, where Ray is lost; the first restart is at once.
 
     Raises:
         EngineUnavailable: Ray cannot be started or reached, or has no node here.
@@ -50,30 +55,67 @@ class RayExecutor:
 
     in_process = False
 
-    def __init__(self, workers: int, address: str | None = None, segments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, workers: int, address: str | None = None, segments: Sequence[str] = (), restart_s: float = RESTART_S
+    ) -> None:
         """Connect, and warm a process for each worker and a spare one."""
+        self._workers, self._address, self._restart_s = workers, address, restart_s
+        self._start_s = _FIRST_START_S
+        self._version, self._nodes = "", 0
+        self._starts = self._opened = 0
+        self._closing, self._decided = Event(), Event()
+        self._folder = OwnFolder(_place(), _PREFIX)
+        self._crew = Crew(workers, segments, self._away("it has not been started"))
+        self._lanes = Lanes([_RayLane(self._crew) for _ in range(workers)], in_process=False)
+        self._keeper = Thread(target=self._keep, name="normtree-ray", daemon=True)
+        self._keeper.start()
         try:
-            if address is None:
-                _start_embedded(workers)
-            else:
-                ray.init(address=address, configure_logging=False, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            raise EngineUnavailable(f"Ray at {address or 'an embedded cluster'}: {error}") from error
-        try:
-            self._crew = _Crew(workers, segments)
-            self._lanes = Lanes([_RayLane(self._crew) for _ in range(workers)], in_process=False)
+            self._decided.wait()
+            if away := self._crew.away:
+                raise EngineUnavailable(away.why)
         except BaseException:
-            ray.shutdown()
+            self.close()
             raise
+
+    @property
+    def is_away(self) -> bool:
+        """Whether there is no cluster now."""
+        return self._crew.away is not None
+
+    def check_there(self) -> None:
+        """Refuse work that could not be done now.
+
+        Raises:
+            EngineUnavailable: Ray is away.
+        """
+        if away := self._crew.away:
+            raise away.error()
+
+    @property
+    def workers_ready(self) -> int:
+        """How many leaves could run at once now: workers that live and are not stopped."""
+        return 0 if self.is_away else self._crew.ready
+
+    @property
+    def restarts(self) -> int:
+        """How often Ray has been started anew, since it was lost."""
+        return max(0, self._opened - 1)
 
     def info(self) -> dict[str, object]:
         """What ``/v1/info`` tells of the cluster."""
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        return {"version": ray.__version__, "nodes": sum(bool(node["Alive"]) for node in nodes)}
+        away = self._crew.away
+        return {
+            "version": self._version,
+            "nodes": 0 if away else self._nodes,
+            "up": away is None,
+            "away_since": away.since.isoformat(timespec="seconds") if away else None,
+            "away_because": away.why if away else None,
+            "restarts": self.restarts,
+        }
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers that live, spare ones included."""
-        return self._crew.pids()
+        return self._crew.pids
 
     def run(
         self,
@@ -87,176 +129,110 @@ class RayExecutor:
         """Run one phase; see `normtree.engine.executor.Executor.run`.
 
         Raises:
-            EngineUnavailable: no worker can be started any more.
+            EngineUnavailable: Ray is away, or starts no workers any more.
         """
         return self._lanes.run(leaf, calls, workers=workers, stop=stop, on_answer=on_answer)
 
     def close(self) -> None:
         """Leave the cluster; workers end with it, and an embedded one itself."""
+        self._closing.set()
+        self._keeper.join()
         self._lanes.close()
-        self._crew.close()
-        ray.shutdown()
+        self._folder.close()
 
+    def _keep(self) -> None:
+        """Have a cluster, and another where it is lost; where the first cannot be had, leave it at that."""
+        while not self._closing.is_set():
+            began_s = monotonic()
+            why = self._have_cluster(began_s)
+            if not self._opened:
+                break
+            if not self._closing.wait(max(0.0, began_s + self._restart_s - monotonic())):
+                logger.warning("starting Ray anew, since %s", why)
+        self._decided.set()
 
-class _Host:
-    """What Ray runs in a worker process: the answering end of a line."""
-
-    def __init__(self, key: bytes, segments: Sequence[str]) -> None:
-        """Run every kernel once, map segments, so that no request pays for either, and listen."""
-        warm_kernels()
-        for segment in segments:
-            with suppress(FileNotFoundError):  # given up meanwhile
-                attach(segment, populate=True)
-        self._answerer = Answerer(key)
-
-    def identity(self) -> tuple[str, int, int]:
-        """Where to call, this process, and the namespace in which its id means something."""
-        return self._answerer.address, os.getpid(), pid_namespace()
-
-    def answer(self) -> None:
-        """Run leaves until the driver hangs up."""
-        self._answerer.answer()
-
-
-class _Worker:
-    """A worker as the driver sees it: its actor, its process, and the line to it."""
-
-    def __init__(self, hire: Any, segments: Sequence[str]) -> None:
-        """Have Ray start one, and wait until it is warm and answers."""
-        key = new_key()
-        self._actor = hire.remote(key, segments)
-        address, self.pid, namespace = ray.get(self._actor.identity.remote(), timeout=_WARM_TIMEOUT_S)
-        self._process = Process.find(self.pid, namespace)
-        self._answering = self._actor.answer.remote()
-        self._line = Line(address, key)
-
-    def call(self, leaf: Leaf[Any], args: tuple[Any, ...]) -> Any:
-        """Run a leaf there; see `Line.call`."""
-        return self._line.call(leaf, args)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it is known to be gone."""
-        return self._process is not None and self._process.has_ended
-
-    def kill(self) -> None:
-        """End it, so that a call under way breaks; the process may take a moment."""
-        self._line.hang_up()
-        ray.kill(self._actor, no_restart=True)
-
-    def bury(self) -> bool:
-        """End it, and tell whether it is sure to be gone: what it was at may then be written by another."""
-        self.kill()
-        self._line.close()
-        return self._process is not None and self._process.end()
-
-
-class _Crew:
-    """The workers: those that lanes have taken, and those that wait to be.
-
-    Args:
-        workers: how many lanes will take one.
-        segments: those that each of them attaches in advance.
-    """
-
-    def __init__(self, workers: int, segments: Sequence[str]) -> None:
-        """Start as many, and a spare; return when all are warm."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        # A lane keeps its worker for good: counted as a CPU it would leave none to other work on the cluster.
-        self._hire: Any = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_Host)  # type: ignore[call-overload]
-        self._segments = segments
-        self._changed = Condition()
-        self._waiting: list[_Worker] = []
-        self._taken: list[_Worker] = []
-        self._error: BaseException | None = None
-        self._closed = False
-        self._hiring: list[Thread] = []
-        starting = [Thread(target=self._start, daemon=True) for _ in range(workers + _SPARES)]
-        for thread in starting:
-            thread.start()
-        for thread in starting:
-            thread.join()
-        if self._error:
-            raise EngineUnavailable(f"Ray cannot run workers on this node: {self._error}") from self._error
-
-    def pids(self) -> list[int]:
-        """Process ids of all."""
-        with self._changed:
-            return [worker.pid for worker in (*self._taken, *self._waiting)]
-
-    def take(self, stop: Stop | None = None) -> _Worker:
-        """Take a waiting worker, or wait for one that is being started.
-
-        Raises:
-            EngineUnavailable: none can be started.
-            Stopped: it took too long.
-        """
-        with self._changed:
-            while True:
-                while self._waiting:
-                    worker = self._waiting.pop()
-                    if not worker.has_ended:
-                        self._taken.append(worker)
-                        return worker
-                    self._replace()
-                if self._error:
-                    error, self._error = self._error, None
-                    self._replace()
-                    raise EngineUnavailable(f"Ray cannot run workers on this node: {error}", retry_after_s=1)
-                if stop:
-                    stop.check()
-                self._changed.wait(_POLL_S)
-
-    def lose(self, worker: _Worker) -> None:
-        """Make sure that a taken worker is gone, and start another in the background.
-
-        Raises:
-            WorkersLost: it may still run.
-        """
-        with self._changed:
-            self._taken.remove(worker)
-            self._replace()
-        if not worker.bury():
-            raise WorkersLost(f"worker {worker.pid} was lost and may still run", retry_after_s=1)
-
-    def close(self) -> None:
-        """Start no more; those there are end with the connection to Ray, and nobody is being started any more."""
-        with self._changed:
-            self._closed = True
-            hiring = list(self._hiring)
-        for thread in hiring:
-            thread.join(_CLOSE_TIMEOUT_S)
-
-    def _replace(self) -> None:
-        if not self._closed:
-            self._hiring = [thread for thread in self._hiring if thread.is_alive()]
-            self._hiring.append(Thread(target=self._start, name="normtree-hire", daemon=True))
-            self._hiring[-1].start()
-
-    def _start(self) -> None:
+    def _have_cluster(self, began_s: float) -> str:
+        """Start or join a cluster, and stay with it until it is lost; return why it was, or could not be had."""
+        cluster = None
         try:
-            worker = _Worker(self._hire, self._segments)
-        except Exception as error:
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
-            return
-        with self._changed:
-            self._waiting.append(worker)
-            self._changed.notify_all()
+            cluster = Cluster(self._workers, self._address, self._session_folder())
+            cluster.wait(self._closing)
+            self._crew.begin(cluster)
+            why = self._warm(cluster)
+            if not why:
+                self._open(cluster, began_s)
+                why = self._watch(cluster)
+        except EngineUnavailable as error:
+            why = error.detail
+        except OSError as error:
+            why = f"Ray cannot be started: {error}"
+        self._crew.end(self._away(why, max(monotonic(), began_s + self._restart_s)))
+        if not self._closing.is_set():
+            logger.error("Ray is away: %s", why)
+        if cluster:
+            cluster.end()
+        return why
+
+    def _warm(self, cluster: Cluster) -> str | None:
+        """Wait until the workers are warm; return what came between."""
+        while not self._crew.is_warm():
+            if lost := self._lost(cluster):
+                return lost
+        return None
+
+    def _open(self, cluster: Cluster, began_s: float) -> None:
+        """Take work."""
+        self._version, self._nodes = cluster.version, cluster.nodes
+        self._start_s = monotonic() - began_s
+        self._opened += 1
+        self._crew.open()
+        self._decided.set()
+
+    def _watch(self, cluster: Cluster) -> str:
+        """Stay with a cluster until it is lost, and return why it is."""
+        ready_s = monotonic()
+        while not (lost := self._lost(cluster)):
+            self._nodes = cluster.nodes
+            self._crew.tend()
+            if self._crew.ready:
+                ready_s = monotonic()
+            elif monotonic() > ready_s + _STARVED_S:
+                return f"no worker lives, and in {_STARVED_S:g} s none was started"
+        return lost
+
+    def _lost(self, cluster: Cluster) -> str | None:
+        """Wait a moment, and return why a cluster is lost; None if it is not."""
+        if self._closing.is_set():
+            return "the service ends"
+        part = cluster.lost_part(_LOOK_S)
+        return f"its process {part} has ended" if part else None
+
+    def _away(self, why: str, start_at_s: float | None = None) -> Away:
+        """Tell that Ray is away, and when it may be there again."""
+        return Away(why, datetime.now(UTC), (monotonic() if start_at_s is None else start_at_s) + self._start_s)
+
+    def _session_folder(self) -> Path:
+        """Make a folder for a cluster's files; of those before only the last one's stay, for they tell why it ended."""
+        self._starts += 1
+        shutil.rmtree(self._folder.path / str(self._starts - 2), ignore_errors=True)
+        folder = self._folder.path / str(self._starts)
+        folder.mkdir(mode=0o700)
+        return folder
 
 
 class _RayLane:
     """A lane over a worker of the crew."""
 
-    def __init__(self, crew: _Crew) -> None:
-        """Take a warm worker."""
+    def __init__(self, crew: Crew) -> None:
+        """Begin without a worker; the first call takes one."""
         self._crew = crew
-        self._worker: _Worker | None = crew.take()
+        self._worker: Worker | None = None
 
     def call(self, leaf: Leaf[Any], args: tuple[Any, ...], stop: Stop) -> Any:
-        """Run a leaf on the lane's worker, or on the spare one if that was lost."""
-        worker = self._worker = self._worker or self._crew.take(stop)
+        """Run a leaf on the lane's worker, or on another one where that has ended."""
+        if self._worker is None or self._worker.has_ended:
+            self._worker = self._crew.take(stop)
+        worker = self._worker
         try:
             return worker.call(leaf, args)
         except LineBroken as error:
@@ -267,19 +243,14 @@ class _RayLane:
 
     def kill(self) -> None:
         """End the worker under way."""
-        if self._worker:
-            self._worker.kill()
+        if worker := self._worker:
+            worker.kill()
 
     def close(self) -> None:
         """Leave the worker to the crew."""
 
 
-def _start_embedded(workers: int) -> None:
-    ray.init(
-        address="local",
-        num_cpus=workers,
-        object_store_memory=_STORE_BYTES,
-        include_dashboard=False,
-        configure_logging=False,
-        log_to_driver=False,
-    )
+def _place() -> Path:
+    """Where to keep the files of clusters that we start: where Ray would, but for paths that were too long for it."""
+    place = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    return place if len(str(place)) <= _PLACE_LENGTH else Path("/tmp")

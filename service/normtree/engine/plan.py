@@ -16,6 +16,7 @@ from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
 
 ENGINES = ("auto", "inline", "ray")
+RAY_IS_AWAY = "Ray is away"
 
 # Ray is taken although it is a little slower: work in the workers leaves the service's process to its sockets.
 _RAY_TOLERANCE = 1.1
@@ -46,6 +47,7 @@ class Plan:
         blocks: the leaves' blocks.
         predicted: what it would take on each engine that could run it.
         serial_ms: predicted wall on one thread, the modelled reference of a speed-up.
+        may_move: whether another engine may take its place: nobody asked for this one.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +61,7 @@ class Plan:
     blocks: tuple[Block, ...]
     predicted: Mapping[Engine, Prediction]
     serial_ms: float
+    may_move: bool = False
 
     @cached_property
     def nbytes(self) -> int:
@@ -131,6 +134,7 @@ def make_plan(
     max_workers: int,
     engine: str = "auto",
     workers: int | None = None,
+    away: bool = False,
 ) -> Plan:
     """Choose blocks and engine for a projection, predict its time and say why.
 
@@ -144,6 +148,7 @@ def make_plan(
         max_workers: leaves that can run at once.
         engine: ``auto``, or the one that is asked for.
         workers: leaves at once, 1 to ``max_workers``; default: as many as make it faster.
+        away: whether Ray is away, so that ``auto`` is not to take it.
 
     Raises:
         ValueError: an engine that is not known or not there, more workers than there are, a goal that cannot be
@@ -155,7 +160,7 @@ def make_plan(
     counts = _counts(workers, max_workers)
     work = Workload.of(shape, dtype, norm)
     options = {each: _best(work, shape, norm, profile, each, counts) for each in profile.engines}
-    chosen, reason = _choose(engine, options)
+    chosen, reason = _choose(engine, options, away)
     serial = work.predict(profile, "inline", split(shape, norm, 1), 1)
     return Plan(
         shape=shape,
@@ -169,6 +174,7 @@ def make_plan(
         blocks=chosen.blocks,
         predicted={each: option.prediction for each, option in options.items()},
         serial_ms=serial.wall_ms,
+        may_move=engine == "auto",
     )
 
 
@@ -222,7 +228,7 @@ def _counts(workers: int | None, max_workers: int) -> list[int]:
     return [workers]
 
 
-def _choose(engine: str, options: Mapping[Engine, _Option]) -> tuple[_Option, str]:
+def _choose(engine: str, options: Mapping[Engine, _Option], away: bool) -> tuple[_Option, str]:
     if engine not in ENGINES:
         raise ValueError(f"engine: wanted one of {', '.join(ENGINES)}, got {engine!r}")
     inline, ray = options["inline"], options.get("ray")
@@ -234,6 +240,8 @@ def _choose(engine: str, options: Mapping[Engine, _Option]) -> tuple[_Option, st
         return inline, "Ray is off"
     if engine == "ray":
         return ray, "asked"
+    if away:
+        return inline, RAY_IS_AWAY
     if ray.prediction.wall_ms <= _RAY_TOLERANCE * inline.prediction.wall_ms:
         return ray, "Ray is predicted within 10 % of inline, and leaves this process to its sockets"
     return inline, "below break-even: Ray's overhead would outweigh what it frees"

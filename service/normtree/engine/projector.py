@@ -3,27 +3,27 @@
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic_ns, perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normtree.engine.arena import Arena, Segment
 from normtree.engine.cancel import Cancel
-from normtree.engine.environment import prepare_environment
 from normtree.engine.executor import Executor
 from normtree.engine.inline import InlineExecutor
 from normtree.engine.machine import this_machine
 from normtree.engine.measure import Request, measure
+from normtree.engine.on_ray import RayExecutor
 from normtree.engine.one_block import is_one_block, run_one_block
-from normtree.engine.plan import Plan, make_plan
+from normtree.engine.plan import RAY_IS_AWAY, Plan, make_plan
 from normtree.engine.profile import Engine, MachineProfile
 from normtree.engine.profile_store import load_profile, profile_path, save_profile
 from normtree.engine.report import make_timing
@@ -35,16 +35,21 @@ from normtree.engine.timing import Timing
 from normtree.engine.together import check_together
 from normtree.engine.warm import warm_kernels
 from normtree.engine.watermark import Watermark
-from normtree.errors import Cancelled, DeadlineExceeded, InvalidTensor, OutOfMemory, WorkersLost, refusal
+from normtree.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EngineUnavailable,
+    InvalidTensor,
+    OutOfMemory,
+    WorkersLost,
+    refusal,
+)
 from normtree.settings import Settings
 from normtree_kernels.arguments import describe_bad
 from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import check_dtype
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
-
-if TYPE_CHECKING:
-    from normtree.engine.on_ray import RayExecutor
 
 Baseline = Literal["none", "measure"]
 BASELINES: tuple[Baseline, ...] = ("none", "measure")
@@ -65,7 +70,7 @@ class Projector:
         ray: the executor on Ray; None when it is off.
     """
 
-    def __init__(self, settings: Settings, arena: Arena, ray_executor: "RayExecutor | None") -> None:
+    def __init__(self, settings: Settings, arena: Arena, ray_executor: RayExecutor | None) -> None:
         """Measure the machine; `start` makes what belongs to it."""
         self._settings = settings
         self.ray = ray_executor
@@ -74,8 +79,12 @@ class Projector:
         self.slates = Arena(max(_LEAST_SLATES_BYTES, settings.arena_bytes // 2))
         self.inline = InlineExecutor(settings.workers)
         self._plan = lru_cache(_PLANS_KEPT, typed=True)(self._make_plan)
-        kept = load_profile(self._profile_path)
-        self.profile = kept if kept and not kept.is_due else self.measure()
+        try:
+            kept = load_profile(self._profile_path)
+            self.profile = kept if kept and not kept.is_due else self.measure()
+        except BaseException:
+            self.close()
+            raise
         self._planned_by = self.profile
         self.ready = True
 
@@ -88,20 +97,20 @@ class Projector:
             BodyTooLarge, ArenaFull: the memory to be touched is more than the arena or the node has.
         """
         warm_kernels()  # first alone: the workers then find machine code on disk, and none of them writes it
-        arena = Arena(settings.arena_bytes)
-        try:
+        with ExitStack() as held:
+            arena = Arena(settings.arena_bytes)
+            held.callback(arena.close)
             segments = arena.touch(settings.arena_touched_bytes)
             for segment in segments:
                 attach(segment, populate=True)
             if settings.inline_only:
-                return cls(settings, arena, None)
-            prepare_environment(embedded=settings.ray_address is None)
-            from normtree.engine.on_ray import RayExecutor
-
-            return cls(settings, arena, RayExecutor(settings.workers, settings.ray_address, segments))
-        except BaseException:
-            arena.close()
-            raise
+                ray = None
+            else:
+                ray = RayExecutor(settings.workers, settings.ray_address, segments, settings.ray_restart_s)
+                held.callback(ray.close)
+            started = cls(settings, arena, ray)
+            held.pop_all()
+            return started
 
     def close(self) -> None:
         """Stop: not ready any more, segments removed, Ray left or ended."""
@@ -119,6 +128,13 @@ class Projector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def workers_ready(self) -> int:
+        """Leaves that could run at once now: on Ray's workers, or on threads where Ray is off."""
+        if not self.ready:
+            return 0
+        return self.ray.workers_ready if self.ray else self.workers
 
     def info(self) -> dict[str, object]:
         """What ``/v1/info`` tells of the engines."""
@@ -155,11 +171,16 @@ class Projector:
         Raises:
             InvalidTensor: an element type that cannot be projected.
             InvalidParameter: any other of them is not permitted; the error's pointer names it.
+            EngineUnavailable: Ray is asked for, and away.
         """
         if self._planned_by is not self.profile:
             self._plan.cache_clear()
             self._planned_by = self.profile
-        return self._plan(shape, dtype, norm, axes, radius, sparsity, groups, exact, engine, workers)
+        away = self.ray is not None and self.ray.is_away
+        plan = self._plan(shape, dtype, norm, axes, radius, sparsity, groups, exact, (engine, away), workers)
+        if plan.engine == "ray" and self.ray:
+            self.ray.check_there()
+        return plan
 
     def _make_plan(
         self,
@@ -171,7 +192,7 @@ class Projector:
         sparsity: float | None,
         groups: int | None,
         exact: bool,
-        engine: str,
+        choice: tuple[str, bool],
         workers: int | None,
     ) -> Plan:
         """Make a plan; small requests are alike, and planning one takes longer than projecting it."""
@@ -183,11 +204,12 @@ class Projector:
             check_dtype(np.dtype(dtype), "tensor")
         except TypeError as error:
             raise InvalidTensor(str(error), pointer="tensor") from error
+        engine, away = choice
         try:
             mixed = MixedNorm.parse(norm, axes, ndim=len(shape))
             return make_plan(
                 shape, np.dtype(dtype).name, mixed, goal, exact=exact,
-                profile=self.profile, max_workers=self.workers, engine=engine, workers=workers,
+                profile=self.profile, max_workers=self.workers, engine=engine, workers=workers, away=away,
             )  # fmt: skip
         except (TypeError, ValueError) as error:
             raise refusal(error) from error
@@ -288,15 +310,14 @@ class Projector:
         self, works: Sequence[Work], goal: Goal, terms: Terms, deadline_s: float, baseline: Baseline
     ) -> Timing:
         """Run a tree, and tell what ends it; ``done`` is told too."""
-        plans = [work.plan for work in works]
         try:
             with _told(terms, deadline_s):
-                run = self._run(works, goal, terms)
-                if not run.finite:
-                    raise _describe_bad(works, run)
-                if baseline == "none":
-                    return make_timing(plans, run, sum(plan.serial_ms for plan in plans), "modelled")
-                return make_timing(plans, run, self._serial_ms(works, goal, terms), "measured")
+                try:
+                    return self._run_timed(works, goal, terms, baseline)
+                except EngineUnavailable:
+                    if terms.done or not all(work.plan.may_move for work in works):
+                        raise
+                return self._run_timed([_on_threads(work) for work in works], goal, terms, baseline)
         except BaseException as error:
             if isinstance(error, WorkersLost):
                 for work in works:
@@ -304,6 +325,16 @@ class Projector:
             if terms.done:
                 terms.done.fail(error)
             raise
+
+    def _run_timed(self, works: Sequence[Work], goal: Goal, terms: Terms, baseline: Baseline) -> Timing:
+        """Run a tree once, and its serial reference if that is asked for."""
+        plans = [work.plan for work in works]
+        run = self._run(works, goal, terms)
+        if not run.finite:
+            raise _describe_bad(works, run)
+        if baseline == "none":
+            return make_timing(plans, run, sum(plan.serial_ms for plan in plans), "modelled")
+        return make_timing(plans, run, self._serial_ms(works, goal, terms), "measured")
 
     def _run(self, works: Sequence[Work], goal: Goal, terms: Terms) -> Run:
         executor = self._executor(works[0].plan)
@@ -396,6 +427,11 @@ def _describe_bad(works: Sequence[Work], run: Run) -> InvalidTensor:
     """Say which tensor cannot be projected, and why."""
     bad = works[next((i for i, norm in enumerate(run.norms) if not math.isfinite(norm)), 0)]
     return InvalidTensor(describe_bad(bad.source.array(), bad.name, bad.plan.norm), pointer="tensor")
+
+
+def _on_threads(work: Work) -> Work:
+    """The same on threads; Ray was lost in its middle."""
+    return replace(work, plan=replace(work.plan, engine="inline", reason=RAY_IS_AWAY))
 
 
 def _serial(plan: Plan) -> Plan:

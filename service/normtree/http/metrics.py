@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from normtree import __version__
@@ -80,10 +80,11 @@ class Metrics:
         self._gauge("normtree_queue_depth", "Tensors that wait for shared memory.", lambda: admission.waiting)
         self._gauge(
             "normtree_workers_ready", "Leaf tasks that could run at once.",
-            lambda: projector.workers if projector.ready else 0,
+            lambda: projector.workers_ready,
         )  # fmt: skip
         registry.register(_Arena(projector))
         registry.register(_Leaves(self))
+        registry.register(_Ray(projector))
         ProcessCollector(registry=registry)
 
     @property
@@ -164,6 +165,20 @@ class _Leaves(Collector):
     def collect(self) -> Iterator[SummaryMetricFamily]:
         count, seconds = self._metrics.leaves
         yield SummaryMetricFamily("normtree_leaf_seconds", "Time of leaf tasks.", count_value=count, sum_value=seconds)
+
+
+class _Ray(Collector):
+    """Whether Ray is there, where it is not off, and how often it was started anew."""
+
+    def __init__(self, projector: Projector) -> None:
+        self._ray = projector.ray
+
+    def collect(self) -> Iterator[Metric]:
+        if self._ray:
+            yield GaugeMetricFamily("normtree_ray_up", "Whether Ray is there.", value=not self._ray.is_away)
+            yield CounterMetricFamily(
+                "normtree_ray_restarts", "Times Ray was started anew after it was lost.", value=self._ray.restarts
+            )
 
 
 def _build() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Serving: one process, which is one Ray driver, until a signal ends it."""
+"""Serving: one process, with one Ray driver, until a signal ends it."""
 
 import signal
 import socket
@@ -12,11 +12,11 @@ from normtree.http.malloc import keep_freed_memory
 from normtree.http.server import DrainingServer, permit_descriptors, server_config
 from normtree.settings import Settings
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 def serve(settings: Settings) -> None:
     """Start the engine, serve until SIGTERM or SIGINT, then drain and stop the engine.
-
-    Ray starts before the server: started later, it would take over the server's signals.
 
     Args:
         settings: all there is to set.
@@ -30,7 +30,6 @@ def serve(settings: Settings) -> None:
     log = log_to_stderr(settings.log_level)
     _leave_on_signals()
     with Projector.start(settings) as projector:
-        _leave_on_signals()  # again: Ray has put its own handler there
         permit_descriptors(settings.connections_limit)
         keep_freed_memory()
         app = create_app(projector, settings, log)
@@ -58,9 +57,11 @@ def _check_address(host: str, port: int) -> None:
 
 def _leave_on_signals() -> None:
     """Make both signals unwind the stack. While uvicorn runs it handles them itself, and raises them again after."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, _leave)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # another one would interrupt what cleans up
     raise SystemExit(0)
