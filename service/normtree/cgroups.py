@@ -106,19 +106,20 @@ def _limit_of_2(folder: Path) -> float:
 
 
 def _left_of_1(folder: Path) -> float:
-    return _left(folder, _limit_of_1(folder), "memory.usage_in_bytes", "total_inactive_file")
+    return _left(folder, _limit_of_1(folder), "memory.usage_in_bytes", "total_")
 
 
 def _left_of_2(folder: Path) -> float:
-    return _left(folder, _limit_of_2(folder), "memory.current", "inactive_file")
+    return _left(folder, _limit_of_2(folder), "memory.current", "")
 
 
-def _left(folder: Path, limit: float, usage: str, cached: str) -> float:
+def _left(folder: Path, limit: float, usage: str, prefix: str) -> float:
     used = _number(folder / usage)
     if math.inf in (limit, used):
         return limit
     stat = dict(line.split(" ", 1) for line in _lines(folder / "memory.stat") if " " in line)
-    return max(0.0, limit - used + int(stat.get(cached, "0")))
+    cached = sum(int(stat.get(f"{prefix}{kind}_file", "0")) for kind in ("inactive", "active"))
+    return max(0.0, limit - used + cached)
 
 
 def _number(path: Path) -> float:

@@ -290,8 +290,17 @@ def _private(path: str, flags: int) -> int:
 
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file; its paths are relative to its folder.")]
-JobWorkers = Annotated[int | None, typer.Option(min=1, help="Tasks at once; default: the usable cores.")]
-Memory = Annotated[str, typer.Option(help="Bound of all buffers and aggregates together, such as 512MiB or 2G.")]
+JobWorkers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tasks at once; default: the usable cores. Fewer where memory holds no more."),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Bound of all buffers and aggregates together, such as 512MiB or 2G; default: 256 MiB a worker, at least "
+        "512 MiB, more where a tensor wants it, and no more than half of the free memory."
+    ),
+]
 JobEngine = Annotated[str, typer.Option(help="auto, inline (threads of this process) or ray.")]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster whose nodes share the storage; 'auto' finds the one it runs in.")
@@ -302,7 +311,7 @@ Address = Annotated[
 def plan_job(
     recipe: Recipe,
     workers: JobWorkers = None,
-    memory: Memory = "512MiB",
+    memory: Memory = None,
     engine: JobEngine = "auto",
     address: Address = None,
 ) -> None:
@@ -317,7 +326,7 @@ def plan_job(
 def run_job(
     recipe: Recipe,
     workers: JobWorkers = None,
-    memory: Memory = "512MiB",
+    memory: Memory = None,
     engine: JobEngine = "auto",
     address: Address = None,
 ) -> None:

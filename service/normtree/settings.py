@@ -94,8 +94,11 @@ class Settings(BaseSettings):
     jobs_roots: str = Field(
         default="", description="Folders whose files batch jobs may read and write, separated by `:`; none: no jobs."
     )
-    jobs_memory_bytes: int = Field(
-        default=2**29, ge=1, description="Memory for the buffers and aggregates of a batch job, in bytes."
+    jobs_memory_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Memory for the buffers and aggregates of a batch job, in bytes; default: 256 MiB a worker, at "
+        "least 512 MiB, more where a tensor wants it, and no more than half of the free memory.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
 

@@ -147,7 +147,7 @@ def test_memory_of_version_2(machine: Machine, limit: object, high: object, memo
     machine.version_2("/a")
     for name, text in (("max", limit), ("high", high), ("current", 2 * GIB)):
         machine.write(f"sys/fs/cgroup/a/memory.{name}", text)
-    machine.write("sys/fs/cgroup/a/memory.stat", f"anon {GIB}\ninactive_file {GIB}")
+    machine.write("sys/fs/cgroup/a/memory.stat", f"anon {GIB}\ninactive_file {GIB // 2}\nactive_file {GIB // 2}")
     assert usable.memory_bytes(machine.root) == memory * GIB
     assert usable.free_memory_bytes(machine.root) == free * GIB
 
@@ -157,7 +157,8 @@ def test_memory_of_version_1(machine: Machine, limit: int, memory: int, free: in
     machine.version_1("/a/b")
     machine.write("sys/fs/cgroup/memory/a/memory.limit_in_bytes", limit)
     machine.write("sys/fs/cgroup/memory/a/memory.usage_in_bytes", 2 * GIB)
-    machine.write("sys/fs/cgroup/memory/a/memory.stat", f"cache {GIB}\ntotal_inactive_file {GIB}")
+    told = f"cache 1\ninactive_file 1\ntotal_inactive_file {GIB // 4}\ntotal_active_file {3 * GIB // 4}"
+    machine.write("sys/fs/cgroup/memory/a/memory.stat", told)
     machine.write("sys/fs/cgroup/memory/a/b/memory.limit_in_bytes", NO_BOUND_OF_1)
     assert usable.memory_bytes(machine.root) == memory * GIB
     assert usable.free_memory_bytes(machine.root) == free * GIB

@@ -1,6 +1,7 @@
 """Tensors that are cut every way there is have the bytes of their own projection, and take little memory."""
 
 import itertools
+import json
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 import normtree_kernels as nk
+from normtree import usable
 from normtree.errors import InvalidRecipe, InvalidTensor
 from normtree.jobs import plan as job_plan
 from normtree.jobs.cut import cut_up
@@ -171,15 +173,63 @@ def test_panels_hold_each_byte_once(shape: tuple[int, ...], in_order: bool, pane
             assert not in_order or runs == sorted(runs)
 
 
-def test_what_cannot_be_cut_says_so_and_how_much_memory_it_takes(tmp_path: Path, make_recipe: Any) -> None:
-    nbytes = 4 * 1000 * 2 * 100_003
-    header = b'{"w":{"dtype":"F32","shape":[1000,2,100003],"data_offsets":[0,%d]}}' % nbytes
-    (tmp_path / "in").mkdir()
-    with (tmp_path / "in" / "a.safetensors").open("wb") as file:
+def write_sparse(folder: Path, shape: tuple[int, ...]) -> Path:
+    """Write a tensor of zeros that take no room."""
+    nbytes = 4 * prod(shape)
+    header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, nbytes]}}).encode()
+    folder.mkdir()
+    with (folder / "a.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + nbytes)
+    return folder
+
+
+def test_what_cannot_be_cut_says_so_and_how_much_memory_it_takes(tmp_path: Path, make_recipe: Any) -> None:
     rule = "tensors = 'w'\nnorm = 'l1,l2'\naxes = '1,0.2'\nsparsity = 0.5"  # a fibre is all there is of the width
-    recipe = make_recipe(tmp_path / "in", tmp_path / "out", rule)
-    with pytest.raises(InvalidRecipe, match=r"cut into no less than 381\.5 MiB .* takes 1,525\.\d MiB of memory"):
-        plan_job(recipe, Options(workers=2, engine="inline"))
-    assert plan_job(recipe, Options(workers=2, memory_bytes=1600 * MIB, engine="inline")).buffer_bytes > 1525 * MIB
+    recipe = make_recipe(write_sparse(tmp_path / "in", (1000, 2, 100_003)), tmp_path / "out", rule)
+    with pytest.raises(
+        InvalidRecipe, match=r"cut into no less than 381\.5 MiB .* 1 worker that takes 763\.\d MiB of mem"
+    ):
+        plan_job(recipe, Options(workers=2, memory_bytes=512 * MIB, engine="inline"))
+    plans = [
+        plan_job(recipe, Options(workers=2, memory_bytes=each, engine="inline")) for each in (800 * MIB, 1600 * MIB)
+    ]
+    assert [plan.workers for plan in plans] == [1, 2]
+    assert [plan.buffer_bytes // (10 * MIB) for plan in plans] == [76, 152]
+    assert "1 of 2 workers: more would take more than 800 MiB of memory" in str(plans[0])
+    assert "workers" not in str(plans[1])
+
+
+@pytest.mark.parametrize("memory_bytes", [None, 512 * MIB, 64 * MIB])
+@pytest.mark.parametrize("workers", [1, 8, 64, 256])
+@pytest.mark.parametrize("norm", ["l1,linf", "l1,l1"])
+@pytest.mark.parametrize("shape", [(128_256, 4096), (4096, 128_256)])
+def test_workers_and_memory_fit_each_other_by_themselves(
+    tmp_path: Path, make_recipe: Any, shape: tuple[int, ...], norm: str, workers: int, memory_bytes: int | None
+) -> None:
+    source = write_sparse(tmp_path / "in", shape)
+    for axes in ("1,0", "0,1"):
+        rule = f"tensors = 'w'\nnorm = '{norm}'\naxes = '{axes}'\nsparsity = 0.5"
+        plan = plan_job(make_recipe(source, tmp_path / "out", rule), Options(workers, memory_bytes))
+        assert plan.fits
+        assert plan.memory_bytes == (memory_bytes or plan.memory_bytes)
+        assert 1 <= plan.workers <= workers
+        assert (f"{plan.workers} of {workers} workers" in str(plan)) == (plan.workers < workers)
+        assert memory_bytes == 64 * MIB or plan.workers >= min(workers, 32)
+
+
+def test_a_tensor_may_have_more_than_the_default_where_it_wants_it(tmp_path: Path, make_recipe: Any) -> None:
+    rule = "tensors = 'w'\nnorm = 'l1,l2'\naxes = '1,0.2'\nsparsity = 0.5"
+    recipe = make_recipe(write_sparse(tmp_path / "in", (1000, 2, 100_003)), tmp_path / "out", rule)
+    usual, most = Options(workers=2).bounds_bytes(2)
+    assert usual == min(512 * MIB, most)
+    if most > 800 * MIB:
+        assert 512 * MIB < plan_job(recipe, Options(workers=1)).buffer_bytes <= most
+
+
+def test_memory_grows_with_the_workers_up_to_half_of_what_is_free() -> None:
+    bounds = [Options().bounds_bytes(workers) for workers in (1, 2, 8, 10**6)]
+    for workers, (usual, most) in zip((1, 2, 8, 10**6), bounds, strict=True):
+        assert usual == min(max(512, 256 * workers) * MIB, most)
+        assert most <= usable.memory_bytes() // 2
+    assert Options(memory_bytes=MIB).bounds_bytes(64) == [MIB]

@@ -62,10 +62,10 @@ class JobBoard:
     Args:
         folder: where they are remembered, a file each; None where none are taken.
         workers: threads of the one job that runs.
-        memory_bytes: bound of its buffers and aggregates.
+        memory_bytes: bound of its buffers and aggregates; None: as the machine has it.
     """
 
-    def __init__(self, folder: Path | None, workers: int, memory_bytes: int) -> None:
+    def __init__(self, folder: Path | None, workers: int, memory_bytes: int | None) -> None:
         """Remember what was taken before; what had not ended then is interrupted."""
         self._folder, self._workers, self._memory_bytes = folder, workers, memory_bytes
         self._lock = threading.RLock()
@@ -184,7 +184,7 @@ class JobBoard:
             "-m",
             "normtree.jobs.child",
             str(recipe),
-            str(self._memory_bytes),
+            str(self._memory_bytes or 0),
             str(self._workers),
         ]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)

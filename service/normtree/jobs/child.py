@@ -1,7 +1,7 @@
 """A job in a process of its own, for the service: what it does is told on standard output, a JSON object a line.
 
-``python -m normtree.jobs.child RECIPE.json MEMORY_BYTES WORKERS``. Its end, however it comes, touches nothing of the
-service's; killed, it resumes when the same recipe is posted again.
+``python -m normtree.jobs.child RECIPE.json MEMORY_BYTES WORKERS``; where 0 bytes are given it finds a bound itself. Its
+end, however it comes, touches nothing of the service's; killed, it resumes when the same recipe is posted again.
 """
 
 import json
@@ -41,7 +41,7 @@ def tell(message: dict[str, object]) -> None:
 def main(recipe: Path, memory_bytes: int, workers: int) -> int:
     """Run the job and tell how it ended."""
     os.nice(_NICENESS)
-    options = Options(workers, memory_bytes, "inline")
+    options = Options(workers, memory_bytes or None, "inline")
     try:
         outcome = run_job(Recipe.model_validate_json(recipe.read_bytes()), options, _Teller())
     except NormtreeError as error:

@@ -31,7 +31,7 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def options(workers: int | None, memory: str, engine: str, address: str | None) -> Options:
+def options(workers: int | None, memory: str | None, engine: str, address: str | None) -> Options:
     """Check what was given on the command line.
 
     Raises:
@@ -41,7 +41,8 @@ def options(workers: int | None, memory: str, engine: str, address: str | None) 
         raise ValueError(f"engine: wanted one of auto, inline, ray, got {engine!r}")
     if address is not None and engine == "inline":
         raise ValueError("address: an inline job runs in this process; leave out --engine or the address")
-    return Options(workers, parse_bytes(memory), engine, address)  # type: ignore[arg-type]
+    memory_bytes = None if memory is None else parse_bytes(memory)
+    return Options(workers, memory_bytes, engine, address)  # type: ignore[arg-type]
 
 
 def show_plan(console: Console, path: Path, options: Options) -> None:

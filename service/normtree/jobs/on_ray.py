@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from normtree import usable
 from normtree.errors import EngineUnavailable, NormtreeError, WorkersLost
 from normtree.jobs.pieces import Done, Task
 from normtree.jobs.places import Folder, Target
@@ -31,7 +32,7 @@ class RayRunner:
         source: the input, at the same path or URL on every node.
         target: the output, likewise.
         kernels: those to load in each worker before the first task.
-        workers: tasks at once; None: the CPUs of the cluster.
+        workers: tasks at once; None: the CPUs of the cluster, or the usable cores.
         address: of a cluster; None: an embedded one of this process, or the one it is connected to already.
 
     Raises:
@@ -113,7 +114,8 @@ def _connect(workers: int | None, address: str | None) -> None:
     if address is not None:
         ray.init(address=address, **quiet)
     else:
-        ray.init(address="local", num_cpus=workers, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
+        cpus = workers or usable.cores()
+        ray.init(address="local", num_cpus=cpus, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
 
 
 def _perform(files: tuple[Folder, Target], task: Task) -> Done:

@@ -2,9 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from normtree.errors import InvalidRecipe
 from normtree.jobs.checkpoint import Checkpoint, Shard
@@ -35,6 +35,7 @@ class JobPlan:
         works: the tensors to project, in the order of their bytes.
         workers: tasks at once.
         memory_bytes: bound of all buffers and aggregates together.
+        asked_workers: tasks at once that were asked for; fewer are done where memory holds no more.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class JobPlan:
     works: tuple[Work, ...]
     workers: int
     memory_bytes: int
+    asked_workers: int
 
     @cached_property
     def notes(self) -> list[str]:
@@ -86,9 +88,20 @@ class JobPlan:
 
     @cached_property
     def buffer_bytes(self) -> int:
-        """Memory that the workers' buffers and the aggregates will take at most."""
-        heaviest = max((self._cost_bytes(work) for work in self.works), default=0)
-        return self.workers * heaviest + self._kept_bytes
+        """Memory that the workers' buffers and the aggregates will take at most.
+
+        As many tensors are worked on as there are workers; several workers may share one, and its aggregates.
+        """
+        buffers = [self._buffer_bytes(work) for work in self.works]
+        aggregates = [self._waiting_bytes(work) for work in self.works]
+        apart = self.workers * max(map(sum, zip(buffers, aggregates, strict=True)), default=0)
+        shared = self.workers * max(buffers, default=0) + sum(aggregates)
+        return min(apart, shared) + self._kept_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is within the bound."""
+        return self.buffer_bytes <= self.memory_bytes
 
     @cached_property
     def task_bytes(self) -> int:
@@ -127,22 +140,17 @@ class JobPlan:
         """Cut the up-sweep of a tensor that is split."""
         return [Up(work, first, last) for first, last in self.slabs(work)]
 
-    def check_memory(self) -> None:
-        """Refuse a tensor, or a rule, that the bound on memory is too small for.
-
-        Raises:
-            InvalidRecipe: it is; the bound that would do is told.
-        """
-        for work in self.works:
-            need = self.workers * self._cost_bytes(work) + self._kept_bytes
-            if need > self.memory_bytes:
-                raise InvalidRecipe(
-                    f"{work.shard}: {work.name}: {self._why(work)} under rule {work.rule} ({work.layout.norm}), "
-                    f"and with {self.workers} workers that takes {need / MIB:,.1f} MiB of memory; "
-                    f"got a bound of {self.memory_bytes / MIB:,.1f} MiB: raise it, or take fewer workers",
-                    limit=self.memory_bytes,
-                    got=need,
-                )
+    def too_large(self) -> InvalidRecipe:
+        """Return the error for a tensor, or tensors together, that the bound on memory is too small for."""
+        work = max(self.works, key=lambda work: self._buffer_bytes(work) + self._waiting_bytes(work))
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return InvalidRecipe(
+            f"{work.shard}: {work.name}: {self._why(work)} under rule {work.rule} ({work.layout.norm}), "
+            f"and with {workers} that takes {self.buffer_bytes / MIB:,.1f} MiB of memory; "
+            f"got a bound of {self.memory_bytes / MIB:,.1f} MiB: raise it",
+            limit=self.memory_bytes,
+            got=self.buffer_bytes,
+        )
 
     def _why(self, work: Work) -> str:
         if not self.is_split(work):
@@ -159,12 +167,16 @@ class JobPlan:
         """Tell whether one worker had better take a tensor whole: it is read but once then."""
         return work.nbytes <= 2 * self.task_bytes and _whole_bytes(work) <= self.memory_bytes // (2 * self.workers)
 
-    def _cost_bytes(self, work: Work) -> int:
-        """Memory that one worker takes for a tensor at most: what it reads, what it writes, the fibres' norms."""
+    def _buffer_bytes(self, work: Work) -> int:
+        """Memory that each worker on a tensor takes at most: for what it reads and what it writes."""
         if not self.is_split(work):
             return _whole_bytes(work)
         copies = 4 if work.cut.is_across and work.layout.norm.inner.norm == "l1" else 2  # packed ones of both
-        return copies * work.cut.panel_bytes + (0 if work.rule in self.global_rules else _aggregate_bytes(work))
+        return copies * work.cut.panel_bytes
+
+    def _waiting_bytes(self, work: Work) -> int:
+        """Aggregates of a tensor that several workers share; those that wait for a rule's root are counted apart."""
+        return _aggregate_bytes(work) if self.is_split(work) and work.rule not in self.global_rules else 0
 
     @staticmethod
     def _copies(start: int, stop: int) -> Iterator[Copy]:
@@ -179,6 +191,11 @@ class JobPlan:
             f"{sum(len(shard.entries) for shard in self.checkpoint.shards)} tensors: {len(self.works)} projected "
             f"({self.projected_bytes:,} bytes), the others copied; {len(self.checkpoint.others)} other files copied",
         ]
+        if self.workers < self.asked_workers:
+            lines.append(
+                f"{self.workers} of {self.asked_workers} workers: more would take more than "
+                f"{self.memory_bytes / MIB:,.0f} MiB of memory"
+            )
         works: list[list[Work]] = [[] for _ in self.recipe.rules]
         for work in self.works:
             works[work.rule].append(work)
@@ -211,25 +228,48 @@ class JobPlan:
 
 
 def make_plan(
-    recipe: Recipe, checkpoint: Checkpoint, workers: int, memory_bytes: int, *, in_order: bool = False
+    recipe: Recipe, checkpoint: Checkpoint, workers: int, bounds_bytes: Sequence[int], *, in_order: bool = False
 ) -> JobPlan:
     """Bind a recipe to a checkpoint.
 
     Args:
         recipe: the recipe.
         checkpoint: its input, read.
-        workers: tasks at once, >= 1.
-        memory_bytes: bound of all buffers and aggregates together.
+        workers: tasks at once, >= 1; fewer where the bound on memory wants it.
+        bounds_bytes: of all buffers and aggregates together: the first that one worker at least keeps to is taken.
         in_order: whether files are read or written from their start to their end.
 
     Raises:
         InvalidRecipe: a rule that matches nothing, a tensor that two rules claim, one that cannot be projected so,
             or a bound on memory that is too small.
     """
-    panel_bytes = min(MOST_PANEL_BYTES, memory_bytes // (_PANELS_A_WORKER * workers))
-    works = works_of(recipe, claims_of(recipe, checkpoint), panel_bytes, in_order=in_order)
-    plan = JobPlan(recipe, checkpoint, tuple(works), workers, memory_bytes)
-    plan.check_memory()
+    claims = claims_of(recipe, checkpoint)
+
+    def bind(count: int, bound_bytes: int) -> JobPlan:
+        panel_bytes = min(MOST_PANEL_BYTES, bound_bytes // (_PANELS_A_WORKER * count))
+        works = works_of(recipe, claims, panel_bytes, in_order=in_order)
+        return JobPlan(recipe, checkpoint, tuple(works), count, bound_bytes, workers)
+
+    for bound_bytes in bounds_bytes:
+        plan = _most_workers(partial(bind, bound_bytes=bound_bytes), workers)
+        if plan.fits:
+            return plan
+    raise plan.too_large()
+
+
+def _most_workers(bind: Callable[[int], JobPlan], most: int) -> JobPlan:
+    """Find the plan with the most workers that fits, by halves; one with a single worker if none does."""
+    plan = bind(most)
+    if plan.fits or most == 1:
+        return plan
+    low, high, plan = 1, most, bind(1)
+    while high - low > 1 and plan.fits:
+        middle = (low + high) // 2
+        tried = bind(middle)
+        if tried.fits:
+            low, plan = middle, tried
+        else:
+            high = middle
     return plan
 
 

@@ -32,6 +32,7 @@ from normtree_kernels.dtypes import Float64Array
 Engine = Literal["auto", "inline", "ray"]
 _PENDING_A_WORKER = 2
 _FINISHERS = 2  # shards that are synced at once, while others are swept
+_LEAST_MEMORY_BYTES, _MEMORY_A_WORKER_BYTES = 512 * MIB, 256 * MIB  # beyond that panels grow no more
 _ROOM_BYTES = 16 * MIB  # beyond the output: journal, aggregates, report
 _RAY_FROM_BYTES = 64 << 30  # starting an embedded Ray takes about ten seconds, which is little from here on
 
@@ -41,15 +42,16 @@ class Options:
     """How a job is run; none of it changes a byte of the output.
 
     Args:
-        workers: tasks at once; None: the usable cores, or the CPUs of the cluster.
-        memory_bytes: bound of all buffers and aggregates together.
+        workers: tasks at once; None: the usable cores, or the CPUs of the cluster; fewer where memory holds no more.
+        memory_bytes: bound of all buffers and aggregates together; None: what serves the workers, or what a tensor
+            wants if that is more, and no more than half of the free memory.
         engine: ``inline`` (threads of this process), ``ray``, or ``auto``: Ray where an address is given or the
             checkpoint is so large that starting an embedded one does not matter.
         address: of a Ray cluster whose nodes share the storage.
     """
 
     workers: int | None = None
-    memory_bytes: int = 512 * MIB
+    memory_bytes: int | None = None
     engine: Engine = "auto"
     address: str | None = None
 
@@ -58,6 +60,13 @@ class Options:
         if self.engine != "auto":
             return self.engine
         return "ray" if self.address or checkpoint.nbytes >= _RAY_FROM_BYTES else "inline"
+
+    def bounds_bytes(self, workers: int) -> list[int]:
+        """Bounds on memory to try, one after the other."""
+        if self.memory_bytes is not None:
+            return [self.memory_bytes]
+        most = usable.free_memory_bytes() // 2
+        return [min(most, max(_LEAST_MEMORY_BYTES, workers * _MEMORY_A_WORKER_BYTES)), most]
 
 
 def plan_job(recipe: Recipe, options: Options) -> JobPlan:
@@ -70,7 +79,7 @@ def plan_job(recipe: Recipe, options: Options) -> JobPlan:
     in_order = source.streams or open_target(recipe.output, only).streams
     checkpoint = read_checkpoint(source, only)
     workers = options.workers or usable.cores()
-    return make_plan(recipe, checkpoint, workers, options.memory_bytes, in_order=in_order)
+    return make_plan(recipe, checkpoint, workers, options.bounds_bytes(workers), in_order=in_order)
 
 
 def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched) -> Outcome:
@@ -258,7 +267,8 @@ def _runner(options: Options, plan: JobPlan, source: Folder, target: Target) -> 
         prepare_environment(embedded=options.address is None)
         from normtree.jobs.on_ray import RayRunner
 
-        runner = RayRunner(source, target, kernels, options.workers, options.address)
+        is_free = options.workers is None and plan.workers == plan.asked_workers
+        runner = RayRunner(source, target, kernels, None if is_free else plan.workers, options.address)
     else:
         runner = InlineRunner(source, target, plan.workers)
     try:
