@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,9 +19,14 @@ GIB = 2**30
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")  # as browsers write them: no path, no user
 
 
-def _default_arena_bytes() -> int:
-    """Return 4 GiB, or a quarter of the shared memory where that is less: Ray's object store lives there too."""
-    if not SHARED_MEMORY.is_dir():
+def _default_arena_bytes(given: dict[str, Any]) -> int:
+    """Return 4 GiB, or a quarter of the memory that the arena is made of where that is less.
+
+    Threads alone need none that is shared. In shared memory Ray's object store lives too.
+    """
+    if given.get("inline_only"):
+        return min(4 * GIB, usable.memory_bytes() // 4)
+    if not (SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)):
         return GIB
     return min(4 * GIB, shutil.disk_usage(SHARED_MEMORY).total // 4)
 
@@ -56,7 +61,8 @@ class Settings(BaseSettings):
     arena_bytes: int = Field(
         default_factory=_default_arena_bytes,
         ge=1,
-        description="Shared memory for tensors in flight, in bytes; default: 4 GiB or a quarter of /dev/shm.",
+        description="Memory for tensors in flight, in bytes, shared unless inline_only is set; default: 4 GiB or a "
+        "quarter of /dev/shm, or of the memory.",
     )
     arena_touched_bytes: int = Field(
         default=0, ge=0, description="Bytes of it whose pages are made at the start, before any request."

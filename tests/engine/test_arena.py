@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from normtree.engine.arena import PREFIX, Arena, remove_orphans, segment_bytes
-from normtree.engine.tensor import Tensor
+from normtree.engine.tensor import Tensor, attach
 from normtree.errors import ArenaFull, BodyTooLarge
 
 MIB = 2**20
@@ -175,6 +175,59 @@ def test_idle_segments_give_way_to_a_size_that_is_wanted(tmp_path: Path) -> None
 def test_segments_are_private(tmp_path: Path) -> None:
     with Arena(MIB, tmp_path).lease(1) as segment:
         assert Path(segment.name).stat().st_mode & 0o777 == 0o600
+
+
+def test_who_looks_for_orphans_takes_nothing_from_who_begins(tmp_path: Path) -> None:
+    """Segments are made while other processes begin, each of which looks for those without an owner."""
+    script = (
+        "import sys; from pathlib import Path; from normtree.engine.arena import remove_orphans\n"
+        "print('looking', flush=True)\n"
+        "for _ in range(100_000): remove_orphans(Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    lookers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for looker in lookers:
+            assert looker.stdout is not None
+            assert looker.stdout.readline() == b"looking\n"
+        for _ in range(1000):
+            with Arena(MIB, tmp_path).lease(1) as segment:
+                assert Path(segment.name).exists()
+                Path(segment.name).unlink()
+    finally:
+        for looker in lookers:
+            looker.kill()
+            looker.communicate()
+
+
+def test_memory_of_this_process_is_in_no_folder(tmp_path: Path) -> None:
+    arena = Arena(4 * MIB, tmp_path, own=True)
+    with arena.lease(2 * MIB) as first, arena.lease(MIB) as second:
+        first.buffer[:] = b"a" * (2 * MIB)
+        second.buffer[:] = b"b" * MIB
+        assert segments(tmp_path) == []
+        assert first.name != second.name
+        assert bytes(Tensor(first.name, (3,), "u1").array()) == b"aaa"
+        with pytest.raises(ArenaFull, match=r"^memory: "):
+            arena.lease(2 * MIB)
+    assert (arena.leased_bytes, arena.idle_bytes) == (0, 3 * MIB)
+    with arena.lease(MIB + MIB // 4) as cut:  # of the larger one
+        assert cut.name == first.name
+        assert len(cut.buffer) == MIB + MIB // 4
+        cut.buffer[:] = b"c" * len(cut.buffer)
+    with pytest.raises(BodyTooLarge, match=r"NORMTREE_ARENA_BYTES sets it$"):
+        arena.lease(5 * MIB)
+    arena.close()
+    with pytest.raises(FileNotFoundError):
+        attach(first.name)
+
+
+def test_memory_of_this_process_that_may_still_be_written_to_is_not_handed_out(tmp_path: Path) -> None:
+    arena = Arena(MIB, tmp_path, own=True)
+    with arena.lease(1) as segment:
+        arena.retire(segment.name)
+    with arena.lease(1) as other:
+        assert other.name != segment.name
 
 
 @pytest.mark.kills

@@ -46,7 +46,7 @@ ONES, SEVERAL = npy(np.ones((4, 3))), save({"a": np.ones((4, 5)), "b": np.ones(7
 UNROUTED = [
     ("GET", "/nothing", 404, "not-found", "path", None, "/nothing"),
     ("GET", PROJECT, 405, "method-not-allowed", "method", "POST", "GET"),
-    ("DELETE", "/v1/info", 405, "method-not-allowed", "method", "GET", "DELETE"),
+    ("DELETE", "/v1/info", 405, "method-not-allowed", "method", "GET, HEAD", "DELETE"),
     ("GET", "/v2/models/nope", 404, "model-not-found", "model", "multilevel, euclidean", "nope"),
     ("GET", "/v2/models/euclidean/versions/2/ready", 404, "model-not-found", "version", "1", "2"),
     ("GET", "/v1/jobs/nope", 404, "job-not-found", "id", None, "nope"),

@@ -227,10 +227,14 @@ def test_truncated_header(client: httpx.Client, kept: int) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 60, 400])
-def test_client_that_goes_away(service: str, kept: int) -> None:
+def test_client_that_ends_in_its_body(service: str, kept: int) -> None:
     body = npy(secret(200, 300))
     length = f"Content-Length: {len(body)}"
-    assert talk(service, head("Content-Type: application/x-npy", length), body[:kept], close=True) is None
+    answer = talk(service, head("Content-Type: application/x-npy", length), body[:kept], close=True)
+    assert answer is not None
+    problem = check_problem(answer, 400, "malformed-body")
+    assert problem["detail"].startswith("body: truncated: ")
+    assert answer.headers["connection"] == "close"
 
 
 def test_too_large_is_refused_before_it_is_read(service: str) -> None:

@@ -1,11 +1,14 @@
-"""The arena: shared-memory segments that hold the tensors in flight, pooled so that pages are touched only once.
+"""The arena: segments of memory that hold the tensors in flight, pooled so that pages are touched only once.
 
 A segment is a file in the node's shared memory, locked for as long as its owner lives. The kernel drops the lock when
 a process ends, however it ends, so a segment that can be locked has no owner and the next arena removes it.
+
+Where only threads of one process work, a segment is memory of this process: containers have little shared memory.
 """
 
 import errno
 import fcntl
+import mmap
 import os
 import secrets
 import tempfile
@@ -14,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from normtree.engine.tensor import attach
+from normtree.engine.tensor import OWN, attach, keep, let_go
 from normtree.errors import ArenaFull, BodyTooLarge
 
 PREFIX = "normtree-"
@@ -24,32 +27,94 @@ _SMALLEST_BYTES = 1 << 16
 _RETRY_AFTER_S = 1
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """A piece of shared memory that the arena owns: its file, locked by the open descriptor."""
+class _Memory(Protocol):
+    """A piece of memory that the arena owns."""
 
-    path: Path
-    descriptor: int
-    capacity_bytes: int
+    @property
+    def name(self) -> str:
+        """Name by which it is attached; never used again for another."""
+        ...
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes of it."""
+        ...
 
     def cut(self, nbytes: int) -> "_Memory":
         """Give the pages beyond ``nbytes`` back to the system, if there are any."""
+        ...
+
+    def remove(self) -> None:
+        """Give it back to the system; who has it mapped may go on using it."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Shared memory: a file, locked by the open descriptor."""
+
+    name: str
+    descriptor: int
+    capacity_bytes: int
+
+    @classmethod
+    def create(cls, folder: Path, nbytes: int) -> "_Shared":
+        """Create a file and take its pages now, so that writing later cannot fail."""
+        name, descriptor = _create_locked(folder)
+        try:
+            os.posix_fallocate(descriptor, 0, nbytes)
+        except OSError:
+            os.unlink(name)
+            os.close(descriptor)
+            raise
+        return cls(name, descriptor, nbytes)
+
+    def cut(self, nbytes: int) -> "_Shared":
+        """Cut the file."""
         if nbytes == self.capacity_bytes:
             return self
         os.ftruncate(self.descriptor, nbytes)
         return replace(self, capacity_bytes=nbytes)
 
     def remove(self) -> None:
-        """Unlink it; who has it mapped may go on using it."""
-        self.path.unlink(missing_ok=True)
+        """Unlink the file."""
+        Path(self.name).unlink(missing_ok=True)
         os.close(self.descriptor)
 
 
+@dataclass(frozen=True)
+class _Own:
+    """Memory of this process."""
+
+    name: str
+    memory: mmap.mmap
+    capacity_bytes: int
+
+    @classmethod
+    def create(cls, nbytes: int) -> "_Own":
+        """Map memory and take its pages now, not one by one when they are used."""
+        name = f"{OWN}{secrets.token_hex(8)}"
+        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+        keep(name, memory)
+        return cls(name, memory, nbytes)
+
+    def cut(self, nbytes: int) -> "_Own":
+        """Free the pages at its end; they stay mapped, for views of them do."""
+        if nbytes == self.capacity_bytes:
+            return self
+        self.memory.madvise(mmap.MADV_REMOVE, nbytes, self.capacity_bytes - nbytes)
+        return replace(self, capacity_bytes=nbytes)
+
+    def remove(self) -> None:
+        """Forget it; it is freed when nobody looks at it any more."""
+        let_go(self.name)
+
+
 class Segment:
-    """A lease of a piece of shared memory; made by `Arena.lease`.
+    """A lease of a piece of memory; made by `Arena.lease`.
 
     Attributes:
-        name: path by which processes of this node attach it.
+        name: by which it is attached: in all processes of this node, or in this one where the memory is its own.
         nbytes: bytes that were asked for; at least so many are mapped.
         buffer: writable view of them; empty once released.
     """
@@ -58,7 +123,7 @@ class Segment:
         """Open a view of memory that the arena has just set aside."""
         self._arena = arena
         self._memory: _Memory | None = memory
-        self.name = str(memory.path)
+        self.name = memory.name
         self.nbytes = nbytes
         self.buffer = memoryview(attach(self.name))[:nbytes]
 
@@ -84,12 +149,14 @@ class Arena:
     Args:
         capacity_bytes: most bytes in segments, leased and idle together.
         folder: where segments live; default: the node's shared memory.
+        own: let them be memory of this process instead, which no other can attach.
     """
 
-    def __init__(self, capacity_bytes: int, folder: Path | None = None) -> None:
+    def __init__(self, capacity_bytes: int, folder: Path | None = None, *, own: bool = False) -> None:
         """Start empty, after removing segments whose owners are gone."""
         self.capacity_bytes = capacity_bytes
         self._folder = folder or _shared_memory()
+        self._own = own
         self._idle: dict[int, list[_Memory]] = defaultdict(list)
         self._leased_bytes = 0
         self._idle_bytes = 0
@@ -116,8 +183,9 @@ class Arena:
         """
         wanted = sum(segment_bytes(n) for n in nbytes)
         if wanted > self.capacity_bytes:
+            remedy = arena_remedy(own=self._own)
             raise BodyTooLarge(
-                f"shared memory: {wanted} bytes wanted, the arena holds {self.capacity_bytes}",
+                f"{self._kind}: {wanted} bytes wanted, the arena holds {self.capacity_bytes}: {remedy}",
                 pointer="body",
                 limit=self.capacity_bytes,
                 got=wanted,
@@ -184,13 +252,13 @@ class Arena:
         """Receive memory whose lease has ended; only `Segment.release` calls this."""
         with self._changed:
             self._leased_bytes -= memory.capacity_bytes
-            keep = not self._closed and str(memory.path) not in self._retired
-            self._retired.discard(str(memory.path))
-            if keep:
+            kept = not self._closed and memory.name not in self._retired
+            self._retired.discard(memory.name)
+            if kept:
                 self._idle[memory.capacity_bytes].append(memory)
                 self._idle_bytes += memory.capacity_bytes
             self._changed.notify_all()
-        if not keep:
+        if not kept:
             memory.remove()
 
     def close(self) -> None:
@@ -231,26 +299,30 @@ class Arena:
             raise
 
     def _create(self, size: int, nbytes: int) -> _Memory:
-        path = self._folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.posix_fallocate(descriptor, 0, size)  # takes the pages now: writing later cannot fail
+            return _Own.create(size) if self._own else _Shared.create(self._folder, size)
         except OSError as error:
-            path.unlink(missing_ok=True)
-            os.close(descriptor)
             if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
                 raise self._full(nbytes) from None
             raise
-        return _Memory(path, descriptor, size)
+
+    @property
+    def _kind(self) -> str:
+        return "memory" if self._own else "shared memory"
 
     def _full(self, nbytes: int) -> ArenaFull:
         return ArenaFull(
-            f"shared memory: {nbytes} bytes wanted, {self._leased_bytes} of {self.capacity_bytes} are in use",
+            f"{self._kind}: {nbytes} bytes wanted, {self._leased_bytes} of {self.capacity_bytes} are in use",
             limit=self.capacity_bytes,
             got=nbytes,
             retry_after_s=_RETRY_AFTER_S,
         )
+
+
+def arena_remedy(*, own: bool) -> str:
+    """Say what makes an arena larger; ``own`` tells whether it is memory of the process."""
+    setting = "NORMTREE_ARENA_BYTES sets it"
+    return setting if own else f"{setting}, and a container's shared memory is what shm_size (--shm-size) gives it"
 
 
 def segment_bytes(nbytes: int) -> int:
@@ -259,6 +331,38 @@ def segment_bytes(nbytes: int) -> int:
         return _SMALLEST_BYTES
     step = 1 << (nbytes - 1).bit_length() - 3
     return -(-nbytes // step) * step
+
+
+def _create_locked(folder: Path) -> tuple[str, int]:
+    """Create a file that is locked before anybody can take it for an orphan; return its path and descriptor.
+
+    Between the two steps `remove_orphans` may lock it, and remove it. Then another is made.
+    """
+    while True:
+        path = folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        if lock_own(path, descriptor, fcntl.LOCK_EX):
+            return str(path), descriptor
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def lock_own(path: Path, descriptor: int, kind: int) -> bool:
+    """Lock a file that was just made, and tell whether it was in time: whoever removes orphans locks them too.
+
+    Args:
+        path: of the file, a name that no other ever has.
+        descriptor: of the file.
+        kind: `fcntl.LOCK_EX` or `fcntl.LOCK_SH`.
+
+    Raises:
+        OSError: files of this kind cannot be locked.
+    """
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return path.exists()
 
 
 def remove_orphans(folder: Path) -> int:

@@ -30,7 +30,7 @@ from normtree.engine.report import make_timing
 from normtree.engine.run import Run, Terms, Work, run_tree
 from normtree.engine.stop import Stopped
 from normtree.engine.survivors import Survivors
-from normtree.engine.tensor import Tensor, attach
+from normtree.engine.tensor import Tensor, aligned, attach
 from normtree.engine.timing import Timing
 from normtree.engine.together import check_together
 from normtree.engine.warm import warm_kernels
@@ -76,7 +76,7 @@ class Projector:
         self.ray = ray_executor
         self.workers = settings.workers
         self.arena = arena
-        self.slates = Arena(max(_LEAST_SLATES_BYTES, settings.arena_bytes // 2))
+        self.slates = Arena(max(_LEAST_SLATES_BYTES, settings.arena_bytes // 2), own=ray_executor is None)
         self.inline = InlineExecutor(settings.workers)
         self._plan = lru_cache(_PLANS_KEPT, typed=True)(self._make_plan)
         try:
@@ -98,7 +98,7 @@ class Projector:
         """
         warm_kernels()  # first alone: the workers then find machine code on disk, and none of them writes it
         with ExitStack() as held:
-            arena = Arena(settings.arena_bytes)
+            arena = Arena(settings.arena_bytes, own=settings.inline_only)
             held.callback(arena.close)
             segments = arena.touch(settings.arena_touched_bytes)
             for segment in segments:
@@ -343,7 +343,7 @@ class Projector:
         return run_tree(executor, self.slates, works, goal, terms)
 
     def project_array(self, y: NDArray[Any], plan: Plan, *, baseline: Baseline = "none") -> tuple[NDArray[Any], Timing]:
-        """Project an array that is not in the arena: copied in, projected, copied out.
+        """Project an array that is not in the arena: copied in, projected, copied out, unless its plan is inline.
 
         Args:
             y: of the plan's shape and dtype; not changed.
@@ -354,9 +354,11 @@ class Projector:
             A new array, C order, native byte order, and the timing, the copies as ``receive`` and ``encode``.
 
         Raises:
-            ArenaFull: the arena has no room for it twice.
+            BodyTooLarge, ArenaFull: the arena, where workers see it, has no room for it twice.
             InvalidTensor, DeadlineExceeded, WorkersLost, EngineUnavailable: as `project`.
         """
+        if self._executor(plan).in_process:
+            return self._project_here(y, plan, baseline)
         with self.arena.lease(plan.nbytes) as inside, self.arena.lease(plan.nbytes) as outside:
             source, target = _tensor(inside, plan), _tensor(outside, plan)
             edges = [perf_counter()]
@@ -368,6 +370,18 @@ class Projector:
             edges.append(perf_counter())
         receive, _, encode = (1e3 * (b - a) for a, b in pairwise(edges))
         return x, timing.with_stages(receive=receive, encode=encode, total=1e3 * (edges[-1] - edges[0]))
+
+    def _project_here(self, y: NDArray[Any], plan: Plan, baseline: Baseline) -> tuple[NDArray[Any], Timing]:
+        """Project an array on threads of this process, which see it where it is."""
+        edges = [perf_counter()]
+        y = np.ascontiguousarray(y, y.dtype.newbyteorder("="))
+        edges.append(perf_counter())
+        x = aligned(plan.shape, plan.dtype)
+        source, target = (Tensor("", plan.shape, plan.dtype, memory=_bytes(array)) for array in (y, x))
+        timing = self.project(source, target, plan, baseline=baseline)
+        edges.append(perf_counter())
+        receive, _ = (1e3 * (b - a) for a, b in pairwise(edges))
+        return x, timing.with_stages(receive=receive, encode=0.0, total=1e3 * (edges[-1] - edges[0]))
 
     @property
     def _engines(self) -> tuple[Engine, ...]:
@@ -437,6 +451,11 @@ def _on_threads(work: Work) -> Work:
 def _serial(plan: Plan) -> Plan:
     """The same on one thread."""
     return replace(plan, engine="inline", workers=1, blocks=split(plan.shape, plan.norm, 1))
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    """Return the bytes of an array that is contiguous."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _tensor(segment: Segment, plan: Plan) -> Tensor:

@@ -12,13 +12,15 @@ import ml_dtypes  # noqa: F401 - makes "bfloat16" a name that NumPy knows
 import numpy as np
 from numpy.typing import NDArray
 
+_LINE_BYTES = 64
+
 
 @dataclass(frozen=True)
 class Tensor:
     """A tensor in a shared-memory segment: a small value that travels in place of its data.
 
     Args:
-        segment: path of the segment, as `normtree.engine.arena.Segment.name`.
+        segment: name of the segment, as `normtree.engine.arena.Segment.name`.
         shape: lengths of the axes.
         dtype: the element type by name or NumPy's text: ``"float32"``, ``"<f4"``, ``"bfloat16"``.
         order: ``"C"`` or ``"F"``: which axis varies fastest in memory, the last or the first.
@@ -59,6 +61,17 @@ class Tensor:
         return array
 
 
+def aligned(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Return an array of memory of this process, C order, that begins where kernels are fastest; not filled."""
+    nbytes = prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(nbytes + _LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % _LINE_BYTES
+    return memory[start : start + nbytes].view(dtype).reshape(shape)
+
+
+OWN = "own:"  # what the names of segments begin with that are memory of this process, and of no other
+
+
 class _Attachments:
     """The segments that this process has mapped."""
 
@@ -82,18 +95,32 @@ class _Attachments:
             os.close(descriptor)
         with self._lock:
             # Names are never used again. What has been unlinked is let go, as soon as no array is a view of it.
-            self._maps = {name: kept for name, kept in self._maps.items() if os.path.exists(name)}
+            self._maps = {
+                name: kept for name, kept in self._maps.items() if name.startswith(OWN) or os.path.exists(name)
+            }
             return self._maps.setdefault(segment, made)
+
+    def keep(self, segment: str, memory: mmap.mmap) -> None:
+        """Let a name stand for memory of this process."""
+        with self._lock:
+            self._maps[segment] = memory
+
+    def let_go(self, segment: str) -> None:
+        """Let a name stand for nothing any more."""
+        with self._lock:
+            self._maps.pop(segment, None)
 
 
 _attachments = _Attachments()
+keep = _attachments.keep
+let_go = _attachments.let_go
 
 
 def attach(segment: str, *, populate: bool = False) -> mmap.mmap:
     """Map a segment into this process; mapped once and kept for as long as it exists.
 
     Args:
-        segment: path of the segment.
+        segment: name of the segment.
         populate: whether to have its pages mapped now, all at once, rather than each when it is first used.
 
     Raises:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from normtree.errors import BodyTooLarge, InvalidParameter, MalformedBody
 from normtree.http.bodies.contents import Prefix
 from normtree.http.bodies.oip import IN_JSON, JSON_LIMIT_BYTES, InferRequest, Scalar, read_request
+from normtree.http.body_limit import BodyLimit
 from normtree.http.head import head_of
 from normtree.http.inflate import Inflated
 from normtree.http.models import Model
@@ -60,8 +61,8 @@ async def open_inference(request: Request, settings: Settings) -> Inference:
     rest = body if coding == "identity" else Inflated(body, coding)
     text, first = await _read_json(rest, _json_length(head))
     parsed = read_request(text, rank_limit=settings.rank_limit, elements_limit=settings.elements_limit)
-    if parsed.binary_bytes > settings.body_limit_bytes:
-        limit = settings.body_limit_bytes
+    limit = BodyLimit.of(settings).nbytes
+    if parsed.binary_bytes > limit:
         detail = f"inputs[0]: at most {limit} bytes are accepted, got {parsed.binary_bytes}"
         raise BodyTooLarge(detail, pointer="inputs[0]", limit=limit, got=parsed.binary_bytes)
     if rest is body and body.length != len(text) + parsed.binary_bytes:

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from normtree.errors import InvalidParameter, NormtreeError
+from normtree.errors import InvalidParameter, MalformedBody, NormtreeError
 from normtree.http import media
-from normtree.http.head import FAULT, head_of
+from normtree.http.head import CUT, FAULT, head_of
 from normtree.http.request_id import request_id
 
 MEDIA_TYPE = "application/problem+json"
@@ -62,7 +62,7 @@ class Problems:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if fault := scope["state"].get(FAULT) if scope["type"] == "http" else None:
-            await _answer(scope, 400, "malformed-request", HTTPStatus(400).phrase, fault)(scope, receive, send)
+            await _answer_fault(scope, fault)(scope, receive, send)
             return
         started = False
 
@@ -130,6 +130,13 @@ def _answer_unread(scope: Scope, error: Exception) -> Response:
     logger.error("request %s failed", request_id(scope), exc_info=error)
     detail = f"the service has a bug; its log tells of request {request_id(scope)}"
     return _answer(scope, 500, "internal-error", "Internal error", detail, headers=headers)
+
+
+def _answer_fault(scope: Scope, fault: str) -> Response:
+    """Answer a request whose framing is wrong."""
+    if scope["state"].get(CUT):
+        return _answer_known(scope, MalformedBody(fault, pointer="body"), {})
+    return _answer(scope, 400, "malformed-request", HTTPStatus(400).phrase, fault)
 
 
 def _is_soon_over(scope: Scope) -> bool:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from normtree.errors import BodyTimeout, BodyTooLarge, LengthRequired, MalformedBody
+from normtree.http.body_limit import BodyLimit
 from normtree.http.deadline import until
 from normtree.http.head import head_of
 from normtree.settings import Settings
@@ -40,7 +41,7 @@ class Body:
             MalformedBody: a Content-Length that is no number.
             BodyTooLarge: a Content-Length over the limit.
         """
-        return cls(receive, _declared_length(head, settings), settings.body_timeout_s)
+        return cls(receive, _declared_length(head, BodyLimit.of(settings)), settings.body_timeout_s)
 
     async def chunk(self) -> bytes:
         """Return the next bytes, at least one.
@@ -85,8 +86,8 @@ async def read_whole(request: Request, settings: Settings, limit_bytes: int) -> 
         LengthRequired, BodyTooLarge: before any of it is read.
         BodyTimeout, MalformedBody: as `Body.chunk`.
     """
-    bounded = settings.model_copy(update={"body_limit_bytes": limit_bytes})
-    body, found = Body.open(head_of(request.scope), request.receive, bounded), bytearray()
+    head, limit = head_of(request.scope), BodyLimit.small(limit_bytes)
+    body, found = Body(request.receive, _declared_length(head, limit), settings.body_timeout_s), bytearray()
     while body.received < body.length:
         found += await body.chunk()
     return found
@@ -130,7 +131,7 @@ def wrong_length(by: str, wanted: int, got: int) -> MalformedBody:
     return MalformedBody(detail, pointer="body", limit=wanted, got=got)
 
 
-def _declared_length(head: Mapping[str, str], settings: Settings) -> int:
+def _declared_length(head: Mapping[str, str], limit: BodyLimit) -> int:
     """Return the body's length in bytes, known and within the limit before any of it is read."""
     text = head.get("content-length")
     if text is None:
@@ -138,8 +139,7 @@ def _declared_length(head: Mapping[str, str], settings: Settings) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS):
         raise MalformedBody("Content-Length: wanted a number of bytes", pointer="Content-Length", got=text)
     length = int(text)
-    limit = settings.body_limit_bytes
-    if length > limit:
-        detail = f"Content-Length: at most {limit} bytes are accepted, got {length}"
-        raise BodyTooLarge(detail, pointer="Content-Length", limit=limit, got=length)
+    if length > limit.nbytes:
+        detail = f"Content-Length: at most {limit.nbytes} bytes are accepted ({limit.why}), got {length}"
+        raise BodyTooLarge(detail, pointer="Content-Length", limit=limit.nbytes, got=length)
     return length

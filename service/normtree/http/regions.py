@@ -17,8 +17,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from time import sleep
 
-from normtree.engine.arena import PREFIX
+from normtree.engine.arena import PREFIX, lock_own
 from normtree.engine.tensor import Tensor
 from normtree.errors import InvalidParameter, RegionRefused
 from normtree.http.bodies.contents import Entry
@@ -29,6 +30,7 @@ _FOLDER = Path("/dev/shm")
 _KEY = re.compile(r"/[A-Za-z0-9_.-]{1,200}", re.ASCII)
 _NAME_SHOWN = 80
 _REGIONS_LIMIT = 1024
+_TRIES, _BETWEEN_S = 5, 0.002
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,21 @@ class Regions:
 
 
 def _open(name: str, key: str, offset: int, nbytes: int) -> Registered:
-    """Link a segment under a name of ours, and open what that name now means."""
+    """Link a segment under a name of ours, and lock it; again where a process looked just then whether it is orphaned.
+
+    Raises:
+        RegionRefused: there is no such segment, or it is too short, no regular file, or locked by another.
+    """
+    for _ in range(_TRIES):
+        found = _open_once(name, key, offset, nbytes)
+        if found:
+            return found
+        sleep(_BETWEEN_S)
+    raise RegionRefused("key: the segment is locked by another", pointer="key", got=key)
+
+
+def _open_once(name: str, key: str, offset: int, nbytes: int) -> Registered | None:
+    """Link a segment under a name of ours, and open what that name now means; None where it cannot be locked now."""
     link = _FOLDER / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     try:
         os.link(_FOLDER / key[1:], link, follow_symlinks=False)
@@ -183,13 +199,17 @@ def _open(name: str, key: str, offset: int, nbytes: int) -> Registered:
         if not stat.S_ISREG(found.st_mode):
             raise RegionRefused("key: the segment is no regular file", pointer="key", got=key)
         _check_size(descriptor, offset + nbytes, name)
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        locked = lock_own(link, descriptor, fcntl.LOCK_SH)
     except (OSError, RegionRefused) as error:
         link.unlink(missing_ok=True)
         os.close(descriptor)
         if isinstance(error, RegionRefused):
             raise
         raise RegionRefused(f"key: the segment cannot be locked: {error.strerror}", pointer="key", got=key) from None
+    if not locked:
+        link.unlink(missing_ok=True)
+        os.close(descriptor)
+        return None
     return Registered(name, key, offset, nbytes, link, descriptor, (found.st_dev, found.st_ino))
 
 

@@ -1,5 +1,6 @@
 """Serving: one process, with one Ray driver, until a signal ends it."""
 
+import logging
 import signal
 import socket
 from types import FrameType
@@ -7,12 +8,14 @@ from typing import NoReturn
 
 from normtree.engine.projector import Projector
 from normtree.http.app import create_app
+from normtree.http.body_limit import BodyLimit
 from normtree.http.log import log_to_stderr
 from normtree.http.malloc import keep_freed_memory
 from normtree.http.server import DrainingServer, permit_descriptors, server_config
 from normtree.settings import Settings
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> None:
@@ -30,6 +33,7 @@ def serve(settings: Settings) -> None:
     log = log_to_stderr(settings.log_level)
     _leave_on_signals()
     with Projector.start(settings) as projector:
+        _warn_of_small_arena(settings)
         permit_descriptors(settings.connections_limit)
         keep_freed_memory()
         app = create_app(projector, settings, log)
@@ -53,6 +57,14 @@ def _check_address(host: str, port: int) -> None:
                 probe.bind(address)
             except OSError as error:
                 raise OSError(error.errno, f"cannot be bound: {error.strerror}", f"{host}:{port}") from None
+
+
+def _warn_of_small_arena(settings: Settings) -> None:
+    """Say at once, and not first to a client, that bodies cannot be as large as is set."""
+    limit = BodyLimit.of(settings)
+    if limit.nbytes < settings.body_limit_bytes:
+        told = "bodies: at most %d bytes are accepted, not NORMTREE_BODY_LIMIT_BYTES, which are %d: %s"
+        logger.warning(told, limit.nbytes, settings.body_limit_bytes, limit.why)
 
 
 def _leave_on_signals() -> None:

@@ -6,10 +6,10 @@ from importlib.metadata import version
 from fastapi import APIRouter
 
 from normtree import __version__
+from normtree.http.body_limit import BodyLimit
 from normtree.http.service import Service
 
 _LIMITS = (
-    "body_limit_bytes",
     "rank_limit",
     "elements_limit",
     "arena_bytes",
@@ -43,7 +43,8 @@ def info_router(service: Service) -> APIRouter:
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("numpy", "numba", "ray")},
             },
-            "limits": {name: getattr(service.settings, name) for name in _LIMITS},
+            "limits": {"body_limit_bytes": BodyLimit.of(service.settings).nbytes}
+            | {name: getattr(service.settings, name) for name in _LIMITS},
             "profile": service.projector.profile.readable(),
             "engine": service.projector.info(),
         }
