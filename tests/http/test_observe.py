@@ -234,6 +234,49 @@ def test_a_line_that_cannot_be_written_is_lost_and_nothing_else(caplog: pytest.L
             full.close()
 
 
+LOGGING = """
+import logging
+from normtree.http.log import log_to_stderr
+log_to_stderr("info")
+for i in range(100_000):
+    logging.getLogger("test").info("line %d of many that nobody reads for a while", i)
+print("done", flush=True)
+input()
+logging.getLogger("test").info("the last one")
+"""
+
+
+def test_nobody_waits_for_who_reads_the_log_and_what_is_dropped_is_told() -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", LOGGING], text=True, **pipes) as logging_:
+        assert logging_.stdout
+        assert logging_.stdout.readline() == "done\n"  # before a line is read
+        shown = logging_.communicate("\n", 60)[1]
+    assert logging_.returncode == 0
+    found = [json.loads(line) for line in shown.splitlines()]
+    dropped = sum(line.get("dropped", 0) for line in found)
+    assert dropped > 10_000
+    assert dropped + sum("dropped" not in line for line in found) == 100_001
+    assert any(line["message"].startswith(f"{line.get('dropped')} lines were dropped before this") for line in found)
+
+
+def test_lines_that_were_taken_are_written_before_the_end() -> None:
+    program = "import logging\nfrom normtree.http.log import log_to_stderr\nlog_to_stderr('info')\n"
+    program += "for i in range(5000): logging.getLogger('test').info('line %d', i)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == [f"line {i}" for i in range(5000)]
+
+
+def test_a_full_disk_ends_nothing() -> None:
+    program = "import logging\nfrom normtree.http.log import log_to_stderr\nlog_to_stderr('info')\n"
+    program += "logging.getLogger('test').info('a line')\nprint('done')"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=full, text=True, check=False
+        )
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
 TRACED = """
 import asyncio, httpx
 from normtree.engine.projector import Projector

@@ -1,22 +1,29 @@
 """The log: one line of JSON a record, and one record a request. No data, no secrets, no query."""
 
+import atexit
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import TextIO
+from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
 from normtree.engine.timing import Timing
 from normtree.http.exchange import Exchange
+from normtree.http.log_stream import LogStream
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _MS_PER_S = 1e3
 _US_PER_MS = 1e3
 _US_PER_S = 1e6
 _DIGITS = 6
 _ERROR = 500
+_LAST_LINES_S = 1.0
 
 logger = logging.getLogger("normtree.request")
 
@@ -42,7 +49,7 @@ class RequestLines:
         stream: where the other lines go too.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: "SupportsWrite[str]") -> None:
         """Write to a stream."""
         self._stream = stream
 
@@ -55,17 +62,28 @@ class RequestLines:
 
 
 def log_to_stderr(level: str) -> RequestLines:
-    """Send what this process logs to standard error, as lines of JSON; return what logs requests there."""
-    handler = logging.StreamHandler()
+    """Send what this process logs to standard error, as lines of JSON; return what logs requests there.
+
+    Nobody who logs waits for who reads it, least of all the event loop; see `LogStream`.
+    """
+    stream = LogStream(sys.stderr.fileno(), _tell_dropped)
+    atexit.register(stream.close, _LAST_LINES_S)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    return RequestLines(handler.stream)
+    return RequestLines(stream)
 
 
 def log_request(done: Exchange) -> None:
     """Log a request that has ended, under the names that the metrics use."""
     if logger.isEnabledFor(logging.INFO):
         logger.log(_level(done), _message(done), extra={"fields": _fields(done)})
+
+
+def _tell_dropped(count: int) -> str:
+    """Return the line that tells of lines that were dropped."""
+    message = f"{count} lines were dropped before this one: they were not taken as fast as they came"
+    return _line(time.time(), logging.WARNING, LogStream.__module__, message, {"dropped": count}) + "\n"
 
 
 def _line(created: float, level: int, name: str, message: str, fields: Mapping[str, object]) -> str:
