@@ -128,9 +128,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return Beside(config, log)
 
 
+DECOYS = ("secrets.py", "statistics.py", "numba/__init__.py", "ray/__init__.py", "safetensors/__init__.py")
+
+
+@pytest.fixture(scope="session")
+def decoys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with files that have libraries' names, and end whatever takes them for these."""
+    folder = tmp_path_factory.mktemp("decoys")
+    for name in DECOYS:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("raise SystemExit(f'{__file__} is no library')\n")
+    return folder
+
+
 @contextmanager
-def serving(log: Path, **settings: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run the service in a process of its own, and end it by a signal as an operator would."""
+def serving(log: Path, cwd: Path | None = None, **settings: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run the service in a process and a working folder of its own; end it by a signal as an operator would."""
     port = free_port()
     environment = {
         **os.environ,
@@ -138,9 +151,9 @@ def serving(log: Path, **settings: object) -> Iterator[tuple[str, subprocess.Pop
         "NORMTREE_PORT": str(port),
         **{f"NORMTREE_{name.upper()}": str(value) for name, value in settings.items()},
     }
-    command = ending_with_us([sys.executable, "-c", SERVE], signal.SIGKILL)  # it may be what hangs
+    command = ending_with_us([sys.executable, "-P", "-c", SERVE], signal.SIGKILL)  # it may be what hangs
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)
+        process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=sink, stderr=sink)
     base = f"http://127.0.0.1:{port}"
     try:
         with httpx.Client(base_url=base, timeout=60) as client:
@@ -176,11 +189,13 @@ def jobs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def started(tmp_path_factory: pytest.TempPathFactory, jobs_root: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def started(
+    tmp_path_factory: pytest.TempPathFactory, jobs_root: Path, decoys: Path
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Base URL and process of the real service on an embedded Ray."""
     log = tmp_path_factory.mktemp("service") / "log.txt"
     limits = {"arena_bytes": 2**29, "body_limit_bytes": 2**28}
-    with serving(log, workers=WORKERS, shared_memory=True, jobs_roots=jobs_root, **limits) as found:
+    with serving(log, decoys, workers=WORKERS, shared_memory=True, jobs_roots=jobs_root, **limits) as found:
         yield found
 
 

@@ -3,10 +3,13 @@
 import http.client
 import io
 import json
+import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 import normtree_kernels as nk
 
@@ -112,6 +116,21 @@ def test_equals_the_oracle(
     tolerance = 1e-6 if dtype == "<f4" else 1e-12
     np.testing.assert_allclose(x, nk.reference.project(y, norm, 2.0, axes=axes), rtol=tolerance, atol=tolerance)
     assert nk.norm(x, norm, axes=axes) <= 2.0
+
+
+def test_files_of_its_working_folder_are_nobody_s_modules(
+    client: httpx.Client, started: tuple[str, subprocess.Popen[bytes]], jobs_root: Path
+) -> None:
+    """Neither the service's, nor those of its workers on Ray and of its jobs."""
+    assert "secrets.py" in os.listdir(f"/proc/{started[1].pid}/cwd")
+    y = noise(20, 30)
+    np.testing.assert_array_equal(tensor(post(client, y, {"engine": "ray"})), nk.project(y, "l1,linf", 2.0))
+    (jobs_root / "decoyed").mkdir()
+    save_file({"w": y}, jobs_root / "decoyed" / "m.safetensors")
+    rule = {"tensors": "w", "sparsity": 0.5}
+    job = client.post("/v1/jobs", json={"input": "decoyed", "output": "decoyed-out", "rules": [rule]}).json()
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
+        assert "event: completed" in [*events.iter_lines()]
 
 
 def test_engines_and_workers_give_the_same_bytes(client: httpx.Client) -> None:

@@ -229,7 +229,7 @@ def _start_driver(address: str | None, log: Path) -> "tuple[Connection[ToDriver,
     ours, theirs = Pipe()
     with theirs, log.open("ab") as sink:
         child = subprocess.Popen(
-            [sys.executable, "-c", _DRIVER, str(theirs.fileno())],
+            [sys.executable, "-P", "-c", _DRIVER, str(theirs.fileno())],
             env=ray_environment(os.environ, embedded=address is None),
             stdin=subprocess.DEVNULL,
             stdout=sink,

@@ -14,6 +14,7 @@ from threading import Event, Lock, Thread, Timer
 from typing import Any, NoReturn
 
 import ray
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from normtree.engine.driver_messages import Connect, Connected, Failed, Fire, FromDriver, Hire, Hired, Nodes, ToDriver
@@ -109,14 +110,24 @@ class Driver:
         os._exit(0)
 
 
+def own_modules() -> JobConfig:
+    """Return what keeps a driver's working folder off its workers' module paths.
+
+    Ray puts it before all else, and a file of any library's name there would be run in that library's place. Of Ray's
+    own switches only the one for drivers that are elsewhere leaves it out.
+    """
+    return JobConfig(_client_job=True)
+
+
 def _connect(what: Connect) -> None:
     """Start a cluster, or join one."""
     if what.address:
-        ray.init(address=what.address, configure_logging=False, log_to_driver=False)
+        ray.init(address=what.address, job_config=own_modules(), configure_logging=False, log_to_driver=False)
         return
     ray.init(
         address="local",
         num_cpus=what.workers,
+        job_config=own_modules(),
         object_store_memory=_STORE_BYTES,
         include_dashboard=False,
         configure_logging=False,

@@ -181,6 +181,7 @@ class JobBoard:
         recipe.write_text(json.dumps(job.recipe))
         command = [
             sys.executable,
+            "-P",  # the service's working folder holds no modules
             "-m",
             "normtree.jobs.child",
             str(recipe),

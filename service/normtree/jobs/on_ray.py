@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from normtree import usable
+from normtree.engine.driver import own_modules
 from normtree.errors import EngineUnavailable, NormtreeError, WorkersLost
 from normtree.jobs.pieces import Done, Task
 from normtree.jobs.places import Folder, Target
@@ -110,7 +111,7 @@ class RayRunner:
 
 
 def _connect(workers: int | None, address: str | None) -> None:
-    quiet: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
+    quiet: dict[str, Any] = {"job_config": own_modules(), "configure_logging": False, "log_to_driver": False}
     if address is not None:
         ray.init(address=address, **quiet)
     else:
