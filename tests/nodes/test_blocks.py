@@ -198,6 +198,64 @@ def test_no_blocks_are_refused(cluster: Cluster) -> None:
         on_ray.project([], "l1", 1.0)
 
 
+BLOCK = np.ones((4, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (lambda _: BLOCK, "got an array; put it into the cluster first"),
+        (lambda ref: ref, r"got one reference; of a tensor in one block, give \[reference\]"),
+        (lambda ref: [ref, BLOCK], "got numpy.ndarray at position 1: ray.put makes a reference of it"),
+        (lambda ref: [ref, [ref]], "got list at position 1: references are not to be nested"),
+        (lambda ref: (ref, None), "got None at position 1"),
+        (lambda _: ["x"], "got str at position 0"),
+        (lambda ref: (each for each in (ref, 5)), "got int at position 1"),
+        (lambda ref: np.array([ref, 5.0], object), "got float at position 1"),
+        (lambda ref: {ref}, "got set"),
+        (lambda ref: {0: ref}, "got dict"),
+        (lambda _: "x", "got str"),
+        (lambda _: None, "got None"),
+    ],
+)
+def test_what_is_no_reference_is_told_by_its_position(cluster: Cluster, blocks: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message) as caught:
+        on_ray.project(blocks(ray.put(BLOCK)), "l1,linf", 1.0)
+    assert "blocks: wanted a list of references to arrays" in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter, lambda refs: (ref for ref in refs)])
+def test_whatever_yields_references_is_taken(cluster: Cluster, make: Any) -> None:
+    made = on_ray.project(make([ray.put(BLOCK), ray.put(2 * BLOCK)]), "l1,linf", 1.0, axis=np.int64(0))
+    expected = nk.project(np.concatenate([BLOCK, 2 * BLOCK]), "l1,linf", 1.0)
+    np.testing.assert_array_equal(np.concatenate(ray.get(made)), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"axis": 1.0}, TypeError, "axis: wanted an integer, got float"),
+        ({"axis": True}, TypeError, "axis: wanted an integer, got bool"),
+        ({"norm": None}, TypeError, "norm: wanted text such as 'l1,linf', got None"),
+        ({"exact": "no"}, TypeError, "exact: wanted True or False, got str"),
+        ({"deadline_s": "5"}, TypeError, "deadline_s: wanted seconds or None, got str"),
+        ({"deadline_s": float("nan")}, InvalidParameter, "deadline_s: wanted seconds >= 0 or None, got nan"),
+        ({"deadline_s": -1}, InvalidParameter, "deadline_s: wanted seconds >= 0 or None, got -1"),
+        ({"radius": "5"}, InvalidParameter, "radius: wanted a real number, got str"),
+    ],
+)
+def test_arguments_are_checked_where_they_come_in(
+    cluster: Cluster, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        on_ray.project([ray.put(BLOCK)], **{"norm": "l1,linf", "radius": 1.0, **options})
+
+
+def test_a_reference_to_nothing_is_told(cluster: Cluster) -> None:
+    with pytest.raises(InvalidParameter, match="the reference at position 1 refers to nothing"):
+        on_ray.project([ray.put(BLOCK), ray.ObjectRef.nil()], "l1,linf", 1.0)
+
+
 def test_a_trace_of_several_nodes_shows_one_piece_at_a_time(cluster: Cluster) -> None:
     y = noise((4, 200_000))
     timing = on_ray.project_timed(lay(y, [51_200, 102_400], 1), "l1,l1", 100.0, axis=1).timing

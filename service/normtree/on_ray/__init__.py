@@ -6,7 +6,7 @@ fibres that several blocks hold parts of, what their chunks of 1,024 elements su
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -15,7 +15,7 @@ from ray import ObjectRef
 
 from normtree.engine.report import make_timing
 from normtree.engine.timing import Timing
-from normtree.errors import InvalidParameter
+from normtree.on_ray.arguments import check_axis, check_blocks, check_deadline, check_exact, check_norm
 from normtree.on_ray.ask import Ask, checked
 from normtree.on_ray.tasks import Tasks, told_apart
 from normtree.on_ray.tree import Tree
@@ -37,7 +37,7 @@ class Projection:
 
 
 def project(
-    blocks: Sequence[ObjectRef[Any]],
+    blocks: Iterable[ObjectRef[Any]],
     norm: str,
     radius: float | None = None,
     *,
@@ -56,7 +56,7 @@ def project(
 
 
 def project_timed(
-    blocks: Sequence[ObjectRef[Any]],
+    blocks: Iterable[ObjectRef[Any]],
     norm: str,
     radius: float | None = None,
     *,
@@ -73,7 +73,8 @@ def project_timed(
     wherever they lie. Ray is to be initialised, and normtree installed on its nodes.
 
     Args:
-        blocks: references to NumPy arrays that are the tensor when concatenated along ``axis``. Not changed.
+        blocks: references to NumPy arrays that are the tensor when concatenated along ``axis``, as a list or whatever
+            yields them. Not changed.
         norm: norms of the levels from outer to inner, such as ``"l1,linf"``.
         radius: radius of the ball, finite and >= 0.
         axes: the levels' axes, such as ``"1,0"``; default: one a level from axis 0, the last takes the rest.
@@ -86,6 +87,8 @@ def project_timed(
         deadline_s: seconds it may take; None: as long as it takes.
 
     Raises:
+        TypeError: blocks that are no references, by their position; another argument of another type.
+        EngineUnavailable: Ray is not initialised in this process.
         InvalidParameter, InvalidTensor: arguments or blocks that cannot be; an element that is NaN or infinite, by its
             block and its index there; a norm that overflows.
         DeadlineExceeded: it took longer; its tasks have stopped between pieces of work, by their nodes' clocks.
@@ -96,10 +99,11 @@ def project_timed(
         A phase of tasks up and one down. Where blocks hold parts of ``l1`` fibres, and where ``exact`` has its own
         algorithm, one more for each of the few steps of a search; of parts, each tells 16 bytes a chunk.
     """
-    if not blocks:
-        raise InvalidParameter("blocks: wanted at least one block, got none", pointer="blocks")
-    ask = Ask(norm, axes, axis, checked(Goal, radius, sparsity, groups), exact, len(blocks))
-    tasks = Tasks(blocks, math.inf if deadline_s is None else monotonic() + deadline_s)
+    deadline_s = check_deadline(deadline_s)
+    goal = checked(Goal, radius, sparsity, groups)
+    norm, axis, exact, held = check_norm(norm), check_axis(axis), check_exact(exact), check_blocks(blocks)
+    tasks = Tasks(held, math.inf if deadline_s is None else monotonic() + deadline_s)
+    ask = Ask(norm, axes, axis, goal, exact, len(held))
     with told_apart(tasks, deadline_s):
         grown = Tree(tasks, ask).grow()
     timing = make_timing([grown.plan], grown.run, grown.run.work_ms, "modelled")

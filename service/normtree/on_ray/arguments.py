@@ -1,0 +1,109 @@
+"""The arguments of a projection in a cluster, checked where they come in: what is no reference ends Ray's process."""
+
+import math
+from collections.abc import Iterable
+from operator import index
+from typing import Any
+
+import numpy as np
+import ray
+from ray import ObjectRef
+
+from normtree.errors import EngineUnavailable, InvalidParameter
+
+_WANTED = "wanted a list of references to arrays, such as [ray.put(block), …]"
+
+
+def check_blocks(blocks: Iterable[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
+    """Return references to blocks as a list.
+
+    Args:
+        blocks: any iterable of them; one that yields each once is read once.
+
+    Raises:
+        TypeError: it is none, or something in it is no reference; the error tells where, and what it is.
+        InvalidParameter: there are none, or one refers to nothing.
+        EngineUnavailable: Ray is not initialised here.
+    """
+    if isinstance(blocks, ObjectRef):
+        raise TypeError(f"blocks: {_WANTED}, got one reference; of a tensor in one block, give [reference]")
+    if isinstance(blocks, np.ndarray) and blocks.dtype != object:
+        raise TypeError(
+            f"blocks: {_WANTED}, got an array; put it into the cluster first, or project it here: "
+            "normtree_kernels.project"
+        )
+    if isinstance(blocks, str | bytes | dict | set | frozenset) or not isinstance(blocks, Iterable):
+        raise TypeError(f"blocks: {_WANTED}, got {_kind(blocks)}")
+    found = list(blocks)
+    for position, block in enumerate(found):
+        if not isinstance(block, ObjectRef):
+            raise TypeError(f"blocks: {_WANTED}, got {_kind(block)} at position {position}{_advice(block)}")
+        if block.is_nil():
+            raise InvalidParameter(f"blocks: the reference at position {position} refers to nothing", pointer="blocks")
+    if not found:
+        raise InvalidParameter("blocks: wanted at least one block, got none", pointer="blocks")
+    if not ray.is_initialized():
+        raise EngineUnavailable("Ray is not initialised in this process: call ray.init first")
+    return found
+
+
+def check_axis(axis: int) -> int:
+    """Return the axis along which blocks lie.
+
+    Raises:
+        TypeError: it is no integer.
+    """
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(f"axis: wanted an integer, got {_kind(axis)}")
+    return index(axis)
+
+
+def check_norm(norm: str) -> str:
+    """Return the norm; whether there is such a one depends on the blocks' axes too.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(norm, str):
+        raise TypeError(f"norm: wanted text such as 'l1,linf', got {_kind(norm)}")
+    return norm
+
+
+def check_exact(exact: bool) -> bool:
+    """Return whether the projection must be the Euclidean one.
+
+    Raises:
+        TypeError: it is no truth value.
+    """
+    if not isinstance(exact, bool | np.bool_):
+        raise TypeError(f"exact: wanted True or False, got {_kind(exact)}")
+    return bool(exact)
+
+
+def check_deadline(deadline_s: float | None) -> float | None:
+    """Return the seconds that a projection may take; None: as long as it takes.
+
+    Raises:
+        TypeError: they are no number.
+        InvalidParameter: they are NaN, or less than 0.
+    """
+    if deadline_s is None:
+        return None
+    if isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float | np.integer | np.floating):
+        raise TypeError(f"deadline_s: wanted seconds or None, got {_kind(deadline_s)}")
+    if math.isnan(deadline_s) or deadline_s < 0:
+        raise InvalidParameter(
+            f"deadline_s: wanted seconds >= 0 or None, got {deadline_s}", pointer="deadline_s", got=float(deadline_s)
+        )
+    return None if math.isinf(deadline_s) else float(deadline_s)
+
+
+def _kind(value: object) -> str:
+    """What a value is, for one who passed it by mistake."""
+    return "None" if value is None else f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def _advice(block: object) -> str:
+    if isinstance(block, np.ndarray):
+        return ": ray.put makes a reference of it"
+    return ": references are not to be nested" if isinstance(block, list | tuple) else ""
