@@ -5,6 +5,7 @@ within a bounded time after the fault has ended, and no lease of shared memory i
 its own, so that none hides behind another.
 """
 
+import json
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from flows import Flow, large, mixed, small
 from job_load import Checkpoint
 from mixed import MixedLoad, Tally
 from nodes import PORT, cluster
+from ray_kills import kill_each_kind
 from service import Service, running
 from watch import ray_workers, raylets
 from wire import missing, wire
@@ -41,7 +43,6 @@ class Fault:
         strike: does it to a running service, lasts as long as the fault does, and tells what was seen.
         settings: of the service, beside the usual ones.
         flows: of the load.
-        dies: whether the service may end by it, as long as it says so and a new one starts clean.
         clients: of the load.
     """
 
@@ -49,7 +50,6 @@ class Fault:
     strike: Callable[[Service, float], str]
     settings: Mapping[str, object]
     flows: tuple[Flow, ...]
-    dies: bool = False
     clients: int = CLIENTS
 
 
@@ -118,7 +118,7 @@ def _signal_in_turn(service: Service, seconds: float, number: signal.Signals) ->
 FAULTS = (
     Fault("SIGKILL of workers", kill_workers, {}, mixed()),
     Fault("SIGSTOP of workers", stop_workers, {"deadline_s": 4}, mixed()),
-    Fault("SIGKILL of the node's raylet", kill_raylet, {}, mixed(), dies=True),
+    Fault("SIGKILL of the node's raylet", kill_raylet, {}, mixed()),
     Fault("full store", fill_arena, {"arena_bytes": 2**27, "queue_limit": 3}, (small(),), clients=1),
     Fault("disconnect storm", storm, {}, mixed()),
 )
@@ -155,7 +155,7 @@ def survive(fault: Fault, seconds: float) -> dict[str, Any]:
             lives = service.process.poll() is None
         left = service.segments
     slowest_s = max((ms for each in tally.latencies_ms.values() for ms in each), default=0.0) / 1e3
-    passed = not tally.wrong and not left and (recovered_s is not None or (fault.dies and not lives))
+    passed = not tally.wrong and not left and recovered_s is not None
     return {"fault": fault.name, "seconds": seconds, **tally.as_dict(), "slowest_s": round(slowest_s, 2),
             "recovered_s": recovered_s, "segments_left": len(left), "lives": lives, "passed": passed,
             "seen": seen}  # fmt: skip
@@ -264,3 +264,7 @@ def measure(seconds: float, say: Callable[[str], None] = print) -> list[dict[str
         if met := happen():
             found.append(met)
     return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(kill_each_kind(), indent=2))

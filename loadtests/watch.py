@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os import getloadavg
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -10,7 +11,7 @@ from time import monotonic
 PERIOD_S = 0.5
 MIB = 2**20
 SAMPLES = 1000  # of a long run
-JOB = "normtree.jobs.child"
+JOB, DRIVER = "normtree.jobs.child", "normtree.engine.driver"
 # What may grow and still be called flat. Allocators keep some memory. The pool of segments holds what the busiest
 # moment needed, and a busier one may come late; every segment is a few descriptors. A leak of one a request would be
 # thousands.
@@ -63,6 +64,31 @@ def ray_workers(pid: int) -> list[int]:
 def raylets(pid: int) -> list[int]:
     """Ray's node processes below a process."""
     return [each for each in tree(pid) if Path(command(each).partition(" ")[0]).name == "raylet"]
+
+
+def ray_parts(pid: int) -> dict[str, int]:
+    """The driver below a service and the processes of its Ray, by name; of workers one."""
+    return {_name(command(each)): each for each in tree(pid) if session_of(each) not in (session_of(pid), 0)}
+
+
+def session_of(pid: int) -> int:
+    """The session of a process; 0 when it has ended."""
+    fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return int(fields[3]) if fields and fields[0] not in "ZX" else 0
+
+
+def load_average() -> list[float]:
+    """The machine's load over one, five and fifteen minutes."""
+    return [round(each, 2) for each in getloadavg()]
+
+
+def _name(line: str) -> str:
+    """What a process is called: by its title, its script or its program."""
+    words = line.split() or [""]
+    if DRIVER in line:
+        return "driver"
+    name = next((word for word in words if word.endswith(".py")), words[0])
+    return Path(name.removeprefix("ray::")).stem
 
 
 def sample(pid: int, at_s: float) -> Sample:
