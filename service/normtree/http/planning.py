@@ -3,38 +3,51 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from normtree.engine.cancel import Cancel
 from normtree.engine.plan import Plan
 from normtree.engine.projector import Projector
 from normtree.engine.together import check_together
-from normtree.errors import NormtreeError
+from normtree.errors import Cancelled, NormtreeError
 from normtree.http.bodies.contents import Entry
 from normtree.http.query import PlanQuery, WorkQuery
 
 
-def plan_all(projector: Projector, entries: Sequence[Entry], query: WorkQuery) -> tuple[Plan, ...]:
+def plan_all(projector: Projector, entries: Sequence[Entry], query: WorkQuery, cancel: Cancel) -> tuple[Plan, ...]:
     """Plan the projection of a request's tensors, each on its ball or all on one, as the query's scope says.
 
+    Args:
+        projector: plans.
+        entries: the tensors.
+        query: how they are to be projected.
+        cancel: set when nobody wants the plans any more.
+
     Raises:
-        InvalidTensor, InvalidParameter: as `plan_each`; or the tensors cannot be projected together.
+        InvalidTensor, InvalidParameter, Cancelled: as `plan_each`; or the tensors cannot be projected together.
     """
     if query.scope == "tensor" or len(entries) == 1:
-        return plan_each(projector, entries, query)
+        return plan_each(projector, entries, query, cancel)
     # Only all tensors together can tell whether a goal can be reached, so each is planned with one that always can.
-    plans = plan_each(projector, entries, query.model_copy(update={"radius": 0.0, "sparsity": None, "groups": None}))
+    reachable = query.model_copy(update={"radius": 0.0, "sparsity": None, "groups": None})
+    plans = plan_each(projector, entries, reachable, cancel)
     check_together(plans, query.goal)
     leading = max(plans, key=lambda plan: plan.serial_ms)  # one tree has one engine
     return tuple(replace(plan, goal=query.goal, engine=leading.engine, reason=leading.reason) for plan in plans)
 
 
-def plan_each(projector: Projector, entries: Sequence[Entry], query: PlanQuery) -> tuple[Plan, ...]:
+def plan_each(
+    projector: Projector, entries: Sequence[Entry], query: PlanQuery, cancel: Cancel | None = None
+) -> tuple[Plan, ...]:
     """Plan each tensor's projection.
 
     Raises:
         InvalidTensor, InvalidParameter: as `normtree.engine.projector.Projector.plan`; it names the tensor if there
             are several.
+        Cancelled: nobody wants the plans any more.
     """
     plans = []
     for entry in entries:
+        if cancel and cancel.is_set:
+            raise Cancelled("nobody waits for the plans any more")
         try:
             plans.append(projector.plan(entry.shape, entry.dtype, **query.plan_options()))
         except NormtreeError as error:

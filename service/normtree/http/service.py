@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from starlette.types import Receive
 
+from normtree.engine.cancel import Cancel
 from normtree.engine.plan import Plan
 from normtree.engine.projector import Projector
 from normtree.errors import NotReady
@@ -13,7 +14,9 @@ from normtree.http.admission import Admission
 from normtree.http.bodies.contents import Entry
 from normtree.http.model_statistics import ModelStatistics
 from normtree.http.models import MODELS
+from normtree.http.planning import plan_all
 from normtree.http.presence import while_present
+from normtree.http.query import WorkQuery
 from normtree.http.regions import Regions
 from normtree.http.room import Room
 from normtree.http.threads import Threads
@@ -23,6 +26,9 @@ from normtree.settings import Settings
 
 _RETRY_AFTER_S = 1
 _FEW_BYTES = 2**18
+_LITTLE_BYTES = 2**24  # of which fresh pages take some milliseconds
+_MUCH_AT_ONCE = 2
+_FEW_PLANS = 8  # which take a millisecond each, with as many levels and axes as there may be
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,9 @@ class Service:
         projector: plans and runs projections; closed by whoever started it.
         settings: limits and times.
         admission: which requests with a tensor may begin; it knows whether the service is draining.
-        leasing: a thread for leases, which wait for fresh pages but for no other request.
+        leasing: a thread for leases, which wait for fresh pages but for no other request; for those of little.
+        leasing_much: threads for leases of much, whose fresh pages take their time.
+        planning: a thread for the plans of requests with many kinds of tensors.
         working: threads for projections.
         statistics: of the models, by name.
         regions: of clients' shared memory; None where none is taken.
@@ -44,6 +52,8 @@ class Service:
     settings: Settings
     admission: Admission
     leasing: Threads
+    leasing_much: Threads
+    planning: Threads
     working: Threads
     statistics: Mapping[str, ModelStatistics]
     regions: Regions | None
@@ -59,6 +69,8 @@ class Service:
             settings,
             Admission(settings),
             leasing=Threads(1, settings.deadline_s),
+            leasing_much=Threads(_MUCH_AT_ONCE, settings.deadline_s),
+            planning=Threads(1, settings.deadline_s),
             working=Threads(max(2, projector.workers), settings.deadline_s),
             statistics={name: ModelStatistics(name) for name in MODELS},
             regions=Regions(settings.shared_memory_prefix) if settings.shared_memory else None,
@@ -78,6 +90,22 @@ class Service:
         """
         if not self.ready:
             raise NotReady("the service is starting or draining", retry_after_s=_RETRY_AFTER_S)
+
+    async def plan(self, entries: Sequence[Entry], query: WorkQuery) -> tuple[Plan, ...]:
+        """Plan the projection of a request's tensors; on a thread, one request after the other, where they are many.
+
+        Raises:
+            DeadlineExceeded: the plans of others took too long.
+            NormtreeError: what `plan_all` raises.
+        """
+        cancel = Cancel()
+        if len({(entry.shape, entry.dtype) for entry in entries}) <= _FEW_PLANS:
+            return plan_all(self.projector, entries, query, cancel)
+        deadline_s = self.deadline_s(query.deadline_ms)
+        with ExitStack() as nothing:
+            return await self.planning.run(
+                lambda: plan_all(self.projector, entries, query, cancel), nothing, deadline_s, cancel
+            )
 
     async def make_room(
         self, arriving: Sequence[Entry], leaving: Sequence[Entry], plans: Sequence[Plan], held: ExitStack
@@ -99,7 +127,8 @@ class Service:
         nbytes = max(sum(entry.nbytes for entry in entries) for entries in (arriving, leaving))
         if not (arriving or leaving) or (nbytes <= _FEW_BYTES and all(plan.engine == "inline" for plan in plans)):
             return Room.own(arena, arriving, leaving)
-        return await self.leasing.run(lambda: Room.lease(arena, arriving, leaving, held), held)
+        threads = self.leasing if nbytes <= _LITTLE_BYTES else self.leasing_much
+        return await threads.run(lambda: Room.lease(arena, arriving, leaving, held), held)
 
     async def run(self, work: Work, held: ExitStack, receive: Receive) -> Outcome:
         """Do the work of a request on a thread, for as long as its client is there; at once if that is quicker.
@@ -127,6 +156,7 @@ class Service:
     def close(self) -> None:
         """Wait for the work that has begun, and end the threads."""
         self.working.close()
-        self.leasing.close()
+        for threads in (self.leasing, self.leasing_much, self.planning):
+            threads.close()
         if self.regions:
             self.regions.close()

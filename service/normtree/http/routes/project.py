@@ -17,7 +17,6 @@ from normtree.http.auth import client_name
 from normtree.http.bodies.contents import Entry
 from normtree.http.exchange import report
 from normtree.http.head import head_of
-from normtree.http.planning import plan_all
 from normtree.http.problems import problem_responses
 from normtree.http.query import ProjectQuery, query_parameters, read_query
 from normtree.http.reply import answer_headers, answer_type, check_names, write
@@ -77,7 +76,7 @@ async def _project(request: Request, service: Service) -> Response:
     media_type = answer_type(head_of(request.scope), arrival, query)
     chosen = select(arrival.contents, query, service.settings)
     check_names(arrival.contents, chosen, query)
-    plans = plan_all(service.projector, chosen, query)
+    plans = await service.plan(chosen, query)
     with ExitStack() as held:
         asked = perf_counter()
         room = await service.make_room(arrival.contents.entries, chosen, plans, held)
