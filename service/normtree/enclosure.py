@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+MOST_DEPTH = 100  # folders in each other that are looked through
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO is not waited for
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -58,7 +59,7 @@ class Enclosure:
             OSError: a folder cannot be read.
         """
         with self.folder_of(".") as (folder, _):
-            return sorted(_below(folder, ""))
+            return sorted(_below(folder, "", MOST_DEPTH))
 
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Open a file that is there.
@@ -255,7 +256,9 @@ def _enter(folder: int, part: str, mode: int | None) -> int:
     return entered
 
 
-def _below(folder: int, prefix: str) -> Iterator[str]:
+def _below(folder: int, prefix: str, depth: int) -> Iterator[str]:
+    if depth < 0:
+        raise OSError(errno.ENAMETOOLONG, f"wanted at most {MOST_DEPTH} folders in each other, got more")
     readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     try:
         with os.scandir(readable) as found:
@@ -266,7 +269,7 @@ def _below(folder: int, prefix: str) -> Iterator[str]:
                 continue
             below = os.open(name, _FOLDER, dir_fd=folder)
             try:
-                yield from _below(below, f"{prefix}{name}/")
+                yield from _below(below, f"{prefix}{name}/", depth - 1)
             finally:
                 os.close(below)
     finally:

@@ -1,9 +1,9 @@
 """Run jobs in forks of a process that has loaded all it needs, and kill them: ``killed.py RECIPE MOMENTS``.
 
-A moment is a number of files opened or renamed since the job began, in whatever thread: so the same moments come on a
-slow machine and on a fast one. At each the output is removed, a job is begun, kills its whole process group by
-SIGKILL, and what it leaves is checked for half files; it is resumed, killed again a little later, and resumed to its
-end. Prints one JSON line a moment.
+A moment is a number of files opened, renamed, linked or removed since the job began, in whatever thread: so the same
+moments come on a slow machine and on a fast one. At each the output is removed, a job is begun, kills its whole process
+group by SIGKILL, and what it leaves is checked for half files; it is resumed, killed again a little later, and resumed
+to its end. Prints one JSON line a moment.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from normtree.jobs.run import Options, plan_job, run_job
 from normtree.jobs.warm import kernels_of, warm
 
 OPTIONS = Options(workers=2, engine="inline", memory_bytes=64 << 20)
-EVENTS = ("open", "os.rename")
+EVENTS = ("open", "os.rename", "os.link", "os.remove")
 AGAIN = 0.3  # of all moments: when a job that was resumed is killed again
 
 

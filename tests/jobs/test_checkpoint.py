@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from normtree.errors import InvalidCheckpoint, InvalidRecipe
 from normtree.files import read_file
 from normtree.jobs.checkpoint import Checkpoint, read_checkpoint
-from normtree.jobs.local import LocalFolder
+from normtree.jobs.open_places import open_source
 from normtree.jobs.run import Options, plan_job, run_job
 
 INLINE = Options(workers=1, memory_bytes=2**26, engine="inline")
@@ -32,7 +32,7 @@ def write_set(folder: Path, form: str, count: int, index: str | None, skip: int 
 
 
 def read(folder: Path) -> Checkpoint:
-    return read_checkpoint(LocalFolder(str(folder)))
+    return read_checkpoint(*open_source(str(folder)))
 
 
 def names(checkpoint: Checkpoint) -> list[str]:

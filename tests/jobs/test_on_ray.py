@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -17,6 +17,7 @@ from normtree.errors import InvalidTensor
 from normtree.jobs import plan as job_plan
 from normtree.jobs import run
 from normtree.jobs.local import LocalFolder, LocalReader
+from normtree.jobs.open_places import Places, open_places
 from normtree.jobs.run import Options, run_job
 
 INLINE = Options(workers=2, engine="inline")
@@ -63,12 +64,16 @@ def test_a_worker_that_dies_costs_one_more_attempt(
     import ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import a test
-    monkeypatch.setattr(run, "open_source", lambda place: (Deadly(place, None, str(tmp_path)), None))
+    monkeypatch.setattr(run, "open_places", lambda recipe, roots: deadly(open_places(recipe, roots), tmp_path))
     run_job(make_recipe(checkpoint, tmp_path / "ray", *RULES), RAY)
     monkeypatch.undo()
     run_job(make_recipe(checkpoint, tmp_path / "one", *RULES), INLINE)
     assert len(list(tmp_path.glob("killed-*"))) == DEATHS
     assert files(tmp_path / "ray") == files(tmp_path / "one")
+
+
+def deadly(places: Places, marks: Path) -> Places:
+    return replace(places, source=Deadly(places.source.url, None, str(marks)))
 
 
 @dataclass(frozen=True)

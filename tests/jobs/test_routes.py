@@ -1,6 +1,8 @@
 """``/v1/jobs`` over HTTP: jobs run beside the service, are watched, cancelled and remembered, and stay inside."""
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -162,6 +164,119 @@ def test_no_path_leads_out_of_the_folders(client: httpx.Client, root: Path, chan
     assert answer.status_code == 422
     assert answer.json()["code"] == "invalid-recipe"
     assert detail in answer.json()["detail"]
+
+
+def outside(root: Path) -> Path:
+    """Return a folder beside the root with a file of somebody else's."""
+    folder = root.parent / "outside"
+    folder.mkdir(exist_ok=True)
+    (folder / "victim").write_bytes(b"mine")
+    return folder
+
+
+def test_a_folder_that_was_planted_in_the_output_leads_no_file_out(client: httpx.Client, root: Path) -> None:
+    (root / "nested" / "deep").mkdir(parents=True)
+    shutil.copy(root / "in" / "model-00001-of-00003.safetensors", root / "nested" / "deep" / "model.safetensors")
+    (root / "planted").mkdir()
+    (root / "planted" / "deep").symlink_to(outside(root))
+    job = ended(client, client.post("/v1/jobs", json=recipe("planted", input="nested")).json()["id"])
+    assert job["error"]["code"] == "job-conflict"
+    assert "deep is there already" in job["error"]["detail"]
+    assert os.listdir(outside(root)) == ["victim"]
+
+
+def test_what_was_planted_in_the_state_leads_no_write_out(client: httpx.Client, root: Path, files: Any) -> None:
+    state, out = root / "links.normtree", root / "links"
+    state.mkdir()
+    (state / "journal.jsonl").touch()
+    out.mkdir()
+    names = ("config.json", "model-00001-of-00003.safetensors")
+    for name in names:
+        (out / f".{name}.partial").symlink_to(outside(root) / "victim")
+    for name in ("lock", "report.json", ".report.html.partial"):
+        (state / name).symlink_to(outside(root) / "victim")
+    job = ended(client, client.post("/v1/jobs", json=recipe("links")).json()["id"])
+    assert job["state"] == "failed"
+    for name in names:
+        (out / f".{name}.partial").unlink()
+    (state / "lock").unlink()
+    job = ended(client, client.post("/v1/jobs", json=recipe("links")).json()["id"])
+    assert job["state"] == "completed"
+    assert files(outside(root)) == {"victim": b"mine"}
+    assert client.get(f"/v1/jobs/{job['id']}/report").json()["tensors"]
+
+
+def test_a_report_that_is_a_link_is_not_told(client: httpx.Client, root: Path) -> None:
+    job = ended(client, client.post("/v1/jobs", json=recipe("told")).json()["id"])
+    (root / "told.normtree" / "report.json").unlink()
+    (root / "told.normtree" / "report.json").symlink_to(outside(root) / "victim")
+    answer = client.get(f"/v1/jobs/{job['id']}/report")
+    assert answer.status_code == 503
+    assert "wanted a file, got a link" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("swapped", ["input", "above the input", "above the output"])
+def test_a_folder_that_becomes_a_link_while_the_job_waits_leads_nowhere(
+    serve: Serving, client: httpx.Client, root: Path, swapped: str
+) -> None:
+    place = swapped.replace(" ", "-")
+    shutil.copytree(root / "in", root / place / "a" / "in")
+    (root / place / "b").mkdir()
+    shutil.copytree(root / "in", outside(root) / "in", dirs_exist_ok=True)
+    first = client.post("/v1/jobs", json=recipe(f"{place}-before")).json()["id"]
+    waits = client.post("/v1/jobs", json=recipe(f"{place}/b/out", input=f"{place}/a/in")).json()["id"]
+    moved = root / place / {"input": "a/in", "above the input": "a", "above the output": "b"}[swapped]
+    moved.rename(moved.with_name("moved"))
+    moved.symlink_to(outside(root) / "in" if swapped == "input" else outside(root))
+    ended(client, first)
+    job = ended(client, waits)
+    shutil.rmtree(outside(root) / "in")
+    assert os.listdir(outside(root)) == ["victim"]
+    assert job["error"]["code"] == "invalid-recipe"
+    assert "wanted a path inside the service's folders" in job["error"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"output": "./in"}, "output"),
+        ({"output": "none/../in"}, "output"),
+        ({"output": "file://in"}, "output"),
+        ({"output": "in/sub"}, "output"),
+        ({"input": "in/1_Pooling", "output": "in"}, "output"),
+        ({"input": "a\0b"}, "input"),
+        ({"output": "a\0b"}, "output"),
+        ({"input": "circle"}, "input"),
+        ({"output": "circle/out"}, "output"),
+        ({"output": "n" * 5000}, "output"),
+        ({"output": "n" * 250}, "output"),
+        ({"output": "in/config.json/out"}, "output"),
+    ],
+)
+def test_places_that_are_none_or_overlap_are_the_clients_mistake(
+    client: httpx.Client, root: Path, changes: Any, pointer: str
+) -> None:
+    if not (root / "circle").is_symlink():
+        (root / "circle").symlink_to("circle")
+    answer = client.post("/v1/jobs", content=json.dumps(recipe("never") | changes))
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["code"] == "invalid-recipe"
+    assert answer.json()["pointer"] == pointer
+
+
+def test_a_fifo_in_the_input_is_refused_and_holds_nobody_up(client: httpx.Client, root: Path) -> None:
+    (root / "pipes").mkdir()
+    os.mkfifo(root / "pipes" / "pipe")
+    answer = client.post("/v1/jobs", json=recipe("never", input="pipes"))
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "invalid-checkpoint"
+    assert "wanted a file or a folder, got a FIFO" in answer.json()["detail"]
+
+
+def test_an_input_that_a_job_before_will_make_may_be_missing_when_it_is_asked_for(client: httpx.Client) -> None:
+    first = client.post("/v1/jobs", json=recipe("made")).json()["id"]
+    second = client.post("/v1/jobs", json=recipe("made-of-made", input="made")).json()["id"]
+    assert [ended(client, job)["state"] for job in (first, second)] == ["completed", "completed"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -63,11 +63,12 @@ class JobBoard:
         folder: where they are remembered, a file each; None where none are taken.
         workers: threads of the one job that runs.
         memory_bytes: bound of its buffers and aggregates; None: as the machine has it.
+        roots: folders that jobs may not leave; none: they may.
     """
 
-    def __init__(self, folder: Path | None, workers: int, memory_bytes: int | None) -> None:
+    def __init__(self, folder: Path | None, workers: int, memory_bytes: int | None, roots: Sequence[Path] = ()) -> None:
         """Remember what was taken before; what had not ended then is interrupted."""
-        self._folder, self._workers, self._memory_bytes = folder, workers, memory_bytes
+        self._folder, self._workers, self._memory_bytes, self._roots = folder, workers, memory_bytes, roots
         self._lock = threading.RLock()
         self._queue: SimpleQueue[str | None] = SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
@@ -187,6 +188,7 @@ class JobBoard:
             str(recipe),
             str(self._memory_bytes or 0),
             str(self._workers),
+            *map(str, self._roots),
         ]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
@@ -231,7 +233,7 @@ class JobBoard:
 def open_board(settings: Settings) -> Iterator[JobBoard]:
     """Remember the jobs of a service in the first of its folders, and end what runs when the service does."""
     roots = settings.jobs_folders
-    board = JobBoard(roots[0] / FOLDER if roots else None, settings.workers, settings.jobs_memory_bytes)
+    board = JobBoard(roots[0] / FOLDER if roots else None, settings.workers, settings.jobs_memory_bytes, roots)
     try:
         yield board
     finally:

@@ -1,12 +1,14 @@
 """A job in a process of its own, for the service: what it does is told on standard output, a JSON object a line.
 
-``python -m normtree.jobs.child RECIPE.json MEMORY_BYTES WORKERS``; where 0 bytes are given it finds a bound itself. Its
-end, however it comes, touches nothing of the service's; killed, it resumes when the same recipe is posted again.
+``python -m normtree.jobs.child RECIPE.json MEMORY_BYTES WORKERS ROOT...``; where 0 bytes are given it finds a bound
+itself. Its end, however it comes, touches nothing of the service's; killed, it resumes when the same recipe is posted
+again.
 """
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -38,12 +40,12 @@ def tell(message: dict[str, object]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def main(recipe: Path, memory_bytes: int, workers: int) -> int:
-    """Run the job and tell how it ended."""
+def main(recipe: Path, memory_bytes: int, workers: int, roots: Sequence[Path]) -> int:
+    """Run the job, which stays in the roots, and tell how it ended."""
     os.nice(_NICENESS)
     options = Options(workers, memory_bytes or None, "inline")
     try:
-        outcome = run_job(Recipe.model_validate_json(recipe.read_bytes()), options, _Teller())
+        outcome = run_job(Recipe.model_validate_json(recipe.read_bytes()), options, _Teller(), roots)
     except NormtreeError as error:
         tell({"error": {"status": error.status, "code": error.code, "title": error.title, "detail": error.detail}})
         return 1
@@ -52,4 +54,4 @@ def main(recipe: Path, memory_bytes: int, workers: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), [Path(root) for root in sys.argv[4:]]))

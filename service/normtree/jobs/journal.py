@@ -1,22 +1,28 @@
 """The journal of a job: what it was asked, what its input was, and what of it is done. Killed jobs resume from it.
 
 It lies in a folder beside the output, ``OUTPUT.normtree``: one JSON object a line, each synced before the job goes
-on, and the aggregates of tensors whose root needs many of them. Half a last line is as good as none.
+on, and the aggregates of tensors whose root needs many of them. Lines and aggregates are kept with a digest, and what
+does not match it is as good as not there: half a last line, or what a disk has changed since.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import astuple
+from functools import cached_property
 from typing import Any
 
 from normtree.errors import JobConflict
 from normtree.jobs.aggregates import of_bytes, to_bytes
 from normtree.jobs.facts import Facts
+from normtree.jobs.places import Proof
 from normtree.jobs.state import State
 from normtree_kernels.dtypes import Float64Array
 
 NAME = "journal.jsonl"
-VERSION = 1
+VERSION = 2
 _AGGREGATES = "aggregates"
+_DIGEST = b',"sha256":"'  # the last key of a line, of all that is before it
 
 
 class Journal:
@@ -24,12 +30,21 @@ class Journal:
 
     Args:
         state: the folder it is in, locked by the caller.
+
+    Raises:
+        JobConflict: its beginning is damaged or of another version.
     """
 
     def __init__(self, state: State) -> None:
         """Read what is there."""
         self._state = state
-        self._entries = _parse(state.read(NAME) or b"")
+        raw = state.read(NAME) or b""
+        self._bytes, self._gap = len(raw), b"" if raw.endswith(b"\n") or not raw else b"\n"
+        self._entries = _parse(raw)
+        if self._entries and self._entries[0]["what"] != "begun":
+            raise self._conflict("has a damaged journal, whose beginning is lost")
+        if not self._entries and (version := _version_of(raw)) not in (None, VERSION):
+            raise self._conflict(f"was written by another version of normtree ({version})")
 
     @property
     def begun(self) -> bool:
@@ -38,14 +53,22 @@ class Journal:
 
     @property
     def completed(self) -> dict[str, Any] | None:
-        """What was noted when all was done; None while it is not."""
-        return next((entry for entry in self._entries if entry["what"] == "completed"), None)
+        """What was noted when all was done, the last time; None while it is not."""
+        return next((entry for entry in reversed(self._entries) if entry["what"] == "completed"), None)
 
     @property
     def finished(self) -> dict[str, tuple[Facts, ...]]:
-        """The shards that are in place, and what is known of their tensors."""
+        """The shards that are finished, and what is known of their tensors."""
         shards = (entry for entry in self._entries if entry["what"] == "shard")
         return {entry["name"]: tuple(map(Facts.of_dict, entry["facts"])) for entry in shards}
+
+    @property
+    def proofs(self) -> dict[str, Proof]:
+        """What proves the files of the output, as it was noted last."""
+        found: dict[str, Proof] = {}
+        for entry in self._entries:
+            found |= {name: Proof(*proof) for name, proof in entry.get("proofs", {}).items()}
+        return found
 
     @property
     def stints(self) -> list[dict[str, Any]]:
@@ -66,8 +89,8 @@ class Journal:
             self._note({"what": "begun", "version": VERSION, "recipe": recipe, "input": dict(versions)})
             return
         first = self._entries[0]
-        if first.get("version") != VERSION:
-            raise self._conflict(f"was written by another version of normtree ({first.get('version')})")
+        if first["version"] != VERSION:
+            raise self._conflict(f"was written by another version of normtree ({first['version']})")
         if first["recipe"] != recipe:
             raise self._conflict("was begun with another recipe")
         changed = sorted(
@@ -76,27 +99,40 @@ class Journal:
         if changed:
             raise self._conflict(f"was begun with another input: {', '.join(changed)} changed since")
 
-    def note_shard(self, name: str, facts: tuple[Facts, ...], stints: list[dict[str, Any]]) -> None:
-        """Note that a shard is in place."""
-        self._note({"what": "shard", "name": name, "facts": [each.as_dict() for each in facts], "stints": stints})
+    def note_shard(self, name: str, proof: Proof, facts: tuple[Facts, ...], stints: list[dict[str, Any]]) -> None:
+        """Note that a shard is finished, before it is put into its place."""
+        entry = {"what": "shard", "name": name, "facts": [each.as_dict() for each in facts], "stints": stints}
+        self._note({**entry, "proofs": {name: astuple(proof)}})
 
-    def note_completed(self, summary: Mapping[str, Any]) -> None:
-        """Note that all is done."""
-        self._note({"what": "completed", **summary})
+    def note_completed(self, summary: Mapping[str, Any], proofs: Mapping[str, Proof]) -> None:
+        """Note that all is done and in its place."""
+        proved = {name: astuple(proof) for name, proof in proofs.items()}
+        self._note({"what": "completed", **summary, "proofs": proved})
 
-    def keep(self, vs: Mapping[int, Float64Array]) -> None:
-        """Keep aggregates of tensors, by their indices; what one task has made is one file."""
-        self._state.write(f"{_AGGREGATES}/{min(vs)}", to_bytes(vs))
+    def keep(self, vs: Mapping[int, Float64Array], mark: str) -> None:
+        """Keep aggregates of tensors, by their indices; what one task has made is one file.
 
-    def kept(self, shapes: Mapping[int, tuple[int, ...]]) -> dict[int, Float64Array]:
-        """Return the aggregates that were kept of tensors, by their indices; what is damaged was not kept.
+        Args:
+            vs: the aggregates.
+            mark: when the shard that they are of was last changed.
+        """
+        self._state.write(f"{_AGGREGATES}/{min(vs)}", to_bytes(vs, self._about(min(vs), mark)))
+
+    def kept(self, shapes: Mapping[int, tuple[int, ...]], marks: Mapping[int, str]) -> dict[int, Float64Array]:
+        """Return the aggregates that were kept of tensors, by their indices.
+
+        What is damaged, of another job or of a shard that was changed since was not kept.
 
         Args:
             shapes: of the tensors that are asked for.
+            marks: of their shards, as they are now.
         """
         found: dict[int, Float64Array] = {}
         for name in self._state.names(_AGGREGATES):
-            found |= of_bytes(self._state.read(name) or b"", shapes)
+            last = name.rpartition("/")[2]
+            index = int(last) if last.isdecimal() else -1
+            about = self._about(index, marks.get(index, ""))
+            found |= of_bytes(self._state.read(name) or b"", shapes, about)
         return found
 
     def drop_aggregates(self) -> None:
@@ -104,8 +140,17 @@ class Journal:
         for name in self._state.names(_AGGREGATES):
             self._state.remove(name)
 
+    @cached_property
+    def _job(self) -> str:
+        return hashlib.sha256(_line(self._entries[0])).hexdigest()
+
+    def _about(self, index: int, mark: str) -> bytes:
+        return f"{self._job} {index} {mark}".encode()
+
     def _note(self, entry: dict[str, Any]) -> None:
-        self._state.append(NAME, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+        line = self._gap + _line(entry)
+        self._state.append(NAME, line, self._bytes)
+        self._bytes, self._gap = self._bytes + len(line), b""
         self._entries.append(entry)
 
     def _conflict(self, what: str) -> JobConflict:
@@ -115,14 +160,26 @@ class Journal:
         )
 
 
+def _line(entry: dict[str, Any]) -> bytes:
+    """Write an entry, its digest last."""
+    body = json.dumps(entry, separators=(",", ":")).encode()[:-1]
+    return body + _DIGEST + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+
+
 def _parse(raw: bytes) -> list[dict[str, Any]]:
-    """Read the lines, but for those of which a killed job has left only half."""
+    """Read the lines, but for those that do not match their digests."""
     entries = []
-    for line in raw.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and "what" in entry:
-            entries.append(entry)
+    for line in raw.split(b"\n"):
+        body, _, digest = line.rpartition(_DIGEST)
+        if digest == hashlib.sha256(body).hexdigest().encode() + b'"}':
+            entries.append(json.loads(body + b"}"))
     return entries
+
+
+def _version_of(raw: bytes) -> object:
+    """Tell the version of a journal by its first line; None where it tells none."""
+    try:
+        first = json.loads(raw.partition(b"\n")[0])
+    except ValueError:
+        return None
+    return first.get("version") if isinstance(first, dict) else None

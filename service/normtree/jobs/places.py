@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from normtree.errors import StorageFailed, StorageFull
@@ -19,11 +19,42 @@ class Stat:
 
     Args:
         size: bytes.
-        mark: when it was last changed, or the store's tag of its content.
+        mark: when its content was last changed, which whoever owns it can put back; or the store's tag of its content.
+        changed: when its content, its permissions or its names were last changed, which nobody can put back; empty
+            where a store tells none.
+        inode: its number on its disk; 0 where it has none.
+        mode: its permissions.
     """
 
     size: int
     mark: str
+    changed: str = ""
+    inode: int = field(default=0, compare=False)
+    mode: int = field(default=0o666, compare=False)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """By what a file of the output is known again.
+
+    Args:
+        size: bytes.
+        mark: as in its `Stat` when it was whole.
+        inode: likewise.
+        changed: likewise when it was in its place; empty before.
+        digest: of its bytes; empty where a store's mark is one.
+    """
+
+    size: int
+    mark: str
+    inode: int = 0
+    changed: str = ""
+    digest: str = ""
+
+    def fits(self, found: Stat) -> bool:
+        """Tell whether a file is that one by a mere look."""
+        same = (found.size, found.mark, found.inode) == (self.size, self.mark, self.inode)
+        return same and self.changed in ("", found.changed)
 
 
 class Reader(Protocol):
@@ -82,14 +113,30 @@ class Folder(Protocol):
 class Target(Folder, Protocol):
     """A folder that a job writes to."""
 
-    def create(self, name: str, size: int) -> None:
-        """Make room for a file, beside its place and not visible in it."""
+    def create(self, name: str, size: int, mode: int = 0o600) -> None:
+        """Make room for a file, beside its place and not visible in it, with no more permissions than ``mode``."""
 
     def sink(self, name: str, size: int) -> AbstractContextManager[Sink]:
         """Open a file that was created; a streamed one is in place when this ends without an error."""
 
-    def finish(self, name: str) -> None:
-        """Sync a file and put it into place, whole."""
+    def finish(self, name: str, mode: int) -> Proof:
+        """Sync a file, give it its permissions, and tell what proves it; it is not in its place yet."""
+
+    def place(self, name: str) -> None:
+        """Put a file that is finished into its place.
+
+        Raises:
+            JobConflict: something is there that was not when the job began.
+        """
+
+    def waits(self, name: str, proof: Proof) -> bool:
+        """Tell whether a file is finished, by its proof, and not in its place: a job was killed between the two."""
+
+    def taken(self, name: str | None) -> str | None:
+        """Name what is in a file's place; without a name, something that is anywhere in the folder; None if nothing."""
+
+    def set_aside(self, name: str, state_url: str) -> None:
+        """Move what is in a file's place and not of this job into the folder of the job's state."""
 
     def discard(self, name: str) -> None:
         """Remove what an earlier attempt has left beside a file's place."""
@@ -104,9 +151,14 @@ def is_url(place: str) -> bool:
     return found is not None and found["scheme"] not in ("file", "local")
 
 
+def path_of(place: str) -> str:
+    """Return the path of a place that is no other machine's."""
+    return re.sub(r"^(file|local)://", "", place)
+
+
 def split_place(place: str) -> tuple[str, str | None]:
     """Split a place into its folder and, where it is one file, that file's name."""
-    place = re.sub(r"^(file|local)://", "", place).rstrip("/")
+    place = path_of(place).rstrip("/") or "/"
     if not place.endswith(SUFFIX):
         return place, None
     folder, _, name = place.rpartition("/")

@@ -16,7 +16,8 @@ from typing import Any
 import fsspec
 
 from normtree.errors import InvalidRecipe, JobConflict, NormtreeError, StorageFailed
-from normtree.jobs.places import Reader, Stat
+from normtree.jobs.places import Proof, Reader, Stat
+from normtree.jobs.state import gone
 
 PART_BYTES = 1 << 24  # of reads and of writes: large enough to be worth a request
 _LEASE_S, _BEAT_S = 90.0, 15.0
@@ -59,7 +60,7 @@ class RemoteFolder:
         fs, path = self._at(name)
         yield RemoteReader(fs, path, f"{self.url}/{name}")
 
-    def create(self, name: str, size: int) -> None:
+    def create(self, name: str, size: int, mode: int = 0o600) -> None:
         """Do nothing: a store makes room as parts come."""
 
     @contextmanager
@@ -83,8 +84,24 @@ class RemoteFolder:
             file.close()
             file.commit()
 
-    def finish(self, name: str) -> None:
-        """Do nothing: the file is in place since its last part was."""
+    def finish(self, name: str, mode: int) -> Proof:
+        """Tell how the file looks that is in place since its last part was."""
+        found = self.stat(name)
+        return Proof(found.size, found.mark)
+
+    def place(self, name: str) -> None:
+        """Do nothing: it is in place."""
+
+    def waits(self, name: str, proof: Proof) -> bool:
+        """Tell that no file waits: a store shows it when it is whole."""
+        return False
+
+    def taken(self, name: str | None) -> str | None:
+        """Look for a file."""
+        return next((found for found in self.names() if name in (None, found)), None)
+
+    def set_aside(self, name: str, state_url: str) -> None:
+        """Do nothing: a store replaces it, whole, when the new one is there."""
 
     def discard(self, name: str) -> None:
         """Do nothing: parts without a file are the store's to drop."""
@@ -180,9 +197,12 @@ class RemoteState:
         with _told(path):
             fs.pipe_file(path, data)
 
-    def append(self, name: str, data: bytes) -> None:
+    def append(self, name: str, data: bytes, after: int) -> None:
         """Write a file again with more at its end: stores cannot append."""
-        self.write(name, (self.read(name) or b"") + data)
+        found = self.read(name) or b""
+        if len(found) != after:
+            raise gone(f"{self.url}/{name}", len(found), after)
+        self.write(name, found + data)
 
     def remove(self, name: str) -> None:
         """Remove a file that may be there."""
@@ -228,6 +248,13 @@ class RemoteState:
     def _at(self, name: str) -> tuple[Any, str]:
         fs, root = _reach(self.url)
         return fs, f"{root}/{name}"
+
+
+def overlap(one: str, other: str) -> bool:
+    """Tell whether one of two URLs' places lies in the other, or they are the same."""
+    (fs, first), (other_fs, second) = _reach(one), _reach(other)
+    first, second = f"{first}/", f"{second}/"
+    return bool(fs == other_fs) and (first.startswith(second) or second.startswith(first))
 
 
 def _lease() -> bytes:

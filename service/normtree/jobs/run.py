@@ -4,28 +4,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from threading import RLock
 from time import perf_counter, time_ns
 from typing import Any, Literal
 
 from normtree import usable
 from normtree.engine.environment import prepare_environment
-from normtree.errors import JobConflict, StorageFailed, StorageFull
+from normtree.errors import JobConflict, StorageFull
 from normtree.jobs.checkpoint import Checkpoint, read_checkpoint
+from normtree.jobs.facts import Facts
 from normtree.jobs.floor import discard_floor, measure_floor
 from normtree.jobs.inline import InlineRunner
-from normtree.jobs.journal import NAME, Journal
-from normtree.jobs.open_places import check_empty, open_source, open_state, open_target
+from normtree.jobs.journal import Journal
+from normtree.jobs.open_places import Places, open_places
 from normtree.jobs.outcome import Outcome
 from normtree.jobs.pieces import Done, Work
-from normtree.jobs.places import Folder, Target
+from normtree.jobs.places import Proof, Stat
 from normtree.jobs.plan import MIB, JobPlan, make_plan
 from normtree.jobs.progress import Progress, Watch, unwatched
+from normtree.jobs.proof import confirmed, proof_of, same_bytes
 from normtree.jobs.recipe import Recipe
 from normtree.jobs.report import HTML_NAME, write_report
 from normtree.jobs.runner import Runner
 from normtree.jobs.schedule import Aggregated, Schedule, Written
-from normtree.jobs.state import State
 from normtree.jobs.warm import kernels_of, warm
 from normtree_kernels.dtypes import Float64Array
 
@@ -69,26 +71,23 @@ class Options:
         return [min(most, max(_LEAST_MEMORY_BYTES, workers * _MEMORY_A_WORKER_BYTES)), most]
 
 
-def plan_job(recipe: Recipe, options: Options) -> JobPlan:
+def plan_job(recipe: Recipe, options: Options, roots: Sequence[Path] = ()) -> JobPlan:
     """Read an input's headers and plan a job, without doing anything.
 
     Raises:
         NormtreeError: as `run_job`.
     """
-    source, only = open_source(recipe.input)
-    in_order = source.streams or open_target(recipe.output, only).streams
-    checkpoint = read_checkpoint(source, only)
-    workers = options.workers or usable.cores()
-    return make_plan(recipe, checkpoint, workers, options.bounds_bytes(workers), in_order=in_order)
+    return _plan(recipe, options, open_places(recipe, roots))
 
 
-def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched) -> Outcome:
-    """Run a job to its end, or go on with one that was begun.
+def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched, roots: Sequence[Path] = ()) -> Outcome:
+    """Run a job to its end, or go on with one that was begun; what of its output is missing or differs is made again.
 
     Args:
         recipe: what to do.
         options: how.
         watch: called with the progress as tasks get done.
+        roots: folders that it may not leave; none: it may.
 
     Raises:
         InvalidRecipe, InvalidCheckpoint, InvalidTensor: it cannot be done; nothing is in place that was not.
@@ -97,38 +96,49 @@ def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched) -> Outco
         EngineUnavailable, WorkersLost: Ray.
     """
     started, began_ns = perf_counter(), time_ns()
-    plan = plan_job(recipe, options)
-    source, only = open_source(recipe.input)
-    target, state = open_target(recipe.output, only), open_state(recipe.output)
-    if state.read(NAME) is None:
-        check_empty(recipe.output, target)
-    with state.lock():
-        journal = Journal(state)
+    places = open_places(recipe, roots)
+    plan = _plan(recipe, options, places)
+    if not Journal(places.state).begun:
+        places.check_empty()
+    with places.lock():
+        journal = Journal(places.state)
         resumed = journal.begun
-        journal.begin(recipe.digest, plan.checkpoint.versions())
-        if journal.completed:
-            discard_floor(plan, target)
-            outcome = _outcome(plan, journal, state, resumed=True, was_completed=True)
-            if state.read(HTML_NAME) is None:  # the last run was killed just before it
-                write_report(state, outcome, None)
-            return outcome
-        job = _Job(plan, source, target, journal, watch)
-        job.check_room()
+        journal.begin(places.recipe.digest, plan.checkpoint.versions())
+        job = _Job(plan, places, journal, watch)
+        if journal.completed and job.is_whole:
+            return _again(job)
+        job.make_room(resumed=resumed)
         asked = perf_counter()
-        with _runner(options, plan, source, target) as runner:
+        with _runner(options, plan, places) as runner:
             start_s = perf_counter() - asked
             job.run(runner)
             job.copy_others()
-            _check_same(plan.checkpoint, source)
+            job.check_end()
             wall_s = perf_counter() - started - start_s
             summary = {"engine": runner.engine, "workers": runner.workers, "nodes": runner.nodes}
             summary |= {"retries": runner.retries, "wall_s": wall_s, "start_s": start_s, "resumed": resumed}
             summary["began_ns"] = began_ns
-        journal.note_completed({**summary, "stints": job.take_stints()})
+        journal.note_completed({**summary, "stints": job.take_stints()}, job.proofs)
         journal.drop_aggregates()
-        outcome = _outcome(plan, journal, state, resumed=resumed, was_completed=False)
-        write_report(state, outcome, measure_floor(plan, source, target))
+        outcome = _outcome(job, resumed=resumed, was_completed=False)
+        write_report(places.state, outcome, measure_floor(plan, places.source, places.target))
         return outcome
+
+
+def _plan(recipe: Recipe, options: Options, places: Places) -> JobPlan:
+    checkpoint = read_checkpoint(places.source, places.only)
+    workers = options.workers or usable.cores()
+    in_order = places.source.streams or places.target.streams
+    return make_plan(recipe, checkpoint, workers, options.bounds_bytes(workers), in_order=in_order)
+
+
+def _again(job: "_Job") -> Outcome:
+    """Tell what a job came to that was completed before and whose output is whole."""
+    discard_floor(job.plan, job.target)
+    outcome = _outcome(job, resumed=True, was_completed=True)
+    if job.places.state.read(HTML_NAME) is None:  # the last run was killed just before it
+        write_report(job.places.state, outcome, None)
+    return outcome
 
 
 @dataclass
@@ -136,36 +146,52 @@ class _Job:
     """The moving parts of one run."""
 
     plan: JobPlan
-    source: Folder
-    target: Target
+    places: Places
     journal: Journal
     watch: Watch
     lock: RLock = field(default_factory=RLock)  # two threads finish shards while this one takes in tasks
     stints: list[dict[str, Any]] = field(default_factory=list)
+    finished: dict[str, tuple[Facts, ...]] = field(default_factory=dict)
+    proofs: dict[str, Proof] = field(default_factory=dict)  # of all that is in its place
     bytes_done: int = 0
     schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
-        """See what is in place already."""
-        sizes = {shard.name: shard.stat.size for shard in self.plan.checkpoint.shards}
-        self.finished = {
-            name: facts for name, facts in self.journal.finished.items() if _in_place(self.target, name, sizes[name])
-        }
+        """See what is in place already, and put into place what a run that was killed had finished."""
+        self.source, self.target = self.places.source, self.places.target
+        self.shards = {shard.name: shard for shard in self.plan.checkpoint.shards}
+        self.others = self.plan.checkpoint.others
+        noted, proofs = self.journal.finished, self.journal.proofs
+        for name in self.shards.keys() & noted.keys():
+            if self.target.waits(name, proofs[name]) and not self.target.taken(name):
+                self.target.place(name)
+            if self._confirm(name, proofs[name]):
+                self.finished[name] = noted[name]
+        for name in self.others:
+            if not (name in proofs and self._confirm(name, proofs[name])) and self._is_copy(name):
+                self.proofs[name] = proof_of(self.target, name)
         self.tensors_done = sum(map(len, self.finished.values()))
         self.total_bytes = self.plan.checkpoint.shard_bytes + self.plan.swept_up_bytes
 
-    def check_room(self) -> None:
-        """Refuse to begin what the disk has no room for.
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the output is in its place."""
+        return len(self.proofs) == len(self.shards) + len(self.others)
+
+    def make_room(self, *, resumed: bool) -> None:
+        """Take away what is in the way of an output that a job has begun before, and see whether the rest fits.
 
         Raises:
-            StorageFull: it has not.
+            StorageFull: it does not.
         """
+        if resumed:
+            for name in (*self.shards, *self.others):
+                self.target.discard(name)
+                if name not in self.proofs:
+                    self.target.set_aside(name, self.places.state.url)
         free = self.target.free_bytes()
         checkpoint = self.plan.checkpoint
-        for shard in checkpoint.shards:
-            if shard.name not in self.finished:
-                self.target.discard(shard.name)
-        left = checkpoint.nbytes - sum(shard.stat.size for shard in checkpoint.shards if shard.name in self.finished)
+        left = checkpoint.nbytes - sum(self.shards[name].stat.size for name in self.finished)
         if free is not None and left + _ROOM_BYTES > free:
             raise StorageFull(
                 f"{self.target.url}: {left + _ROOM_BYTES:,} bytes are wanted for the output, {free:,} are free",
@@ -177,16 +203,16 @@ class _Job:
         """Do all tasks; shards are synced and put into place while others are worked on."""
         self.schedule = schedule = Schedule(self.plan, self.finished, self._kept, streams=self.target.streams)
         unfinished = [shard for shard in self.plan.checkpoint.shards if shard.name not in self.finished]
-        self.bytes_done = sum(shard.stat.size for shard in self.plan.checkpoint.shards if shard.name in self.finished)
+        self.bytes_done = sum(self.shards[name].stat.size for name in self.finished)
         for shard in unfinished:
-            self.target.create(shard.name, shard.stat.size)
+            self.target.create(shard.name, shard.stat.size, shard.stat.mode)
         self._tell()
         with ThreadPoolExecutor(_FINISHERS, thread_name_prefix="normtree-finish") as finishers:
             finishing: list[Future[None]] = []
             try:
                 for event in _events(schedule, runner, self._take):
                     if isinstance(event, Aggregated):
-                        self.journal.keep(event.vs)
+                        self.journal.keep(event.vs, self._mark(self.plan.works[min(event.vs)]))
                     else:
                         finishing.append(finishers.submit(self._finish, event))
                     _raise_early(finishing)
@@ -200,11 +226,38 @@ class _Job:
 
     def copy_others(self) -> None:
         """Copy the files that are no shards, when all shards are in place: until then nothing takes them for whole."""
-        for name, stat in self.plan.checkpoint.others.items():
-            self.target.create(name, stat.size)
+        for name, stat in self.others.items():
+            if name in self.proofs:
+                continue
+            self.target.create(name, stat.size, stat.mode)
             with self.source.reader(name) as reader, self.target.sink(name, stat.size) as sink:
                 sink.copy(reader, 0, stat.size)
-            self.target.finish(name)
+            proof = self.target.finish(name, stat.mode)
+            self._check_unchanged(name, stat)
+            self.target.place(name)
+            self.proofs[name] = proof
+
+    def check_end(self) -> None:
+        """See that the input is the one that was read, and the output what was written.
+
+        Raises:
+            JobConflict: they are not.
+        """
+        shards = {shard.name: shard.stat for shard in self.plan.checkpoint.shards}
+        for name, stat in (shards | dict(self.others)).items():
+            now = self.source.stat(name)
+            if (now.size, now.mark) != (stat.size, stat.mark):
+                raise self._changed(name)
+        balls = {(facts.rule, facts.radius, facts.threshold) for each in self.finished.values() for facts in each}
+        for index, rule in enumerate(self.plan.recipe.rules):
+            if rule.scope == "global" and sum(ball[0] == index for ball in balls) > 1:
+                raise JobConflict(
+                    f"{self.source.url}: its tensors changed between two runs of the job: rules[{index}] found another "
+                    f"ball; remove {self.places.state.url} and the output to begin anew"
+                )
+        for name, proof in list(self.proofs.items()):
+            if not self._confirm(name, proof):
+                raise JobConflict(f"{self.target.url}: {name} was removed or changed while the job ran; run it again")
 
     def take_stints(self) -> list[dict[str, Any]]:
         """Take the stints that no entry of the journal has yet."""
@@ -218,16 +271,49 @@ class _Job:
             self._tell()
 
     def _finish(self, written: Written) -> None:
-        """Put a shard into place, and then note it: if the job is killed between the two, it is written again."""
-        self.target.finish(written.shard.name)
+        """Finish a shard, note it, and then put it into place: if the job is killed between the two, that is left."""
+        shard = written.shard
+        proof = self.target.finish(shard.name, shard.stat.mode)
+        self._check_unchanged(shard.name, shard.stat)
         with self.lock:
-            self.journal.note_shard(written.shard.name, written.facts, self.take_stints())
-            self.finished[written.shard.name] = written.facts
+            self.journal.note_shard(shard.name, proof, written.facts, self.take_stints())
+        self.target.place(shard.name)
+        with self.lock:
+            self.proofs[shard.name] = proof
+            self.finished[shard.name] = written.facts
             self.tensors_done += len(written.facts)
             self._tell()
 
+    def _check_unchanged(self, name: str, stat: Stat) -> None:
+        """Refuse bytes of a file that was written to since it was looked at first, were its time put back since.
+
+        Raises:
+            JobConflict: it was.
+        """
+        if self.source.stat(name) != stat:
+            raise self._changed(name)
+
+    def _changed(self, name: str) -> JobConflict:
+        return JobConflict(f"{self.source.url}: {name} changed while the job ran; its output is no projection")
+
+    def _confirm(self, name: str, proof: Proof) -> bool:
+        found = confirmed(self.target, name, proof)
+        if found is None:
+            self.proofs.pop(name, None)
+        else:
+            self.proofs[name] = found
+        return found is not None
+
+    def _is_copy(self, name: str) -> bool:
+        """Tell whether a file that nothing proves is in its place nevertheless; a store's is not read for that."""
+        return not self.target.streams and same_bytes(self.source, self.target, name)
+
     def _kept(self, works: Sequence[Work]) -> Mapping[int, Float64Array]:
-        return self.journal.kept({work.index: work.layout.v_shape for work in works})
+        marks = {work.index: self._mark(work) for work in self.plan.works}
+        return self.journal.kept({work.index: work.layout.v_shape for work in works}, marks)
+
+    def _mark(self, work: Work) -> str:
+        return self.shards[work.shard].stat.changed
 
     def _tell(self) -> None:
         asked = self.schedule.asked_bytes if self.schedule else 0
@@ -258,9 +344,10 @@ def _raise_early(futures: list[Future[None]]) -> None:
 
 
 @contextmanager
-def _runner(options: Options, plan: JobPlan, source: Folder, target: Target) -> Iterator[Runner]:
+def _runner(options: Options, plan: JobPlan, places: Places) -> Iterator[Runner]:
     """Start what does the tasks, kernels loaded."""
     runner: Runner
+    source, target = places.source, places.target
     kernels = kernels_of(plan)
     warm(kernels)  # in this process first: it fills the cache that the others read, and finds roots
     if options.engine_for(plan.checkpoint) == "ray":
@@ -277,27 +364,9 @@ def _runner(options: Options, plan: JobPlan, source: Folder, target: Target) -> 
         runner.close()
 
 
-def _outcome(plan: JobPlan, journal: Journal, state: State, *, resumed: bool, was_completed: bool) -> Outcome:
-    finished = journal.finished
-    facts = tuple(each for shard in plan.checkpoint.shards for each in finished[shard.name])
-    summary = {name: value for name, value in (journal.completed or {}).items() if name not in ("what", "stints")}
-    return Outcome(plan, facts, tuple(journal.stints), summary, state.url, resumed, was_completed)
-
-
-def _in_place(target: Target, name: str, size: int) -> bool:
-    try:
-        return target.stat(name).size == size
-    except StorageFailed:
-        return False
-
-
-def _check_same(checkpoint: Checkpoint, source: Folder) -> None:
-    """Refuse a result of an input that changed while it was read.
-
-    Raises:
-        JobConflict: it did.
-    """
-    files = {shard.name: shard.stat for shard in checkpoint.shards} | dict(checkpoint.others)
-    changed = [name for name, stat in files.items() if source.stat(name) != stat]
-    if changed:
-        raise JobConflict(f"{source.url}: {', '.join(changed)} changed while the job ran; its output is no projection")
+def _outcome(job: _Job, *, resumed: bool, was_completed: bool) -> Outcome:
+    journal = job.journal
+    facts = tuple(each for shard in job.plan.checkpoint.shards for each in job.finished[shard.name])
+    unsaid = ("what", "stints", "proofs")
+    summary = {name: value for name, value in (journal.completed or {}).items() if name not in unsaid}
+    return Outcome(job.plan, facts, tuple(journal.stints), summary, job.places.state.url, resumed, was_completed)

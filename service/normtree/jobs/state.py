@@ -2,17 +2,17 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from normtree.enclosure import Enclosure
 from normtree.errors import JobConflict, StorageFailed
-from normtree.jobs.local import sync
 from normtree.jobs.places import told
 
 SUFFIX = ".normtree"
+LOCK = "lock"
 
 
 class State(Protocol):
@@ -31,8 +31,12 @@ class State(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole, or not at all."""
 
-    def append(self, name: str, data: bytes) -> None:
-        """Add to a file, and wait until it is safe."""
+    def append(self, name: str, data: bytes, after: int) -> None:
+        """Add to a file of ``after`` bytes, and wait until it is safe.
+
+        Raises:
+            JobConflict: it has another size: somebody has removed or changed it.
+        """
 
     def remove(self, name: str) -> None:
         """Remove a file that may be there."""
@@ -47,69 +51,120 @@ class State(Protocol):
 
 @dataclass(frozen=True)
 class LocalState:
-    """A folder of this machine, or of a disk that all nodes share."""
+    """A folder of this machine, or of a disk that all nodes share; no link in it is followed.
+
+    Args:
+        url: its absolute path, without links.
+        mode: its permissions where it comes to be.
+    """
 
     url: str
+    mode: int = field(default=0o777, kw_only=True, repr=False)
 
     def read(self, name: str) -> bytes | None:
         """Return a file's bytes; None where there is none."""
-        path = Path(self.url) / name
-        with told(str(path)):
-            return path.read_bytes() if path.exists() else None
+        with told(f"{self.url}/{name}"):
+            return self._inside.read(name)
 
     def names(self, folder: str) -> list[str]:
         """Name the files of a folder in it, but for those that are being written."""
-        path = Path(self.url) / folder
-        with told(str(path)):
-            found = os.listdir(path) if path.is_dir() else []
-        return sorted(f"{folder}/{name}" for name in found if not name.startswith("."))
+        with told(f"{self.url}/{folder}"):
+            try:
+                found = Enclosure(f"{self.url}/{folder}").names()
+            except FileNotFoundError:
+                return []
+        return [f"{folder}/{name}" for name in found if not name.startswith(".")]
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file beside its place and rename it."""
-        path = Path(self.url) / name
-        with told(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.partial")
-            beside.write_bytes(data)
-            sync(str(beside))
-            beside.replace(path)
-            sync(str(path.parent))
+        with told(f"{self.url}/{name}"):
+            self._inside.write(name, data)
 
-    def append(self, name: str, data: bytes) -> None:
-        """Add to a file, on a line of its own where a killed job has left half of one."""
-        path = Path(self.url) / name
-        with told(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab+") as file:
-                if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                    file.write(b"\n")
+    def append(self, name: str, data: bytes, after: int) -> None:
+        """Add to a file."""
+        with told(f"{self.url}/{name}"):
+            there = self._inside.stat(name)
+            found = there.st_size if there else 0
+            if found != after:
+                raise gone(f"{self.url}/{name}", found, after)
+            with open(self._opened(name, os.O_RDWR), "r+b") as file:
+                file.seek(after)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
 
     def remove(self, name: str) -> None:
         """Remove a file that may be there."""
-        path = Path(self.url) / name
-        with told(str(path)):
-            path.unlink(missing_ok=True)
+        with told(f"{self.url}/{name}"):
+            self._inside.remove(name)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder's lock, which the system gives back when a process ends, however it ends."""
-        path = Path(self.url) / "lock"
-        with told(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with told(f"{self.url}/{LOCK}"):
+            descriptor = self._opened(LOCK, os.O_RDWR)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise JobConflict(f"{self.url}: another run is writing this output; wait for it, or end it") from None
+                raise JobConflict(
+                    f"{self.url}: another run is writing this output, or reading it; wait for it, or end it"
+                ) from None
             except OSError as error:
                 raise StorageFailed(
-                    f"{path}: cannot be locked, so another run could write this output too: {error.strerror}; "
-                    "put the output on a disk that has locks (Lustre has them where mounted with `flock`)"
+                    f"{self.url}/{LOCK}: cannot be locked, so another run could write this output too: "
+                    f"{error.strerror}; put the output on a disk that has locks (Lustre has them where mounted with "
+                    "`flock`)"
                 ) from error
             yield
         finally:
             os.close(descriptor)
+
+    @property
+    def _inside(self) -> Enclosure:
+        return Enclosure(self.url, {"": self.mode, "aggregates": self.mode})
+
+    def _opened(self, name: str, flags: int) -> int:
+        """Open a file, and make it where there is none."""
+        try:
+            return self._inside.open(name, flags)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                return self._inside.create(name)
+            return self._inside.open(name, flags)
+
+
+@contextmanager
+def nobody_writes(states: Iterable[str]) -> Iterator[None]:
+    """Keep jobs out of folders that this one reads, or lies in, or that lie in it, while the context lasts.
+
+    Args:
+        states: folders of jobs' states that may be there.
+
+    Raises:
+        JobConflict: a job is in one of them.
+    """
+    with ExitStack() as held:
+        for state in states:
+            descriptor = -1
+            with suppress(OSError):  # there is none, or none that we may read
+                descriptor = Enclosure(state).open(LOCK)
+            if descriptor < 0:
+                continue
+            held.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                output = state.removesuffix(SUFFIX)
+                raise JobConflict(f"{output}: another run is writing it; wait for it, or end it") from None
+            except OSError:  # a disk without locks
+                continue
+        yield
+
+
+def gone(where: str, found: int, wanted: int) -> JobConflict:
+    """Return the error for a file of the state that somebody else has touched."""
+    return JobConflict(
+        f"{where}: removed or changed while the job ran: wanted {wanted:,} bytes, got {found:,}; "
+        "remove what is left of it, and the output, to begin anew"
+    )

@@ -39,8 +39,10 @@ _POST_PROBLEMS = problem_responses(
     errors.BodyTooLarge,
     errors.UnsupportedMediaType,
     errors.InvalidRecipe,
+    errors.InvalidCheckpoint,
     errors.JobConflict,
     errors.NotReady,
+    errors.StorageFailed,
 )
 _TAKEN: dict[int | str, dict[str, Any]] = {
     200: {"description": "The job that this Idempotency-Key came with."},

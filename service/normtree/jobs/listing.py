@@ -1,0 +1,121 @@
+"""What an input's folder holds: its files by name and where they really are, links to files and folders followed."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from normtree.enclosure import MOST_DEPTH, Enclosure, kind_of
+from normtree.errors import InvalidCheckpoint, StorageFailed
+from normtree.jobs.places import told
+
+MOST_FILES = 1_000_000  # of links in links, which name a few files very often
+Check = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a folder.
+
+    Args:
+        files: where each really is, by its name in the folder.
+        folder_modes: permissions of its folders by name, ``""`` for itself; their owner may write in all.
+        linked: where linked files and folders lead to.
+    """
+
+    files: dict[str, str] = field(default_factory=dict)
+    folder_modes: dict[str, int] = field(default_factory=dict)
+    linked: list[str] = field(default_factory=list)
+
+
+def list_folder(path: str, check: Check, most: int | None = None) -> Listing:
+    """List a folder and what is below it.
+
+    Args:
+        path: absolute, without links.
+        check: called with each link and the path that it leads to; raises where that is too far.
+        most: look at no more entries than that.
+
+    Raises:
+        StorageFailed: it is not there, or cannot be read.
+        InvalidCheckpoint: a link to nowhere or in a circle, what is neither file nor folder, a name that is no UTF-8.
+    """
+    listing = Listing()
+    found = _below(listing, path, "", (), check)
+    for _ in islice(found, MOST_FILES if most is None else most):
+        pass
+    if most is None and next(found, None):
+        raise InvalidCheckpoint(f"{path}: wanted at most {MOST_FILES:,} files, got more")
+    return listing
+
+
+def list_file(folder: str, name: str, check: Check) -> Listing:
+    """List one file of a folder; arguments and errors as for `list_folder`."""
+    listing = Listing()
+    with told(f"{folder}/{name}"):
+        found = os.stat(f"{folder}/{name}", follow_symlinks=False)
+        readers = stat.S_IMODE(found.st_mode) & 0o444
+    listing.folder_modes[""] = readers | readers >> 2 | 0o700
+    for _ in _entry(listing, f"{folder}/{name}", name, (), check):
+        pass
+    return listing
+
+
+def _below(listing: Listing, path: str, prefix: str, above: tuple[tuple[int, int], ...], check: Check) -> Iterator[str]:
+    """Go through a folder; what is found is told as it is put into the listing."""
+    try:
+        with told(path), Enclosure(path).folder_of(".") as (folder, _):
+            found = os.fstat(folder)
+            readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                names = sorted(os.listdir(readable))
+            finally:
+                os.close(readable)
+    except StorageFailed as error:
+        if not prefix and isinstance(error.__cause__, FileNotFoundError):
+            raise StorageFailed(f"{path}: no such folder") from None
+        raise
+    here = (found.st_dev, found.st_ino)
+    if here in above:
+        raise InvalidCheckpoint(f"{prefix.rstrip('/')}: a link to {path}, which it lies in itself")
+    if len(above) > MOST_DEPTH:
+        raise InvalidCheckpoint(f"{path}: wanted at most {MOST_DEPTH} folders in each other")
+    listing.folder_modes[prefix.rstrip("/")] = stat.S_IMODE(found.st_mode) | 0o700
+    for name in names:
+        yield from _entry(listing, f"{path}/{name}", prefix + name, (*above, here), check)
+
+
+def _entry(listing: Listing, path: str, name: str, above: tuple[tuple[int, int], ...], check: Check) -> Iterator[str]:
+    _check_utf8(path)
+    with told(path):
+        found = os.stat(path, follow_symlinks=False)
+    real = path
+    if stat.S_ISLNK(found.st_mode):
+        real, found = _followed(path, check)
+        listing.linked.append(real)
+    if stat.S_ISDIR(found.st_mode):
+        yield name
+        yield from _below(listing, real, f"{name}/", above, check)
+        return
+    if kind := kind_of(found.st_mode):
+        raise InvalidCheckpoint(f"{path}: wanted a file or a folder, got {kind}")
+    listing.files[name] = real
+    yield name
+
+
+def _followed(path: str, check: Check) -> tuple[str, os.stat_result]:
+    real = os.path.realpath(path)
+    check(path, real)
+    _check_utf8(real)
+    try:
+        return real, os.stat(real)
+    except OSError as error:
+        raise InvalidCheckpoint(f"{path}: a link to {real}: {error.strerror}") from None
+
+
+def _check_utf8(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InvalidCheckpoint(f"{path!r}: the name is no UTF-8; rename it") from None
