@@ -229,13 +229,20 @@ class _Job:
         for name, stat in self.others.items():
             if name in self.proofs:
                 continue
-            self.target.create(name, stat.size, stat.mode)
-            with self.source.reader(name) as reader, self.target.sink(name, stat.size) as sink:
-                sink.copy(reader, 0, stat.size)
-            proof = self.target.finish(name, stat.mode)
-            self._check_unchanged(name, stat)
-            self.target.place(name)
-            self.proofs[name] = proof
+            try:
+                self.proofs[name] = self._copy(name, stat)
+            except BaseException:
+                self.target.discard(name)
+                raise
+
+    def _copy(self, name: str, stat: Stat) -> Proof:
+        self.target.create(name, stat.size, stat.mode)
+        with self.source.reader(name) as reader, self.target.sink(name, stat.size) as sink:
+            sink.copy(reader, 0, stat.size)
+        proof = self.target.finish(name, stat.mode)
+        self._check_unchanged(name, stat)
+        self.target.place(name)
+        return proof
 
     def check_end(self) -> None:
         """See that the input is the one that was read, and the output what was written.
