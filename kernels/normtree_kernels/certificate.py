@@ -11,6 +11,7 @@ from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
 from normtree_kernels.leaves import aggregate, in_order
 from normtree_kernels.norms import Axes, Level, MixedNorm
+from normtree_kernels.tightness import Rounding, is_tight, shortfall
 from normtree_kernels.tree import climb
 
 _BLOCK_BYTES = 1 << 23
@@ -26,6 +27,9 @@ class Certificate:
         norm_after: mixed norm of X.
         radius: of the ball.
         feasible: whether ``norm_after <= radius``; no tolerance.
+        tight: whether X reaches the sphere, or is Y: ``norm_after`` is the lesser of ``radius`` and ``norm_before``, up
+            to what rounding may take. What vanishes because its type has no such small numbers is rounding too.
+        shortfall: the share of that lesser one that ``norm_after`` lacks: 0 where nothing is lost, 1 where all is.
         distance: Euclidean distance of X from Y.
         groups: number of groups a level, outermost first; the last are the elements.
         zero_groups: how many of them are zero in X.
@@ -39,6 +43,8 @@ class Certificate:
     norm_after: float
     radius: float
     feasible: bool
+    tight: bool
+    shortfall: float
     distance: float
     groups: tuple[int, ...]
     zero_groups: tuple[int, ...]
@@ -84,6 +90,8 @@ def certify(y: Array, x: Array, norm: str | MixedNorm, radius: float, *, axes: A
         norm_after=norm_after,
         radius=radius,
         feasible=norm_after <= radius,
+        tight=is_tight(norm_before, norm_after, radius, Rounding.of(mixed, y.shape, y.dtype)),
+        shortfall=shortfall(norm_before, norm_after, radius),
         distance=gone.distance,
         groups=tuple(int(level.size) for level in levels),
         zero_groups=tuple(int(level.size - np.count_nonzero(level)) for level in levels),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from normtree_kernels import l1
+from normtree_kernels import l1, linf
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.elements import no_bound, zero_magnitudes
 from normtree_kernels.jit import kernel
@@ -16,22 +16,26 @@ def excesses(
     offsets: Int64Array,
     length: int,
     taus: Float64Array,
+    lows: Float64Array,
     powers: Float64Array,
     sums: Float64Array,
     counts: Float64Array,
 ) -> None:
     """Write the sum and the number of what lies above a chunk's threshold, on the grid of its power where that is >= 0.
 
-    Nothing where the threshold is NaN: nobody asks for that fibre any more.
+    Nothing where the threshold is NaN: nobody asks for that fibre any more. And the largest magnitude, in place of the
+    sum, where it is infinite.
     """
     for j in range(offsets.size):
         chunk = x[offsets[j] : offsets[j] + length]
         if np.isnan(taus[j]):
             sums[j] = counts[j] = 0.0
+        elif taus[j] == np.inf:
+            sums[j], counts[j] = linf.chunk_norm(chunk), 0.0
         elif powers[j] < 0.0:
             sums[j], counts[j] = l1.chunk_excess(chunk, taus[j])
         else:
-            sums[j], counts[j] = l1.chunk_kept(chunk, taus[j], powers[j])
+            sums[j], counts[j] = l1.chunk_kept(chunk, taus[j], lows[j], powers[j])
 
 
 @kernel
@@ -40,6 +44,7 @@ def shrink(
     offsets: Int64Array,
     length: int,
     taus: Float64Array,
+    lows: Float64Array,
     powers: Float64Array,
     out: Array,
     out_offsets: Int64Array,
@@ -54,7 +59,7 @@ def shrink(
         elif taus[j] == np.inf:
             clear(out, out_offsets[j], length, x[0], streaming)
         else:
-            l1.shrink(x, offsets[j], length, taus[j], powers[j], out, out_offsets[j], streaming)
+            l1.shrink(x, offsets[j], length, taus[j], lows[j], powers[j], out, out_offsets[j], streaming)
     if streaming:
         drain()
 

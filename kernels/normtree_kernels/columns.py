@@ -164,9 +164,12 @@ def thresholds(
     v: Float64Array,
     u: Float64Array,
     taus: Float64Array,
+    lows: Float64Array,
     powers: Float64Array,
 ) -> None:
     """Write the columns' l1 thresholds, -1 inside the ball and infinity where a column vanishes, and their grids.
+
+    They are tau - low, as `normtree_kernels.l1` has them.
 
     A few columns at a time are packed to rows, to be read again and again from the cache.
     """
@@ -179,13 +182,13 @@ def thresholds(
             pack_columns(x, offsets[o] + start, length, step, count, packed, room)
             for k in range(count):
                 j = o * width + start + k
-                powers[j] = l1.grid(u[j])
+                lows[j], powers[j] = 0.0, l1.grid(u[j])
                 if v[j] <= u[j]:
                     taus[j] = -1.0
                 elif narrow(u[j], x[0]) == narrow(0.0, x[0]):
                     taus[j] = np.inf
                 else:
-                    taus[j] = l1.threshold(packed[k * room : k * room + length], v[j], u[j], partials)
+                    taus[j], lows[j] = l1.threshold(packed[k * room : k * room + length], v[j], u[j], partials)
 
 
 @kernel
@@ -196,6 +199,7 @@ def shrink(
     step: int,
     width: int,
     taus: Float64Array,
+    lows: Float64Array,
     powers: Float64Array,
     out: Array,
     out_offsets: Int64Array,
@@ -208,11 +212,12 @@ def shrink(
     """
     together = rows_together(out, out_step, streaming)
     for k in range(offsets.size):
-        levels, grids = taus[k * width : (k + 1) * width], powers[k * width : (k + 1) * width]
+        here = slice(k * width, (k + 1) * width)
+        levels, lowered, grids = taus[here], lows[here], powers[here]
         for i in range(0, length, together):
             at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
             count = min(together, length - i)
-            l1.shrink_rows(x, at, step, levels, grids, out, to, out_step, count, streaming)
+            l1.shrink_rows(x, at, step, levels, lowered, grids, out, to, out_step, count, streaming)
     if streaming:
         drain()
 
@@ -231,11 +236,16 @@ def scale(
     out_step: int,
     streaming: bool,
 ) -> None:
-    """Project each column of l2 norm v onto the ball of radius u, row after row of memory."""
-    factors = np.empty(v.size)
+    """Project each column of l2 norm v onto the ball of radius u, row after row of memory.
+
+    Columns whose factor would lose digits are copied, and then scaled one by one where they lie in the result.
+    """
+    factors, apart = np.empty(v.size), np.zeros(v.size, np.bool_)
     for j in range(v.size):
-        vanishes = narrow(u[j], x[0]) == narrow(0.0, x[0])
-        factors[j] = 1.0 if v[j] <= u[j] else 0.0 if vanishes else l2.factor(v[j], u[j])
+        inside, vanishes = v[j] <= u[j], narrow(u[j], x[0]) == narrow(0.0, x[0]) or l2.is_lost(u[j], length)
+        factors[j] = 1.0 if inside else 0.0 if vanishes else l2.factor(v[j], u[j])
+        if not inside and not vanishes and factors[j] == 0.0:
+            factors[j], apart[j] = 1.0, True
     together = rows_together(out, out_step, streaming)
     for k in range(offsets.size):
         scales = factors[k * width : (k + 1) * width]
@@ -245,6 +255,10 @@ def scale(
             l2.scale_rows(x, at, step, scales, out, to, out_step, count, streaming)
     if streaming:
         drain()
+    for j in range(v.size):
+        if apart[j]:
+            at = out_offsets[j // width] + j % width
+            l2.scale_apart(out, at, out_step, length, v[j], u[j], out, at, out_step)
 
 
 @kernel

@@ -22,6 +22,9 @@ Steps = Generator[Float64Array, tuple[Float64Array, Int64Array], Float64Array]
 
 _GRID = 2.0**-51
 _LEAST = math.ldexp(1.0, -1074)  # float64's own grid
+_FAR = 2  # doublings of the radius: a theta that takes so much more from an element is told from the largest sum
+_STEPS = 64  # far more than Newton takes; sums rounded otherwise could keep it going
+_BITS = 63  # of a float64 >= 0, which order like its values
 
 
 def needs_own_algorithm(mixed: MixedNorm, goal: Goal) -> bool:
@@ -122,8 +125,42 @@ def steps(v: Float64Array, sums: Float64Array, radius: float) -> Steps:
         if raised <= theta:
             break
         theta = raised
+        if math.frexp(theta * slope.max())[1] >= math.frexp(radius)[1] + _FAR:
+            return (yield from _apart(v, norms, sums, counts, radius))
         mu = np.where(norms > theta, np.maximum((sums - theta) * slope, 0.0), 0.0)
     return _inside(sums, slope, norms, theta, radius, v)
+
+
+def _apart(v: Float64Array, norms: Float64Array, sums: Float64Array, counts: Int64Array, radius: float) -> Steps:
+    """Go on where float64 cannot tell theta from the largest sum: with what that exceeds theta by, in its place.
+
+    The same steps, in numbers of the radius's own size: a group that survives keeps mu_j n_j, less what its sum lacks
+    of the largest. Sums still round as sums do; so in the end the radius is shared out among those found.
+    """
+    largest, exceeds = float(norms.max()), math.inf
+    for _ in range(_STEPS):
+        slope = np.where(largest - norms < exceeds, 1.0 / np.maximum(counts, 1), 0.0)
+        lowered = (radius + _sum((largest - sums) * slope)) / _sum(slope)
+        if lowered >= exceeds:
+            break
+        exceeds = lowered
+        sums, counts = yield np.clip((exceeds - (largest - sums)) * slope, 0.0, v)
+        sums = np.where(counts > 0, sums, v)
+    return _shared(float(sums.max()) - sums, 1.0 / np.maximum(counts, 1), radius, v)
+
+
+def _shared(lacks: Float64Array, slope: Float64Array, radius: float, v: Float64Array) -> Float64Array:
+    """The largest mu_j = (t - lacks_j) slope_j, from 0 to v_j and on a grid, with a sum inside the ball; bit by bit."""
+    grid = max(math.ldexp(_GRID / 2.0, math.frexp(radius)[1]), _LEAST)
+    mu, bits = np.zeros_like(v), 0
+    for bit in reversed(range(_BITS)):
+        tried = np.int64(bits | 1 << bit).view(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            raised = np.clip((tried - lacks) * slope, 0.0, v)
+            raised = np.minimum(np.floor(raised / grid) * grid, v)
+        if np.isfinite(tried) and _sum(raised) <= radius:
+            mu, bits = raised, bits | 1 << bit
+    return mu
 
 
 def _inside(

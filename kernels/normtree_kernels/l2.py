@@ -10,7 +10,7 @@ import numpy as np
 from normtree_kernels.dtypes import Array, Float64Array
 from normtree_kernels.elements import narrow, widen
 from normtree_kernels.jit import device
-from normtree_kernels.lanes import LANES
+from normtree_kernels.lanes import CHUNK, LANES
 from normtree_kernels.lines import before_line
 from normtree_kernels.vectors import load, spread, store, take, total, where_above, zeros
 
@@ -20,8 +20,12 @@ _SMALL, _LARGE = 1e-200, 1e300
 # Scaling and evaluating a length rounds fewer than 2**8 times; so much less than rho stays inside whatever they do.
 MARGIN = 1.0 - 2.0**-45
 
-# Radii and factors below this lose digits to underflow, and what is left of a fibre is dropped.
+# Radii and factors below this lose digits to underflow, and are applied by their exponents and fractions apart.
 _LEAST = 2.0**-960
+
+# Norms of chunks are rounded to float64's own grid, and below this radius those of many add up to more than the margin.
+LEAST_OF_CHUNKS = 2.0**-1010
+_STEP = 2.0**-1074
 
 
 @device
@@ -37,7 +41,10 @@ def square_sum(x: Array) -> float:
 
 @device
 def length(square: float, x: Array, first: int, step: int, count: int) -> float:
-    """Square root of a chunk's sum of squares; taken anew in scale where that could have left float64's range."""
+    """Square root of a chunk's sum of squares; taken anew in scale where that could have left float64's range.
+
+    A subnormal one is rounded down, so that rounding takes no scaled fibre out of its ball.
+    """
     if (square >= _SMALL and square <= _LARGE) or math.isnan(square):
         return math.sqrt(square)
     largest = 0.0
@@ -50,7 +57,14 @@ def length(square: float, x: Array, first: int, step: int, count: int) -> float:
     scaled = np.empty(count)
     for i in range(count):
         scaled[i] = math.ldexp(math.ldexp(widen(x[first + i * step]), half), -exponent - half)
-    return math.ldexp(math.sqrt(square_sum(scaled)), exponent)
+    return times_power(math.sqrt(square_sum(scaled)), exponent)
+
+
+@device
+def times_power(value: float, exponent: int) -> float:
+    """Scale a value >= 0 by 2**exponent, rounded towards zero where that is subnormal."""
+    result = math.ldexp(value, exponent)
+    return result - _STEP if math.ldexp(result, -exponent) > value else result
 
 
 @device
@@ -79,9 +93,28 @@ def add_rows(x: Array, first: int, count: int, step: int, width: int, sums: Floa
 
 @device
 def factor(norm: float, rho: float) -> float:
-    """The factor that brings a fibre of that norm inside the ball of radius rho < norm."""
+    """The factor that brings a fibre of that norm inside the ball of radius rho < norm; 0 where it loses digits."""
     s = rho / norm * MARGIN
     return s if min(s, rho) >= _LEAST else 0.0
+
+
+@device
+def is_lost(rho: float, length: int) -> bool:
+    """Whether nothing is left of a fibre outside a ball so small: one of several chunks."""
+    return length > CHUNK and rho < LEAST_OF_CHUNKS
+
+
+@device
+def scale_apart(
+    x: Array, first: int, step: int, count: int, norm: float, rho: float, out: Array, at: int, out_step: int
+) -> None:
+    """Scale elements by rho / norm, rounded towards zero, where that `factor` would lose digits."""
+    exponent, power = math.frexp(norm)[1], math.frexp(rho)[1]
+    s = math.ldexp(rho, -power) / math.ldexp(norm, -exponent) * MARGIN
+    for i in range(count):
+        value = widen(x[first + i * step])
+        left = times_power(math.ldexp(abs(value), -exponent) * s, power)
+        out[at + i * out_step] = narrow(math.copysign(left, value) if left > 0.0 else 0.0, x[0])
 
 
 @device

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from ml_dtypes import finfo
 
-from normtree_kernels import chunks, l1, sweep
+from normtree_kernels import chunks, l1, l2, sweep
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.fibres import flat, flat_out, lay_out
 from normtree_kernels.lanes import CHUNK
@@ -24,10 +24,18 @@ SAMPLE = l1.SAMPLE
 
 _NO_GRID = -1.0
 _NOBODY = np.nan
+_LARGEST = np.inf  # in place of a threshold: what is asked is the largest magnitude
 
-_grid, _on_grid, _stepped, _is_near = (
-    cast(Any, function).py_func for function in (l1.grid, l1.on_grid, l1.stepped, l1.is_near)
+_grid, _on_grid, _stepped, _is_near, _limit, _excess, _lowered = (
+    cast(Any, function).py_func
+    for function in (l1.grid, l1.on_grid, l1.stepped, l1.is_near, l1.limit, l1.excess, l1.lowered)
 )
+
+Levels = tuple[Float64Array, Float64Array, Float64Array]
+"""Of fibres: their thresholds as `normtree_kernels.l1` has them, tau and low, and the powers of their grids."""
+
+Level = tuple[float, float, float]
+"""Of one fibre."""
 
 
 def merge(array: Array, kept: int, *, copy: bool | None = None) -> Array:
@@ -54,13 +62,13 @@ def fold(norm: str, of_chunks: Float64Array) -> Float64Array:
     return sweep.up(norm, np.moveaxis(of_chunks, 0, -1), of_chunks.ndim - 1)
 
 
-def excesses(part: Array, taus: Float64Array, powers: Float64Array) -> tuple[Float64Array, Float64Array]:
+def excesses(part: Array, levels: Levels) -> tuple[Float64Array, Float64Array]:
     """Sums and numbers of what lies above thresholds, a row for each chunk: what a search asks for.
 
     Args:
         part: fibres along its last axis. Not changed.
-        taus: the fibres' thresholds, NaN for those of which nobody asks.
-        powers: of the grid on which sums are taken, negative for none.
+        levels: as `Thresholds` asks for them. Tau is NaN where nobody asks, infinite where the largest magnitude is
+            asked in place of a sum; the power is negative where sums are taken on no grid.
 
     Cost:
         Reads the part once.
@@ -68,9 +76,9 @@ def excesses(part: Array, taus: Float64Array, powers: Float64Array) -> tuple[Flo
     results = []
     for each in _by_chunk(part):
         fibres, offsets = _as_rows(each)
-        levels, grids = (_line(np.broadcast_to(values, each.shape[:-1])) for values in (taus, powers))
-        sums, counts = np.empty(levels.size), np.empty(levels.size)
-        chunks.excesses(flat(fibres), offsets, each.shape[-1], levels, grids, sums, counts)
+        taus, lows, powers = (_line(np.broadcast_to(values, each.shape[:-1])) for values in levels)
+        sums, counts = np.empty(taus.size), np.empty(taus.size)
+        chunks.excesses(flat(fibres), offsets, each.shape[-1], taus, lows, powers, sums, counts)
         results.append((sums.reshape(each.shape[:-1]), counts.reshape(each.shape[:-1])))
     return np.concatenate([sums for sums, _ in results]), np.concatenate([counts for _, counts in results])
 
@@ -86,13 +94,13 @@ def active(part: Array, mu: Float64Array) -> tuple[Float64Array, Int64Array]:
     return np.concatenate([sums for sums, _ in found]), np.concatenate([counts for _, counts in found])
 
 
-def shrink(part: Array, taus: Float64Array, powers: Float64Array, out: Array) -> None:
+def shrink(part: Array, levels: Levels, out: Array) -> None:
     """Soft-threshold a part of fibres.
 
     Args:
         part: fibres along its last axis. Not changed.
-        taus: their thresholds, `INSIDE` for those that stay as they are, infinite for those that vanish.
-        powers: of the grids on which results lie.
+        levels: as `Thresholds` found them. Tau is `INSIDE` for fibres that stay as they are, infinite for those that
+            vanish; results lie on the grid.
         out: of the part's shape and type; overwritten.
     """
     fibres, offsets = _as_rows(part)
@@ -101,11 +109,35 @@ def shrink(part: Array, taus: Float64Array, powers: Float64Array, out: Array) ->
         target = np.empty(part.shape, fibres.dtype)
     _, out_offsets = _as_rows(target)
     streaming = sweep.streams(target, "rows", part.shape[-1])
-    chunks.shrink(
-        flat(fibres), offsets, part.shape[-1], _line(taus), _line(powers), flat_out(target), out_offsets, streaming
-    )
+    taus, lows, powers = map(_line, levels)
+    chunks.shrink(flat(fibres), offsets, part.shape[-1], taus, lows, powers, flat_out(target), out_offsets, streaming)
     if target is not out:
         out[...] = target
+
+
+def down(norm: str, part: Array, v: Float64Array, u: Float64Array, out: Array) -> None:
+    """Project a part of l2 or linf fibres; as `normtree_kernels.sweep.down` whole ones.
+
+    Args:
+        norm: ``l2`` or ``linf``.
+        part: fibres along its last axis. Not changed.
+        v: the norms of the whole fibres.
+        u: their radii.
+        out: of the part's shape and type; overwritten.
+    """
+    kept, radii = part.ndim - 1, radii_of_parts(norm, v, u)
+    if norm == "linf" or part.shape[-1] > 1:
+        sweep.down(norm, part, kept, v, radii, out)
+        return
+    both = np.concatenate([part, np.zeros_like(part)], axis=-1)  # a fibre of one element would be clipped
+    twice = np.empty_like(both)
+    sweep.down(norm, both, kept, v, radii, twice)
+    out[...] = twice[..., :1]
+
+
+def radii_of_parts(norm: str, v: Float64Array, u: Float64Array) -> Float64Array:
+    """Radii for `normtree_kernels.sweep.down` on parts, which does not see how long their fibres are."""
+    return np.where((u < l2.LEAST_OF_CHUNKS) & (u < v), 0.0, u) if norm == "l2" else u
 
 
 class Thresholds:
@@ -119,9 +151,8 @@ class Thresholds:
         dtype: of the elements.
 
     Attributes:
-        taus: the thresholds found, for `shrink`.
-        powers: of the grids on which results lie.
-        asked: thresholds and powers for `excesses`; None when all are found.
+        found: what was found, for `shrink`.
+        asked: what is asked, for `excesses`; None when all are found.
     """
 
     def __init__(
@@ -129,8 +160,8 @@ class Thresholds:
     ) -> None:
         """Start from the samples."""
         least = float(finfo(dtype).smallest_subnormal)  # type: ignore[no-untyped-call]
-        self.taus = np.where(v <= u, INSIDE, np.inf)
-        self.powers = np.array([_grid(rho) for rho in u])
+        powers = np.array([_grid(rho) for rho in u])
+        self.found: Levels = np.where(v <= u, INSIDE, np.inf), np.zeros(v.size), powers
         starts = np.empty(v.size)
         chunks.start(np.ascontiguousarray(samples), u, size, starts)  # rows are read by lanes, whole
         searched = np.flatnonzero((v > u) & (u >= least))  # a smaller radius is nothing when rounded towards zero
@@ -142,47 +173,63 @@ class Thresholds:
         """Take a step.
 
         Args:
-            sums: of whole fibres: what `excesses` returned for all their chunks, folded.
-            counts: the same, added.
+            sums: a row for each chunk of whole fibres: what `excesses` returned for them.
+            counts: the same.
         """
-        for j in list(self._steps):
+        totals, numbers = fold("l1", sums), counts.sum(axis=0)
+        for j, (tau, _, _) in list(self._steps.items()):
+            total = sums[:, j].max() if tau == _LARGEST else totals[j]
             try:
-                self._steps[j] = self._searches[j].send((float(sums[j]), float(counts[j])))
+                self._steps[j] = self._searches[j].send((float(total), float(numbers[j])))
             except StopIteration as found:
-                self.taus[j] = found.value
+                self.found[0][j], self.found[1][j] = found.value
                 del self._steps[j]
         self.asked = self._ask()
 
-    def _ask(self) -> tuple[Float64Array, Float64Array] | None:
+    def _ask(self) -> Levels | None:
         if not self._steps:
             return None
-        taus, powers = np.full(self.taus.size, _NOBODY), np.full(self.taus.size, _NO_GRID)
-        for j, (tau, power) in self._steps.items():
-            taus[j], powers[j] = tau, power
-        return taus, powers
+        size = self.found[0].size
+        taus, lows, powers = np.full(size, _NOBODY), np.zeros(size), np.full(size, _NO_GRID)
+        for j, asked in self._steps.items():
+            taus[j], lows[j], powers[j] = asked
+        return taus, lows, powers
 
 
 def _search(
     norm: float, rho: float, tau: float, size: int
-) -> Generator[tuple[float, float], tuple[float, float], float]:
+) -> Generator[Level, tuple[float, float], tuple[float, float]]:
     """The search of `l1.threshold` from its start on, step by step."""
-    for _ in range(l1.STEPS):
-        total, active = yield tau, _NO_GRID
-        tau = _stepped(tau, total, active, norm, rho, size)
-        if _is_near(total, rho):
-            break
     power = _grid(rho)
+    for _ in range(l1.STEPS):
+        total, active = yield tau, 0.0, _NO_GRID
+        tau = _stepped(tau, total, active, norm, rho, size)
+        if _is_near(total, rho) or tau >= _limit(power):
+            break
+    if tau >= _limit(power):
+        return (yield from _apart(rho, power))
     tau = _on_grid(tau, power)
     least = max(power * l1.GRID, float(np.spacing(tau)))
     while True:
-        total, active = yield tau, power
+        total, active = yield tau, 0.0, power
         if total <= rho:
-            return tau
+            return tau, 0.0
         step = (total - rho) / active
         if step < least:
             step = least
             least *= 2.0
         tau = _on_grid(tau + step, power)
+
+
+def _apart(rho: float, power: float) -> Generator[Level, tuple[float, float], tuple[float, float]]:
+    """Its end where the largest element is taken apart."""
+    tau, _ = yield _LARGEST, 0.0, _NO_GRID
+    low = _excess(rho, 0.0, 0.0, power)
+    while True:
+        total, active = yield tau, low, power
+        if total <= rho:
+            return tau, low
+        low = _lowered(low, total, active, rho, power)
 
 
 def _by_chunk(part: Array) -> list[Array]:

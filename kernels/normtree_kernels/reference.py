@@ -10,8 +10,6 @@ from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import Axes, MixedNorm
 
-_BISECTIONS = 200
-
 
 def project(
     y: Array,
@@ -79,23 +77,33 @@ def _radius(by_level: Float64Array, mixed: MixedNorm, goal: Goal) -> float:
 
 
 def nearest_l1_linf(fibres: Float64Array, radius: float) -> Float64Array:
-    """Project non-negative fibres, one a row, on the l1,linf ball: bisection on theta, a sorted threshold for each."""
+    """Project non-negative fibres, one a row, on the l1,linf ball: bisection on theta, a level for each.
+
+    Theta is told by what the largest sum exceeds it by: beside the sum itself a small radius could not be seen.
+    """
     if float(fibres.max(axis=1, initial=0.0).sum()) <= radius:
         return fibres
-    low, high = 0.0, float(fibres.sum(axis=1).max())
-    for _ in range(_BISECTIONS):
-        theta = (low + high) / 2
-        if _water_levels(fibres, theta).sum() > radius:
-            low = theta
+    sums = fibres.sum(axis=1)
+    low, high = 0.0, float(sums.max())
+    while low < (middle := low + (high - low) / 2) < high:
+        if _water_levels(fibres, middle - (sums.max() - sums)).sum() > radius:
+            high = middle
         else:
-            high = theta
-    return np.asarray(np.minimum(fibres, _water_levels(fibres, high)[:, None]))
+            low = middle
+    return np.asarray(np.minimum(fibres, _water_levels(fibres, low - (sums.max() - sums))[:, None]))
 
 
-def _water_levels(fibres: Float64Array, theta: float) -> Float64Array:
-    """mu_j with sum of max(|y| - mu_j, 0) = theta, 0 where the whole fibre is less: its l1 threshold."""
-    kept = [project_vector(fibre, "l1", theta) for fibre in fibres]
-    return np.array([(fibre - left).max(initial=0.0) for fibre, left in zip(fibres, kept, strict=True)])
+def _water_levels(fibres: Float64Array, left: Float64Array) -> Float64Array:
+    """mu_j with sum of min(|y|, mu_j) = left_j; 0 where that is negative, the largest element where it is too much."""
+    return np.array([_water_level(fibre, each) for fibre, each in zip(fibres, left, strict=True)])
+
+
+def _water_level(fibre: Float64Array, left: float) -> float:
+    ascending = np.sort(fibre)
+    below = np.concatenate([[0.0], np.cumsum(ascending)[:-1]])
+    levels = (left - below) / np.arange(fibre.size, 0, -1)  # where the elements before are under it, whole
+    found = np.flatnonzero(levels <= ascending)
+    return max(float(levels[found[0]]), 0.0) if found.size else float(ascending[-1])
 
 
 def norm(y: Array, norm: str | MixedNorm, *, axes: Axes | None = None) -> float:
@@ -135,16 +143,22 @@ def vector_norm(values: Float64Array, norm: str) -> Float64Array:
 
 
 def project_vector(v: Float64Array, norm: str, radius: float) -> Float64Array:
-    """Project one non-negative vector onto a ball: clip, scale, or soft-threshold at the sorted vector's threshold."""
+    """Project one non-negative vector onto a ball: clip, scale, or soft-threshold at the sorted vector's threshold.
+
+    For a small radius elements and threshold are taken from the largest element on: sums of the elements themselves
+    could not tell such a radius.
+    """
     total = float(vector_norm(v, norm))
     if total <= radius:
         return v
     if norm == "linf":
         return np.asarray(np.minimum(v, radius))
     if norm == "l2":
-        return np.asarray(v * (radius / total))
-    descending = np.sort(v)[::-1]
+        largest = v.max()
+        return np.asarray(v / largest / float(vector_norm(v / largest, norm)) * radius)
+    origin = v.max() if radius < v.max() / 2 else 0.0
+    descending = np.sort(v - origin)[::-1]
     thresholds = (np.cumsum(descending) - radius) / np.arange(1, v.size + 1)
     active = np.flatnonzero(descending > thresholds)
     tau = thresholds[active[-1]] if active.size else descending[0]
-    return np.asarray(np.maximum(v - tau, 0.0))
+    return np.asarray(np.maximum((v - origin) - tau, 0.0))

@@ -119,8 +119,8 @@ def shrink(
     partials = np.empty(length // CHUNK + 1)
     for j in range(offsets.size):
         if not settled(x, offsets[j], length, v[j], u[j], limits, out, out_offsets[j], streaming):
-            tau = l1.threshold(x[offsets[j] : offsets[j] + length], v[j], u[j], partials)
-            l1.shrink(x, offsets[j], length, tau, l1.grid(u[j]), out, out_offsets[j], streaming)
+            tau, low = l1.threshold(x[offsets[j] : offsets[j] + length], v[j], u[j], partials)
+            l1.shrink(x, offsets[j], length, tau, low, l1.grid(u[j]), out, out_offsets[j], streaming)
     if streaming:
         drain()
 
@@ -143,8 +143,10 @@ def scale(
             s = l2.factor(v[j], u[j])
             if s > 0.0:
                 l2.scale(x, offsets[j], length, s, out, out_offsets[j], streaming)
-            else:
+            elif l2.is_lost(u[j], length):
                 clear(out, out_offsets[j], length, x[0], streaming)
+            else:
+                l2.scale_apart(x, offsets[j], 1, length, v[j], u[j], out, out_offsets[j], 1)
     if streaming:
         drain()
 

@@ -5,7 +5,7 @@ own process call the same ones, so a block's bits do not depend on who computes 
 """
 
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -86,10 +86,10 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
         if fibres.kind == "rows":
             _ROWS[code](source, offsets, fibres.length, v_here, u_here, target, out_offsets, streaming)
             continue
-        if code == L1:
-            v_here, u_here = _thresholds(block, offsets, fibres, v_here, u_here)
-        _COLUMNS[code](
-            source, offsets, fibres.length, fibres.steps[0], fibres.width, v_here, u_here,
+        balls = _thresholds(block, offsets, fibres, v_here, u_here) if code == L1 else (v_here, u_here)
+        project: Any = _COLUMNS[code]
+        project(
+            source, offsets, fibres.length, fibres.steps[0], fibres.width, *balls,
             target, out_offsets, fibres.steps[1], streaming,
 
         )  # fmt: skip
@@ -97,11 +97,11 @@ def down(norm: str, block: Array, kept: int, v: Float64Array, u: Float64Array, o
 
 def _thresholds(
     block: Array, offsets: Int64Array, fibres: Fibres, v: Float64Array, u: Float64Array
-) -> tuple[Float64Array, Float64Array]:
-    """Columns' l1 thresholds and grids, in place of their norms and radii."""
-    taus, powers = np.empty(v.size), np.empty(v.size)
-    columns.thresholds(flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, v, u, taus, powers)
-    return _line(taus), _line(powers)
+) -> tuple[Float64Array, ...]:
+    """Columns' l1 thresholds, in two parts, and grids, in place of their norms and radii."""
+    found = np.empty((3, v.size))
+    columns.thresholds(flat(block), offsets, fibres.length, fibres.steps[0], fibres.width, v, u, *found)
+    return tuple(map(_line, found))
 
 
 def streams(out: Array, kind: Literal["rows", "columns"], run: int) -> bool:

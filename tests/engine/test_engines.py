@@ -71,6 +71,8 @@ GOALS = [
     ((500,), "l1", {"groups": 50}),
     ((300, 70), "l1,l2", {"radius": 40.0, "exact": True}),
     ((300, 70), "l1,linf", {"radius": 40.0, "exact": True, "axes": "1,0"}),
+    ((300, 70), "l1,linf", {"radius": 1e-12, "exact": True, "axes": "1,0"}),
+    ((300, 70), "l1,l1", {"radius": 1e-17, "axes": "1,0"}),
     ((30, 7, 11), "l1,linf,linf", {"radius": 9.0, "exact": True}),
     ((30, 7, 11), "l1,linf,linf", {"radius": 0.0, "exact": True}),
     ((30, 7, 11), "l1,linf,linf", {"radius": 1e9, "exact": True}),

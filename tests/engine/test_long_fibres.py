@@ -51,7 +51,7 @@ def engine(request: pytest.FixtureRequest, projector: Projector, seven: Projecto
 
 @pytest.mark.parametrize(("shape", "norm", "axes"), CASES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("share", [0.0, 0.2, 1.5])
+@pytest.mark.parametrize("share", [0.0, 1e-17, 0.2, 1.5])
 def test_the_bits_are_the_library_s(
     engine: tuple[Projector, str, int], shape: tuple[int, ...], norm: str, axes: str | None, dtype: str, share: float
 ) -> None:

@@ -224,7 +224,8 @@ def test_certificate(client: httpx.Client, exact: bool) -> None:
     answer = post(client, npy(y), kind=NPY, certificate=1, exact=int(exact), radius=3)
     x = np.load(io.BytesIO(answer.content))
     told = json.loads(answer.headers["x-normtree-certificate"])
-    assert told["feasible"] is True
+    assert (told["feasible"], told["tight"]) == (True, True)
+    assert 0 <= told["shortfall"] < 1e-7
     assert told["radius"] == 3.0
     assert (told["duality_gap"] < 1e-9) is exact
     assert told["sha256_before"] == hashlib.sha256(y.tobytes()).hexdigest()
@@ -277,7 +278,10 @@ def test_one_ball_for_all(client: httpx.Client, asked: dict[str, Any], output: s
     assert timing["tensors"] == [{"name": name} for name in ("a", "b", "none")]
     whole = json.loads(answer.headers["x-normtree-certificate"])
     assert json.loads(contents.metadata["normtree.certificate.global"]) == whole
-    assert whole["feasible"] is True
+    assert (whole["feasible"], whole["tight"]) == (True, True)
+    assert whole["shortfall"] == pytest.approx(
+        1 - whole["norm_after"] / min(whole["radius"], whole["norm_before"]), abs=1e-15
+    )
     assert whole["radius"] == timing["radius"]
     assert whole["norm_before"] == pytest.approx(nk.norm(stacked, norm), rel=1e-14)  # the root's own order of groups
     assert whole["norm_after"] == pytest.approx(nk.norm(expected, norm), rel=1e-14)

@@ -41,10 +41,11 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
 def goals_of(norm: str) -> list[str]:
-    goals = ["relative_radius = 0.3"]
+    goals = ["relative_radius = 0.3", "relative_radius = 1e-17"]
     if norm.startswith("l1"):
         goals.append("sparsity = 0.4")
-    return [*goals, "relative_radius = 0.2\nexact = true"] if norm in ("l1,linf", "l1,l2") else goals
+    exact = ["relative_radius = 0.2\nexact = true", "relative_radius = 1e-12\nexact = true"]
+    return [*goals, *exact] if norm in ("l1,linf", "l1,l2") else goals
 
 
 def cases() -> list[tuple[str, tuple[int, ...], str, str, str]]:

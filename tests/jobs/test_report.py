@@ -61,6 +61,9 @@ def test_the_numbers_are_those_of_the_files(state: Path, checkpoint: Path, loade
         assert tensor["distance"] == pytest.approx(float(np.linalg.norm(y - x)), rel=1e-12)
         assert tensor["zero_groups"][-1] == int((x == 0).sum())
         assert tensor["certificate"]["feasible"]
+        shares = report["rules"][tensor["rule"]]["scope"] == "global"
+        assert tensor["certificate"].get("tight") is (None if shares else True)
+        assert 0 <= tensor["certificate"].get("shortfall", 0.0) < 0.01
     assert [rule["zero_share"] for rule in report["rules"]] == [0.5, 0.3, 0.25, 0.25]
     assert report["bytes"] == sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
     assert report["wall_s"] > 0

@@ -67,6 +67,8 @@ def test_a_projection_is_feasible_and_splits_the_norm(cases: Any, depth: int, da
     case = data.draw(cases(depth=depth))
     found = certify(case, case.project())
     assert found.feasible
+    assert found.tight
+    assert 0 <= found.shortfall <= 1
     assert 0 <= found.identity_residual <= rounding(case)
     assert found.duality_gap >= -rounding(case)
 
@@ -83,7 +85,8 @@ def test_a_tensor_in_the_ball_is_its_own_certificate(cases: Any, data: st.DataOb
     case = data.draw(cases())
     found = certify(replace(case, radius=case.norm()), case.y)
     assert found.feasible
-    assert (found.distance, found.identity_residual, found.duality_gap) == (0, 0, 0)
+    assert found.tight
+    assert (found.distance, found.shortfall, found.identity_residual, found.duality_gap) == (0, 0, 0, 0)
 
 
 @given(data=st.data())
@@ -109,12 +112,32 @@ def test_the_vectors_worked_out() -> None:
 def test_a_wrong_answer_is_told_apart() -> None:
     halved = nk.certify(Y, Y * 0.5, "l1,l2", nk.norm(Y, "l1,l2") / 2)
     assert halved.feasible
+    assert halved.tight
     assert halved.duality_gap > 0.01
     flipped = nk.certify(Y, -Y, "l1,linf", 5.5, axes="1,0")
     assert flipped.identity_residual == pytest.approx(2)
     zeros = nk.certify(Y, np.zeros((3, 3)), "l1,linf", 2.0, axes="1,0")
     assert (zeros.identity_residual, zeros.zero_groups) == (0, (3, 9))
     assert zeros.duality_gap > 0.1
+    assert (zeros.feasible, zeros.tight, zeros.shortfall) == (True, False, 1.0)
+
+
+@pytest.mark.parametrize("radius", [1e-3, 1e-12, 1e-17, 1e-100])
+def test_zeros_are_not_tight_however_small_the_radius(radius: float) -> None:
+    for text in ("l1", "l1,linf", "l1,l2", "l1,l1"):
+        zeros = nk.certify(Y * 1e4, np.zeros((3, 3)), text, radius)
+        assert (zeros.feasible, zeros.tight, zeros.shortfall) == (True, False, 1.0)
+        found = nk.certify(Y * 1e4, nk.project(Y * 1e4, text, radius), text, radius)
+        assert (found.feasible, found.tight) == (True, True)
+        assert found.shortfall < 1e-13
+
+
+def test_what_a_type_cannot_hold_is_no_loss() -> None:
+    y = np.array([[1.0, 2.0], [3.0, 4.0]], np.float16)
+    found = nk.certify(y, nk.project(y, "l1,linf", 1e-8), "l1,linf", 1e-8)
+    assert (found.norm_after, found.tight, found.shortfall) == (0.0, True, 1.0)
+    single = nk.certify(y.astype(np.float32), np.zeros((2, 2), np.float32), "l1,linf", 1e-8)
+    assert not single.tight
 
 
 # --- whatever the size, scale and memory -----------------------------------------------------------------------

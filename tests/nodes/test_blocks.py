@@ -133,7 +133,9 @@ ACROSS = [
 
 
 @pytest.mark.parametrize(("shape", "norm", "axes", "axis", "edges"), ACROSS)
-@pytest.mark.parametrize(("share", "dtype"), [(0.2, "float32"), (1.5, "bfloat16"), (0.0, "float64")])
+@pytest.mark.parametrize(
+    ("share", "dtype"), [(0.2, "float32"), (1.5, "bfloat16"), (0.0, "float64"), (1e-17, "float64")]
+)
 def test_blocks_may_cut_fibres(
     cluster: Cluster,
     shape: tuple[int, ...],
@@ -168,11 +170,10 @@ def test_the_exact_projection_in_rounds(
     cluster: Cluster, shape: tuple[int, ...], norm: str, axes: str, axis: int, edges: list[int]
 ) -> None:
     y = noise(shape)
-    radius = 0.1 * nk.norm(y, norm, axes=axes)
-    x = np.concatenate(
-        ray.get(on_ray.project(lay(y, edges, axis), norm, radius, axes=axes, axis=axis, exact=True)), axis
-    )
-    assert x.tobytes() == nk.project(y, norm, radius, axes=axes, exact=True).tobytes()
+    for share in (0.1, 1e-14):
+        radius = share * nk.norm(y, norm, axes=axes)
+        blocks = ray.get(on_ray.project(lay(y, edges, axis), norm, radius, axes=axes, axis=axis, exact=True))
+        assert np.concatenate(blocks, axis).tobytes() == nk.project(y, norm, radius, axes=axes, exact=True).tobytes()
 
 
 @pytest.mark.parametrize(

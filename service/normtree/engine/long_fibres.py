@@ -22,7 +22,6 @@ from normtree_kernels.blocks import Block
 from normtree_kernels.dtypes import Array
 from normtree_kernels.lanes import CHUNK, chunk_count
 from normtree_kernels.norms import MixedNorm
-from normtree_kernels.sweep import down
 
 _PIECE_ELEMENTS = 1 << 22  # of all fibres together: a few tens of milliseconds at most
 
@@ -35,6 +34,7 @@ class LongFibres:
         sums: chunks by fibres: the chunks' norms, and then in each round what lies above thresholds.
         counts: chunks by fibres: of how many elements that is.
         taus: the fibres' thresholds: those asked for in a round, and in the end those found.
+        lows: how much lower than ``taus`` they are; see `normtree_kernels.l1`.
         powers: of the grids on which sums are asked for, and on which results lie.
         samples: fibres by elements: the first ones of each.
     """
@@ -42,15 +42,16 @@ class LongFibres:
     sums: Tensor
     counts: Tensor
     taus: Tensor
+    lows: Tensor
     powers: Tensor
     samples: Tensor
 
     @staticmethod
     def shapes(shape: tuple[int, ...], norm: MixedNorm) -> list[tuple[int, ...]]:
-        """Shapes of the five, for a tensor of that shape."""
+        """Shapes of the six, for a tensor of that shape."""
         fibres = prod(shape[axis] for axis in norm.kept_axes)
         chunks = chunk_count(prod(shape[axis] for axis in norm.inner.axes))
-        return [(chunks, fibres), (chunks, fibres), (fibres,), (fibres,), (fibres, parts.SAMPLE)]
+        return [(chunks, fibres), (chunks, fibres), (fibres,), (fibres,), (fibres,), (fibres, parts.SAMPLE)]
 
     def fold(self, norm: str, norms: Tensor) -> None:
         """Write the fibres' norms, from those of all chunks."""
@@ -62,14 +63,19 @@ class LongFibres:
         kind = np.dtype(dtype).newbyteorder("=")
         search = parts.Thresholds(v, u, self.samples.array(), size, kind)
         while search.asked:
-            self._tell(*search.asked)
+            self._tell(search.asked)
             yield self
-            search.answer(parts.fold("l1", self.sums.array()), self.counts.array().sum(axis=0))
-        self._tell(search.taus, search.powers)
+            search.answer(self.sums.array(), self.counts.array())
+        self._tell(search.found)
 
-    def _tell(self, taus: Array, powers: Array) -> None:
-        self.taus.array(writable=True)[...] = taus
-        self.powers.array(writable=True)[...] = powers
+    def levels(self, kept: tuple[int, ...]) -> parts.Levels:
+        """Those asked for, or found, in the shape of the kept axes."""
+        taus, lows, powers = (each.array().reshape(kept) for each in (self.taus, self.lows, self.powers))
+        return taus, lows, powers
+
+    def _tell(self, levels: parts.Levels) -> None:
+        for place, values in zip((self.taus, self.lows, self.powers), levels, strict=True):
+            place.array(writable=True)[...] = values
 
 
 def part_up(stop: Stop, source: Tensor, norm: MixedNorm, block: Block, long: LongFibres) -> Span:
@@ -89,12 +95,11 @@ def part_excesses(stop: Stop, source: Tensor, norm: MixedNorm, block: Block, lon
     """Sum what lies above the thresholds asked for, in a part of all fibres."""
     start_ns = perf_counter_ns()
     fibres = parts.merge(source.array().transpose(norm.order), len(norm.kept_axes))
-    kept = fibres.shape[:-1]
-    taus, powers = long.taus.array().reshape(kept), long.powers.array().reshape(kept)
+    levels = long.levels(fibres.shape[:-1])
     sums, counts = long.sums.array(writable=True), long.counts.array(writable=True)
     for piece, rows in cut_parts(fibres, block):
         stop.check()
-        found = parts.excesses(fibres[..., piece], taus, powers)
+        found = parts.excesses(fibres[..., piece], levels)
         sums[rows], counts[rows] = (each.reshape(-1, sums.shape[1]) for each in found)
     return _span("down", norm, start_ns, block, fibres, 1)
 
@@ -113,14 +118,14 @@ def part_down(
     source, target = tensors[0].array(), tensors[1].array(writable=True)
     fibres = parts.merge(source.transpose(norm.order), kept)
     results = parts.merge(target.transpose(norm.order), kept, copy=False)
-    taus, powers = (each.array().reshape(fibres.shape[:-1]) for each in (long.taus, long.powers))
+    levels = long.levels(fibres.shape[:-1])
     v, u = (each.array() for each in balls)
     for piece, _ in cut_parts(fibres, block):
         stop.check()
         if norm.inner.norm == "l1":
-            parts.shrink(fibres[..., piece], taus, powers, results[..., piece])
+            parts.shrink(fibres[..., piece], levels, results[..., piece])
         else:
-            down(norm.inner.norm, fibres[..., piece], kept, v, u, results[..., piece])
+            parts.down(norm.inner.norm, fibres[..., piece], v, u, results[..., piece])
     return _span("down", norm, start_ns, block, fibres, 2)
 
 

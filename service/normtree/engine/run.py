@@ -159,7 +159,7 @@ class _Run:
         for work in works:
             norms, radii = islice(left, 2)
             self._spare.append((next(left), replace(next(left), dtype="int64")) if work.plan.exact else ())
-            long = LongFibres(*islice(left, 5)) if work.plan.in_parts else None
+            long = LongFibres(*islice(left, 6)) if work.plan.in_parts else None
             self._branches.append(Branch(work.plan.norm, work.source, work.target, norms, radii, long))
 
     @property

@@ -13,6 +13,7 @@ from normtree_kernels import sweep
 from normtree_kernels.certificate import certify
 from normtree_kernels.leaves import aggregate
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.tightness import Rounding, is_tight, shortfall
 from normtree_kernels.tree import climb, root_order
 
 Told = dict[str, object]
@@ -52,11 +53,14 @@ def certify_together(pairs: Sequence[Pair], radius: float) -> tuple[Told, list[T
     outer = pairs[0].norm.levels[0].norm
     vectors = [np.concatenate([levels[i][-2] for i in order]) for levels in (before, after)]
     norm_before, norm_after = (float(sweep.up(outer, vector, 0)) for vector in vectors)
+    rounding = Rounding.of_all([Rounding.of(pair.norm, pair.y.shape, pair.y.dtype) for pair in pairs])
     whole: Told = {
         "norm_before": norm_before,
         "norm_after": norm_after,
         "radius": radius,
         "feasible": norm_after <= radius,
+        "tight": is_tight(norm_before, norm_after, radius, rounding),
+        "shortfall": shortfall(norm_before, norm_after, radius),
         "distance": math.hypot(*(float(str(one["distance"])) for one in each)),
         "groups": vectors[1].size,
         "zero_groups": int(vectors[1].size - np.count_nonzero(vectors[1])),

@@ -112,11 +112,11 @@ class Down(_Panels):
     """The down-sweep of some panels.
 
     Args:
-        balls: norms and radii of the fibres in the panels' box; or, where an l1 level's fibres are cut, their
-            thresholds and the powers of their grids.
+        balls: norms and radii of the fibres in the panels' box; or, where an l1 level's fibres are cut, what
+            `normtree_kernels.parts.Thresholds` found.
     """
 
-    balls: tuple[Float64Array, Float64Array]
+    balls: tuple[Float64Array, ...]
 
 
 Swept = Up | Ask | Down

@@ -116,17 +116,17 @@ class Active(_OfFibres):
 class Excess(_OfFibres):
     """What lies above the thresholds of fibres that are cut; see `normtree_kernels.parts.excesses`."""
 
-    taus: Float64Array
-    powers: Float64Array
+    levels: parts.Levels
 
     def within(self, box: Panel) -> Question:
         """Restrict the thresholds."""
-        return Excess(inside(self.taus, box), inside(self.powers, box))
+        taus, lows, powers = (inside(values, box) for values in self.levels)
+        return Excess((taus, lows, powers))
 
     def of(self, held: Held, box: Panel) -> Answer:
         """Answer with sums and counts."""
-        asked = (outside(values, box, held.panel) for values in (self.taus, self.powers))
-        sums, counts = parts.excesses(held.parts, *asked)
+        taus, lows, powers = (outside(values, box, held.panel) for values in self.levels)
+        sums, counts = parts.excesses(held.parts, (taus, lows, powers))
         return np.moveaxis(sums, 0, 1), np.moveaxis(counts, 0, 1)
 
 

@@ -7,6 +7,9 @@ from importlib.resources import files
 from string import Template
 from typing import Any, Literal
 
+import ml_dtypes  # noqa: F401 - makes "bfloat16" a name that NumPy knows
+import numpy as np
+
 from normtree.engine.timing import LevelTiming, Span, Timing
 from normtree.jobs import pictures
 from normtree.jobs.facts import Facts
@@ -15,6 +18,8 @@ from normtree.jobs.outcome import Outcome
 from normtree.jobs.recipe import Rule
 from normtree.jobs.removal import removals_of
 from normtree.jobs.state import State
+from normtree_kernels.norms import MixedNorm
+from normtree_kernels.tightness import Rounding, is_tight, shortfall
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 _SWEEPS = ("whole", "up", "round", "down")
@@ -57,7 +62,7 @@ def make_report(outcome: Outcome, floor: Floor | None) -> dict[str, Any]:
         floor: what a mere copy took; None where none could be made.
     """
     plan, summary = outcome.plan, outcome.summary
-    removals = [removal.as_dict() for removal in removals_of(outcome.facts)]
+    rules, removals = plan.recipe.rules, [removal.as_dict() for removal in removals_of(outcome.facts)]
     return {
         "input": plan.recipe.input,
         "output": plan.recipe.output,
@@ -71,7 +76,7 @@ def make_report(outcome: Outcome, floor: Floor | None) -> dict[str, Any]:
         else None,
         "timing": _timing(outcome),
         "rules": _rules(outcome),
-        "tensors": [{**facts.as_dict(), "certificate": _certificate(facts)} for facts in outcome.facts],
+        "tensors": [{**each.as_dict(), "certificate": _certificate(each, rules[each.rule])} for each in outcome.facts],
         "removal_plan": {
             "bytes_saved": sum(removal["bytes_saved"] for removal in removals),
             "tensors": removals,
@@ -168,9 +173,22 @@ def _rule(rule: Rule, facts: list[Facts]) -> dict[str, Any]:
     }
 
 
-def _certificate(facts: Facts) -> dict[str, object]:
-    """What was measured of the output that a certificate tells; the duality gap is `normtree_kernels.certify`'s."""
-    return {"feasible": facts.norm_after <= facts.radius, "norm_after": facts.norm_after, "distance": facts.distance}
+def _certificate(facts: Facts, rule: Rule) -> dict[str, object]:
+    """What was measured of the output that a certificate tells; the duality gap is `normtree_kernels.certify`'s.
+
+    Of a tensor that shares its ball no norm alone tells whether they reach the sphere.
+    """
+    told: dict[str, object] = {
+        "feasible": facts.norm_after <= facts.radius,
+        "norm_after": facts.norm_after,
+        "distance": facts.distance,
+    }
+    if rule.scope == "global":
+        return told
+    norms = facts.norm_before, facts.norm_after, facts.radius
+    mixed = MixedNorm.parse(facts.norm, facts.axes, ndim=len(facts.shape))
+    rounding = Rounding.of(mixed, facts.shape, np.dtype(facts.dtype))
+    return {**told, "tight": is_tight(*norms, rounding), "shortfall": shortfall(*norms)}
 
 
 def _summary(report: dict[str, Any]) -> str:

@@ -251,10 +251,10 @@ class Schedule:
     def _downs(self, split: _Split) -> Iterator[Down]:
         if split.found is None:
             raise ValueError(f"{split.work.name}: its balls are not known yet")
-        first, second = split.found.balls
+        balls = split.found.balls
         for a, b in self._plan.slabs(split.work):
             box = split.work.cut.box(a, b)
-            yield Down(split.work, a, b, (inside(first, box), inside(second, box)))
+            yield Down(split.work, a, b, tuple(inside(values, box) for values in balls))
 
     def _stream(self, shard: Shard) -> None:
         """Add the one task that writes a shard, when no root is missing."""

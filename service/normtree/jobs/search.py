@@ -33,7 +33,7 @@ class Found:
     """
 
     top: Top
-    balls: tuple[Float64Array, Float64Array]
+    balls: tuple[Float64Array, ...]
 
 
 Search = Generator[Question, Answers, Found]
@@ -63,7 +63,7 @@ def search(work: Work, v: Float64Array, top: Top | None = None) -> Search:
     if layout.norm.inner.norm != "l1" or not work.cut.is_across:
         return Found(top, (v, u))
     thresholds, _ = yield from _thresholds(work, v, u, layout.element, seen)
-    return Found(top, (thresholds.taus.reshape(v.shape), thresholds.powers.reshape(v.shape)))
+    return Found(top, _shaped(thresholds.found, v.shape))
 
 
 def _levels(v: Float64Array, radius: float) -> Asking:
@@ -91,14 +91,19 @@ def _thresholds(
     samples = seen[_SAMPLES][0].reshape(v.size, -1)
     found, counts = parts.Thresholds(v.reshape(-1), u.reshape(-1), samples, work.layout.fibre, dtype), np.zeros(1)
     while found.asked:
-        taus, powers = (values.reshape(v.shape) for values in found.asked)
         key = np.stack(found.asked).tobytes()
-        answer = seen[key] if key in seen else (yield Excess(taus, powers))
+        answer = seen[key] if key in seen else (yield Excess(_shaped(found.asked, v.shape)))
         if v.size == 1:
             seen[key] = answer
-        sums, counts = fold("l1", answer[0]), added(answer[1])
-        found.answer(sums.reshape(-1), counts.reshape(-1))
+        sums, numbers = (np.moveaxis(each, 1, 0).reshape(-1, v.size) for each in answer)
+        found.answer(sums, numbers)
+        counts = numbers.sum(axis=0)
     return found, counts
+
+
+def _shaped(levels: parts.Levels, shape: tuple[int, ...]) -> parts.Levels:
+    taus, lows, powers = (values.reshape(shape) for values in levels)
+    return taus, lows, powers
 
 
 def _ranked(work: Work, v: Float64Array, seen: dict[bytes, Answers]) -> Asking:

@@ -59,9 +59,9 @@ def _warm_sweeps(norm: str, y: Array, *, turned: bool) -> None:
 
 
 def _warm_cut(y: Array) -> None:
-    line = np.ones(1)
     fibre = np.ones((1, 2 * CHUNK), y.dtype)
     norm = parts.fold("l1", parts.chunk_norms("l1", fibre))
     found = parts.Thresholds(norm, norm / 2, np.ones((1, parts.SAMPLE)), 2 * CHUNK, y.dtype)
-    parts.excesses(fibre, line, found.powers)
-    parts.shrink(fibre, line, found.powers, np.empty_like(fibre))
+    levels = np.ones(1), np.zeros(1), found.found[2]
+    parts.excesses(fibre, levels)
+    parts.shrink(fibre, levels, np.empty_like(fibre))

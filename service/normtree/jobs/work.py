@@ -23,7 +23,7 @@ from normtree_kernels.difference import difference
 from normtree_kernels.dtypes import Array, Float64Array
 from normtree_kernels.radius import settle
 
-Balls = tuple[Float64Array, Float64Array]
+Balls = tuple[Float64Array, ...]
 
 
 class Scratch:
@@ -202,14 +202,18 @@ def _down(work: Work, held: Held, balls: Balls, box: Panel, sink: Sink, scratch:
     """Project a panel, write it, and measure what is written while it is at hand."""
     layout, kept = work.layout, work.layout.kept
     out = replace(held, elements=scratch.take("x", held.elements.size))
-    first, second = (outside(values, box, held.panel) for values in balls)
+    here = [outside(values, box, held.panel) for values in balls]
     if held.cut.is_across and layout.norm.inner.norm == "l1":
         results = out.parts
-        parts.shrink(held.parts, first, second, results)
+        taus, lows, powers = here
+        parts.shrink(held.parts, (taus, lows, powers), results)
         if not np.may_share_memory(results, out.elements):
             out.fibres[...] = results.reshape(out.fibres.shape)
     else:
-        sweep.down(layout.norm.inner.norm, held.fibres, kept, first, second, out.fibres)
+        v, u = here
+        if held.cut.is_across:
+            u = parts.radii_of_parts(layout.norm.inner.norm, v, u)
+        sweep.down(layout.norm.inner.norm, held.fibres, kept, v, u, out.fibres)
     at = 0
     for start, stop in held.cut.runs(held.panel):
         sink.write(work.start + start, out.elements[at : at + stop - start].data)

@@ -88,13 +88,13 @@ def leaf_active(
 
 
 def leaf_excesses(
-    until_s: float, block: Array, mixed: MixedNorm, taus: Float64Array, powers: Float64Array
+    until_s: float, block: Array, mixed: MixedNorm, taus: Float64Array, lows: Float64Array, powers: Float64Array
 ) -> tuple[tuple[Float64Array, Float64Array], Span]:
     """Sum and count what lies above l1 thresholds, in the chunks of parts of fibres."""
     start_ns = perf_counter_ns()
     kept = tuple(block.shape[axis] for axis in mixed.kept_axes)
-    asked = taus.reshape(kept), powers.reshape(kept)
-    found = _rows(taus.size, (parts.excesses(part, *asked) for _, part in _parts(until_s, block, mixed)))
+    levels = taus.reshape(kept), lows.reshape(kept), powers.reshape(kept)
+    found = _rows(taus.size, (parts.excesses(part, levels) for _, part in _parts(until_s, block, mixed)))
     return found, _span("down", start_ns, block, mixed)
 
 
@@ -112,27 +112,22 @@ def leaf_down(
     return made, _span("down", start_ns, block, mixed)
 
 
-def leaf_down_part(
-    until_s: float, block: Array, mixed: MixedNorm, first: Float64Array, second: Float64Array
-) -> tuple[Array, Span]:
+def leaf_down_part(until_s: float, block: Array, mixed: MixedNorm, *balls: Float64Array) -> tuple[Array, Span]:
     """Project parts of l1 fibres by their thresholds and grids, or of l2 fibres by their norms and radii."""
     start_ns = perf_counter_ns()
     kept = len(mixed.kept_axes)
     made = np.empty(block.shape, block.dtype)
     target = made.transpose(mixed.order)
     results = _merged(target, kept)
-    given = first.reshape(target.shape[:kept]), second.reshape(target.shape[:kept])
+    given = [values.reshape(target.shape[:kept]) for values in balls]
     for piece, part in _parts(until_s, block, mixed):
         out = results[..., piece]
         if mixed.inner.norm == "l1":
-            parts.shrink(part, *given, out)
-        elif part.shape[-1] == 1:  # a fibre of one element would be clipped, and this is one of a longer fibre's
-            both = np.concatenate([part, np.zeros_like(part)], axis=-1)
-            twice = np.empty_like(both)
-            sweep.down("l2", both, kept, *given, twice)
-            out[...] = twice[..., :1]
+            taus, lows, powers = given
+            parts.shrink(part, (taus, lows, powers), out)
         else:
-            sweep.down("l2", part, kept, *given, out)
+            v, u = given
+            parts.down("l2", part, v, u, out)
     if not np.may_share_memory(results, made):
         target[...] = results.reshape(target.shape)
     return made, _span("down", start_ns, block, mixed)

@@ -137,9 +137,8 @@ class Tree:
             given = self._given(plan, bound, *search.asked)
             self._note_root(2 * norms.nbytes)
             found = self._run("down", leaf_excesses, [(plan.norm, *own) for own in given])
-            sums = np.concatenate([sums for sums, _ in found])
-            search.answer(parts.fold("l1", sums), np.concatenate([counts for _, counts in found]).sum(axis=0))
-        given = self._given(plan, bound, search.taus, search.powers)
+            search.answer(*(np.concatenate(each) for each in zip(*found, strict=True)))
+        given = self._given(plan, bound, *search.found)
         self._note_root(2 * norms.nbytes)
         return given
 
