@@ -1,7 +1,6 @@
 """The command line: ``normtree serve``, ``project``, ``plan``, ``bench``, ``key``, ``job`` and ``demo``."""
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from rich.text import Text
 
 from normtree import __version__
 from normtree.errors import NormtreeError
+from normtree.keys import add_key
 from normtree.keys import new_key as make_key
 from normtree.printable import printable, printable_lines
 from normtree.settings import Settings
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _BENCH_SHAPES = ((128, 128), (500, 500), (2000, 2000), (4000, 4000))
 _ANY_RADIUS = 1.0  # times are the same for all
 _TABLE_COLUMNS = 110  # tables are wider than a narrow terminal, and than a pipe's default
+
+_NOT_MADE = "default_factory_not_called"  # for another setting was wrong, which is told
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,7 +72,8 @@ def _told() -> Iterator[None]:
         yield
     except ValidationError as error:
         for problem in error.errors(include_url=False):
-            _complain(_describe(problem))
+            if problem["type"] != _NOT_MADE:
+                _complain(_describe(problem))
         raise typer.Exit(2) from None
     except OSError as error:
         _complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
@@ -273,20 +276,17 @@ def bench(
 def new_key(
     name: Annotated[str, typer.Argument(help="Whose key it is; logs and limits go by it.")],
     keys_file: Annotated[Path | None, typer.Option(help="File to add it to, as `serve --keys-file` reads it.")] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Let it see and end what others have made, too: jobs, regions, traces.")
+    ] = False,
 ) -> None:
     """Make a key and print it, this once; only its hash is kept. A running service reads the file again by itself."""
     with _told():
-        secret, key = make_key(name)
+        secret, key = make_key(name, admin)
         if keys_file:
-            with open(keys_file, "a", opener=_private) as file:
-                file.write(f"{key}\n")
+            add_key(key, keys_file)
     console.print(f"key: {secret}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"line: {key}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _private(path: str, flags: int) -> int:
-    """Open a file that only its owner can read."""
-    return os.open(path, flags, 0o600)
 
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file; its paths are relative to its folder.")]

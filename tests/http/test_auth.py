@@ -1,9 +1,9 @@
 """Keys: how they are made, written and read again, whom they let in, and what may be asked without one."""
 
 import asyncio
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import httpx
@@ -11,13 +11,14 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from normtree import keys
 from normtree.cli import app as cli
 from normtree.engine.projector import Projector
 from normtree.http.app import create_app
-from normtree.keys import KeyRing, new_key, read_keys
+from normtree.key_ring import KeyRing
+from normtree.keys import add_key, new_key, read_key_file, read_keys
 from normtree.settings import Settings
 
+HERE = "http://127.0.0.1"
 PROTECTED = [("GET", "/v1/info"), ("POST", "/v1/project"), ("GET", "/nothing"), ("GET", "/docsx"), ("GET", "/v2")]
 
 
@@ -26,7 +27,7 @@ def ask(projector: Projector, requests: list[tuple[str, str, Mapping[str, str]]]
         app = create_app(projector, Settings(inline_only=True, **given))
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=HERE) as client,
         ):
             return [await client.request(method, path, headers=headers) for method, path, headers in requests]
 
@@ -70,10 +71,51 @@ def test_no_key_is_asked_for_where_none_is_known(projector: Projector) -> None:
     assert ask(projector, [("GET", "/v1/info", {})])[0].status_code == 200
 
 
-def test_file_without_keys_opens_to_nobody(projector: Projector, tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("# none yet\n")
-    answer, *_ = ask(projector, [("GET", "/v1/info", bearer("nt_x"))], keys_file=tmp_path / "keys")
-    assert answer.status_code == 403
+@pytest.mark.parametrize("text", [";", "#", "# nothing", " ; ", " ", "\n", "\ufeff"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_keys_that_hold_no_key_are_refused(tmp_path: Path, text: str, host: str) -> None:
+    (tmp_path / "keys").write_text(text)
+    for given in ({"keys": text}, {"keys_file": tmp_path / "keys"}):
+        with pytest.raises(ValidationError, match="wanted a key or more, got none"):
+            Settings.model_validate({"host": host, **given})
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o622, 0o620])
+def test_a_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"{new_key('a')[1]}\n")
+    file.chmod(mode)
+    told = f"got mode {mode:o}; chmod go-w"
+    with pytest.raises(ValidationError, match=told):
+        Settings(keys_file=file)
+    with pytest.raises(ValueError, match=told):
+        add_key(new_key("b")[1], file)
+    file.chmod(0o640)
+    add_key(new_key("b")[1], file)
+    assert [key.name for key in read_key_file(file)] == ["a", "b"]
+
+
+def test_a_file_that_is_none_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for file in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ValidationError, match=r"wanted a regular file|Is a directory"):
+            Settings(keys_file=file)
+
+
+def test_what_editors_leave_in_a_file(tmp_path: Path) -> None:
+    key = new_key("a")[1]
+    file = tmp_path / "keys"
+    file.write_bytes(f"\ufeff{key}\r\n".encode())
+    assert read_key_file(file) == (key,)
+    file.write_text(str(key))  # its last line has no end
+    add_key(new_key("b")[1], file)
+    assert len(read_key_file(file)) == 2
+    with pytest.raises(ValueError, match="line 3: the name a occurs twice"):
+        add_key(new_key("a")[1], file)
+    assert len(read_key_file(file)) == 2
+    file.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="wanted lines of keys in UTF-8"):
+        read_key_file(file)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +131,9 @@ def test_body_is_not_waited_for(projector: Projector, length: str, connection: s
 def test_lines() -> None:
     (first, a), (second, b) = new_key("a"), new_key("b.c-d_9")
     assert first != second
+    admin = new_key("d", admin=True)[1]
+    assert str(admin).endswith(" admin")
+    assert read_keys(str(admin), "keys") == (admin,)
     assert read_keys(f"# keys\n{a}\n\n  {b}  # b's\n", "keys") == read_keys(f"{a};{b}", "keys") == (a, b)
 
 
@@ -96,6 +141,7 @@ def test_lines() -> None:
     ("text", "message"),
     [
         ("nt_secret", "line 1: wanted NAME sha256:HEX"),
+        (f"a sha256:{'0' * 64} adm", "line 1: wanted NAME sha256:HEX"),
         ("\na sha256:12", "line 2: wanted NAME sha256:HEX"),
         (f"a sha256:{'0' * 64}\na sha256:{'1' * 64}", "line 2: the name a occurs twice"),
     ],
@@ -121,24 +167,50 @@ def test_missing_file_is_found_out_at_once(tmp_path: Path) -> None:
         Settings(keys_file=tmp_path / "none")
 
 
-def test_file_is_read_again_when_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    file, now = tmp_path / "keys", monotonic()
-    monkeypatch.setattr(keys, "monotonic", lambda: now)
+def test_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "keys"
     (old, a), (new, b) = new_key("a"), new_key("b")
-    file.write_text(str(a))
+    file.write_text(f"{a}\n")
     ring = KeyRing("", file)
-    assert (ring.name_of(old), ring.name_of(new)) == ("a", None)
+    assert (ring.find(old), ring.find(new)) == (a, None)
+    before = file.stat()
     file.write_text(f"{b}\n")
-    assert ring.name_of(new) is None  # not looked at again within the second
-    now += 2
-    assert (ring.name_of(old), ring.name_of(new)) == (None, "b")
-    for spoil in (lambda: file.write_text("broken"), file.unlink):
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # and of the same size
+    ring.look_again()
+    assert (ring.find(old), ring.find(new)) == (None, b)
+    assert (ring.holds(a), ring.holds(b)) == (False, True)
+    spoilt = (
+        lambda: file.write_text("broken"),
+        lambda: file.write_text("# none"),
+        lambda: file.chmod(0o666),
+        file.unlink,
+    )
+    for spoil in spoilt:
         spoil()
-        now += 2
-        assert ring.name_of(new) == "b"
-        assert "keys stay as they were" in caplog.text
+        for _ in range(3):
+            ring.look_again()
+        assert ring.find(new) == b
+    assert caplog.text.count("keys stay as they were") == 1  # once, and again after a minute
+    file.write_text(f"{a}\n")
+    ring.look_again()
+    assert (ring.find(old), ring.find(new)) == (a, None)
+
+
+def test_a_service_watches_its_file(projector: Projector, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    (old, a), (new, b) = new_key("a"), new_key("b")
+    file.write_text(f"{a}\n")
+
+    async def main() -> None:
+        app = create_app(projector, Settings(inline_only=True, keys_file=file))
+        transport = httpx.ASGITransport(app)
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+            file.write_text(f"{b}\n")
+            while (await client.get("/v1/info", headers=bearer(new))).status_code != 200:
+                await asyncio.sleep(0.05)
+            assert (await client.get("/v1/info", headers=bearer(old))).status_code == 403
+
+    asyncio.run(main())
 
 
 def test_command_makes_a_key_that_opens(projector: Projector, tmp_path: Path) -> None:
@@ -154,3 +226,5 @@ def test_command_makes_a_key_that_opens(projector: Projector, tmp_path: Path) ->
     answers = ask(projector, [("GET", "/v1/info", bearer(secret)) for secret in secrets], keys_file=file)
     assert [answer.status_code for answer in answers] == [200, 200]
     assert CliRunner().invoke(cli, ["key", "new", "a b"]).exit_code == 2
+    assert CliRunner().invoke(cli, ["key", "new", "root", "--admin", "--keys-file", str(file)]).exit_code == 0
+    assert [(key.name, key.admin) for key in read_key_file(file)] == [("a", False), ("b", False), ("root", True)]

@@ -34,7 +34,7 @@ from normtree.http.service import Service
 from normtree.http.shortcut import Shortcut
 from normtree.http.telemetry import trace_requests
 from normtree.jobs.board import open_board
-from normtree.keys import KeyRing
+from normtree.key_ring import KeyRing
 from normtree.settings import Settings
 
 
@@ -55,7 +55,7 @@ def create_app(projector: Projector, settings: Settings, log: Observer = log_req
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with held:
+        with keys.watched(), held:
             yield
             service.close()
 

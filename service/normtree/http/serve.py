@@ -1,12 +1,14 @@
 """Serving: one process, with one Ray driver, until a signal ends it."""
 
 import logging
+import os
 import signal
 import socket
 from types import FrameType
 from typing import NoReturn
 
 from normtree.engine.projector import Projector
+from normtree.environment import unknown
 from normtree.http.app import create_app
 from normtree.http.body_limit import BodyLimit
 from normtree.http.log import log_to_stderr
@@ -34,10 +36,16 @@ def serve(settings: Settings) -> None:
     _leave_on_signals()
     with Projector.start(settings) as projector:
         _warn_of_small_arena(settings)
+        _warn_of_unknown_settings()
         permit_descriptors(settings.connections_limit)
         keep_freed_memory()
         app = create_app(projector, settings, log)
         DrainingServer(server_config(app, settings), app.state.admission, settings.drain_s).run()
+
+
+def _warn_of_unknown_settings() -> None:
+    for name, _ in unknown(os.environ, Settings.model_fields):
+        logger.warning("%s is in the environment and is no setting; `normtree serve --help` lists them", name)
 
 
 def _check_address(host: str, port: int) -> None:
