@@ -12,7 +12,7 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -142,8 +142,13 @@ def decoys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(log: Path, cwd: Path | None = None, **settings: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run the service in a process and a working folder of its own; end it by a signal as an operator would."""
+def serving(
+    log: Path, cwd: Path | None = None, within: tuple[str, ...] = (), **settings: object
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run the service in a process and a working folder of its own; end it by a signal as an operator would.
+
+    ``within`` is what a command is put behind that becomes the service, such as `small_shared_memory`.
+    """
     port = free_port()
     environment = {
         **os.environ,
@@ -151,7 +156,7 @@ def serving(log: Path, cwd: Path | None = None, **settings: object) -> Iterator[
         "NORMTREE_PORT": str(port),
         **{f"NORMTREE_{name.upper()}": str(value) for name, value in settings.items()},
     }
-    command = ending_with_us([sys.executable, "-P", "-c", SERVE], signal.SIGKILL)  # it may be what hangs
+    command = ending_with_us([*within, sys.executable, "-P", "-c", SERVE], signal.SIGKILL)  # it may be what hangs
     with log.open("wb") as sink:
         process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=sink, stderr=sink)
     base = f"http://127.0.0.1:{port}"
@@ -171,6 +176,18 @@ def serving(log: Path, cwd: Path | None = None, **settings: object) -> Iterator[
             process.wait()
     assert status == 0, log.read_text()
     assert not list(Path("/dev/shm").glob(f"normtree-{process.pid}-*"))
+
+
+@pytest.fixture(scope="session")
+def small_shared_memory() -> tuple[str, ...]:
+    """What a command is put behind to find 64 MB of /dev/shm, as containers have them; it becomes the command."""
+    script = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
+    for unshare in (("unshare", "--mount"), ("unshare", "--mount", "--map-root-user")):
+        within = (*unshare, "sh", "-c", script, "sh")
+        with suppress(FileNotFoundError):
+            if subprocess.run([*within, "true"], capture_output=True, check=False).returncode == 0:
+                return within
+    pytest.skip("this system lets nobody mount a /dev/shm of his own: unshare --mount is not permitted")
 
 
 Serving = Callable[..., AbstractContextManager[tuple[str, subprocess.Popen[bytes]]]]

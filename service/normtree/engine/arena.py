@@ -155,7 +155,7 @@ class Arena:
     def __init__(self, capacity_bytes: int, folder: Path | None = None, *, own: bool = False) -> None:
         """Start empty, after removing segments whose owners are gone."""
         self.capacity_bytes = capacity_bytes
-        self._folder = folder or _shared_memory()
+        self._folder = folder or shared_memory()
         self._own = own
         self._idle: dict[int, list[_Memory]] = defaultdict(list)
         self._leased_bytes = 0
@@ -384,6 +384,7 @@ def remove_orphans(folder: Path) -> int:
     return removed
 
 
-def _shared_memory() -> Path:
+def shared_memory() -> Path:
+    """Return the folder of this node's shared memory, or one of files where there is none to write to."""
     folder = Path("/dev/shm")
     return folder if folder.is_dir() and os.access(folder, os.W_OK) else Path(tempfile.gettempdir())

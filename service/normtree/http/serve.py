@@ -2,11 +2,13 @@
 
 import logging
 import os
+import shutil
 import signal
 import socket
 from types import FrameType
 from typing import NoReturn
 
+from normtree.engine.arena import arena_remedy, shared_memory
 from normtree.engine.projector import Projector
 from normtree.environment import unknown
 from normtree.http.app import create_app
@@ -17,6 +19,7 @@ from normtree.http.server import DrainingServer, permit_descriptors, server_conf
 from normtree.settings import Settings
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_MOST_SHARE = 7 / 8  # of the shared memory
 logger = logging.getLogger(__name__)
 
 
@@ -34,9 +37,10 @@ def serve(settings: Settings) -> None:
     _check_address(settings.host, settings.port)
     log = log_to_stderr(settings.log_level)
     _leave_on_signals()
+    settings = _fit_arena(settings)
+    _warn_of_small_arena(settings)
+    _warn_of_unknown_settings()
     with Projector.start(settings) as projector:
-        _warn_of_small_arena(settings)
-        _warn_of_unknown_settings()
         permit_descriptors(settings.connections_limit)
         keep_freed_memory()
         app = create_app(projector, settings, log)
@@ -65,6 +69,16 @@ def _check_address(host: str, port: int) -> None:
                 probe.bind(address)
             except OSError as error:
                 raise OSError(error.errno, f"cannot be bound: {error.strerror}", f"{host}:{port}") from None
+
+
+def _fit_arena(settings: Settings) -> Settings:
+    """Return settings whose arena the shared memory can hold; Ray's object store wants some of it, too."""
+    total = shutil.disk_usage(shared_memory()).total
+    if settings.inline_only or settings.arena_bytes <= _MOST_SHARE * total:
+        return settings
+    told = "arena: %s has %d bytes, of which half are taken, not NORMTREE_ARENA_BYTES, which are %d: %s"
+    logger.warning(told, shared_memory(), total, settings.arena_bytes, arena_remedy(own=False))
+    return settings.model_copy(update={"arena_bytes": total // 2})
 
 
 def _warn_of_small_arena(settings: Settings) -> None:
