@@ -163,7 +163,8 @@ class Thresholds:
         powers = np.array([_grid(rho) for rho in u])
         self.found: Levels = np.where(v <= u, INSIDE, np.inf), np.zeros(v.size), powers
         starts = np.empty(v.size)
-        chunks.start(np.ascontiguousarray(samples), u, size, starts)  # rows are read by lanes, whole
+        rows = _read_only(np.ascontiguousarray(samples))  # they are read by lanes, whole
+        chunks.start(rows, _line(u), size, starts)
         searched = np.flatnonzero((v > u) & (u >= least))  # a smaller radius is nothing when rounded towards zero
         self._searches = {j: _search(float(v[j]), float(u[j]), float(starts[j]), size) for j in searched}
         self._steps = {j: next(search) for j, search in self._searches.items()}
@@ -256,6 +257,10 @@ def _as_rows(array: Array) -> tuple[Array, Int64Array]:
 
 def _line(values: Float64Array) -> Float64Array:
     """One row, read-only, as kernels are compiled for."""
-    line = np.ascontiguousarray(values).reshape(-1).view()
-    line.flags.writeable = False
-    return line
+    return _read_only(np.ascontiguousarray(values).reshape(-1))
+
+
+def _read_only(values: Float64Array) -> Float64Array:
+    seen = values.view()
+    seen.flags.writeable = False
+    return seen
