@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from normtree.demo import ending_with_us, free_port, wait_until_ready
+from normtree.engine.warm import warm_kernels
 
 STOP_S = 60
 
@@ -42,6 +43,7 @@ def running(log: Path, settings: Mapping[str, object] | None = None) -> Iterator
         log: file for what it prints.
         settings: its settings by name.
     """
+    warm_kernels()  # not by the service, beside what is measured
     port = free_port()
     told = {f"NORMTREE_{name.upper()}": str(value) for name, value in (settings or {}).items()}
     command = ending_with_us([sys.executable, "-m", "normtree.cli", "serve", "--port", str(port)], signal.SIGKILL)

@@ -28,6 +28,7 @@ from rich.table import Table
 
 import normtree_kernels as nk
 from normtree.demo import ending_with_us, free_port, serving, wait_until_ready
+from normtree.engine.warm import warm_kernels
 
 ECHO = """
 import sys, uvicorn
@@ -115,6 +116,7 @@ def main() -> None:
     radius = RADIUS_SHARE * nk.norm(y, "l1,linf")
     body, right = npy(y), npy(nk.project(y, "l1,linf", radius))
     os.environ.setdefault("NORMTREE_INLINE_ONLY", "true")
+    warm_kernels()  # not by the service, beside what is measured
     with ExitStack() as held:
         url, process = held.enter_context(serving(free_port()))
         with httpx.Client(base_url=url) as client:

@@ -24,6 +24,7 @@ import pytest
 from hypothesis import settings
 
 from normtree.demo import ending_with_us, free_port, wait_until_ready
+from normtree.engine.warm import warm_kernels
 
 # On top of Hypothesis' own default, which is another one on CI. The first call of a kernel compiles it,
 # so no example has a deadline; pytest's timeout guards the test.
@@ -157,6 +158,7 @@ def serving(
         **{f"NORMTREE_{name.upper()}": str(value) for name, value in settings.items()},
     }
     command = ending_with_us([*within, sys.executable, "-P", "-c", SERVE], signal.SIGKILL)  # it may be what hangs
+    warm_kernels()  # a service compiles beside its first requests, which is no test's business but one
     with log.open("wb") as sink:
         process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=sink, stderr=sink)
     base = f"http://127.0.0.1:{port}"

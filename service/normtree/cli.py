@@ -1,14 +1,15 @@
-"""The command line: ``normtree serve``, ``project``, ``plan``, ``bench``, ``key``, ``job`` and ``demo``."""
+"""The command line: ``normtree serve``, ``project``, ``plan``, ``bench``, ``warm``, ``key``, ``job`` and ``demo``."""
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -96,7 +97,10 @@ def _complain(message: str) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def main(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
     """Say the version where asked; what a terminal has no letter for is shown as ``?``, and ends nothing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -104,6 +108,21 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         console.print(__version__, highlight=False)
         raise typer.Exit
+    if context.invoked_subcommand != "serve":  # which has a log of its own
+        compiling = logging.getLogger("normtree.engine.warm")
+        compiling.setLevel(logging.INFO)
+        compiling.addHandler(_COMPLAINTS)
+
+
+class _Complaints(logging.Handler):
+    """Tells what is logged as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record's message."""
+        _complain(record.getMessage())
+
+
+_COMPLAINTS = _Complaints()
 
 
 def _settings_help(options: Iterable[str]) -> str:
@@ -167,6 +186,7 @@ def project(
     Groups are what the outermost level counts: rows of a matrix, unless the axes say otherwise.
     """
     from normtree.engine.projector import Projector
+    from normtree.engine.warm import prepare
     from normtree.files import TensorFile, check_target, read_file, write_file
     from normtree_kernels.dtypes import check_dtype
     from normtree_kernels.goal import Goal
@@ -184,16 +204,20 @@ def project(
                 check_dtype(y.dtype, "tensor")
                 wanted.check_fits(MixedNorm.parse(norm, axes, ndim=y.ndim), y.shape)
         goal = asdict(wanted)
-        tensors, timings, table = dict(file.tensors), {}, _results_table()
+        tensors, plans, timings, table = dict(file.tensors), {}, {}, _results_table()
         settings = _settings(workers=workers, inline_only=engine != "ray")
-        with Projector.start(settings) as projector:
+        with Projector.start(settings, warm="none") as projector:
             for name in names:
                 y = tensors[name]
                 with _named(name, several):
-                    plan = projector.plan(
+                    plans[name] = projector.plan(
                         y.shape, y.dtype.name, norm=norm, axes=axes, **goal, exact=exact, engine=engine
                     )
-                    x, timings[name] = projector.project_array(y, plan)
+            prepare({each for plan in plans.values() for each in plan.kernels})
+            for name in names:
+                y = tensors[name]
+                with _named(name, several):
+                    x, timings[name] = projector.project_array(y, plans[name])
                 tensors[name] = x
                 table.add_row(
                     Text(printable(name)), "×".join(map(str, y.shape)), *_zeros(y, x), f"{timings[name].wall_ms:.1f}"
@@ -233,7 +257,9 @@ def plan(
         if not re.fullmatch(r"\d+(x\d+)*", shape):
             raise ValueError(f"shape: wanted lengths such as 30522x384, got {shape!r}")
         lengths = tuple(int(length) for length in shape.split("x"))
-        with Projector.start(_settings(workers=workers, inline_only=engine in (None, "inline"))) as projector:
+        settings = _settings(workers=workers, inline_only=engine in (None, "inline"))
+        with Projector.start(settings, warm="none") as projector:
+            projector.measure_if_due()
             planned = projector.plan(
                 lengths, dtype, norm=norm, axes=axes, radius=_ANY_RADIUS if any_radius else radius,
                 sparsity=sparsity, groups=groups, exact=exact, engine=engine or "auto",
@@ -258,10 +284,10 @@ def bench(
     from normtree.bench import Trial, foretold_table, profile_tables
     from normtree.engine.projector import Projector
 
-    began = datetime.now(UTC).replace(microsecond=0)
-    with _told(), Projector.start(_settings(workers=workers, inline_only=engine == "inline")) as projector:
-        if profile and projector.profile.measured < began:  # a first start has measured it just now
+    with _told(), Projector.start(_settings(workers=workers, inline_only=engine == "inline"), warm="none") as projector:
+        if profile:
             projector.measure()
+        projector.measure_if_due()
         for table in profile_tables(projector.profile):
             console.print(table)
         rows = []
@@ -270,6 +296,32 @@ def bench(
                 with Trial.of(projector, shape, norm) as trial:
                     rows += trial.run([trial.plan(each) for each in projector.profile.engines])
         console.print(foretold_table(rows))
+
+
+@app.command()
+def warm() -> None:
+    """Compile the kernels that are not kept yet, so that no later command or service has to.
+
+    Machine code is for the kind of processor that it was compiled on, and is kept beside the installation, or in the
+    user's cache; with NUMBA_CACHE_DIR set, in that folder. Run this as the user who will run the others, or as root
+    where all shall use it: files that anybody else could have written are not trusted.
+    """
+    from normtree.engine.units import size_text
+    from normtree.engine.warm import ALL, load_kept, prepare, where_kept
+
+    began_s = monotonic()
+    place, kept = where_kept()
+    if not kept:
+        _complain(f"compiled kernels cannot be kept: {place}")
+        raise typer.Exit(2)
+    missing = load_kept(ALL)
+    prepare(missing)
+    nbytes = sum(file.stat().st_size for file in Path(place).glob("*.nbc"))
+    console.print(
+        f"{len(ALL)} groups of kernels, {len(missing)} of them compiled now: {monotonic() - began_s:.1f} s\n"
+        f"kept in {printable(place)}: {size_text(nbytes)}",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 @keys.command("new")

@@ -26,6 +26,7 @@ from rich.text import Text
 
 import normtree_kernels as nk
 from normtree.client import Client
+from normtree.engine.warm import ALL, prepare
 from normtree.files import read_file
 from normtree.http.bodies.elements import NAMES, is_projectable
 from normtree.printable import printable
@@ -75,7 +76,8 @@ def run_demo(console: Console, weights: Path | None, *, once: bool, port: int) -
     tensors = choose_tensors(path, None if weights else TENSORS)
     port = free_port(port)
     console.print(f"weights: {printable(str(path))}", highlight=False, markup=False, soft_wrap=True)
-    console.print("starting the service on an embedded local Ray; kernels compile on the first start, about a minute\n")
+    prepare(ALL)  # not by the service, beside what is timed here
+    console.print("starting the service on an embedded local Ray\n")
     with serving(port) as (url, process), Client(url, timeout_s=_REQUEST_TIMEOUT_S) as client:
         with httpx.Client(base_url=url, timeout=_REQUEST_TIMEOUT_S, trust_env=False) as looking:  # through no proxy
             wait_until_ready(looking, process)

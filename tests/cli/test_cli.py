@@ -10,9 +10,7 @@ import re
 import socket
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import ml_dtypes
@@ -27,6 +25,7 @@ from normtree.cli import app
 from normtree.engine import bench, projector
 from normtree.engine.measure import measure
 from normtree.engine.profile import MachineProfile
+from normtree.engine.warm import ALL, warm_kernels
 from normtree.files import Opaque, TensorFile, read_file, write_file
 from normtree.printable import printable
 from normtree.settings import Settings
@@ -46,6 +45,12 @@ def start(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     """Run the installed command in a process of its own."""
     command = [str(Path(sys.executable).with_name("normtree")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """Commands that compile say so, and these are asked about other things."""
+    warm_kernels()
 
 
 @pytest.fixture
@@ -266,11 +271,39 @@ def test_bench_measures_the_machine_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(cli, "_BENCH_SHAPES", ((8, 8),))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for options, count in ((["--profile"], 1), ([], 1), (["--profile"], 2)):
-        while measured and datetime.now(UTC) < measured[-1].measured + timedelta(seconds=1):
-            sleep(0.05)  # a profile knows the second
         done = run("bench", *options)
         assert done.exit_code == 0, done.stderr
         assert len(measured) == count
+
+
+def test_a_first_command_compiles_what_it_needs_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    np.save(tmp_path / "y.npy", y := RNG.standard_normal(12))
+    for told in (
+        r"normtree: compiling kernels: 1 of 1, to be kept in .*\nnormtree: compiled kernels: 1 of 1, .*\n",
+        "",
+    ):
+        done = start("project", tmp_path / "y.npy", tmp_path / "x.npy", "--norm", "linf", "--radius", "0.5")
+        assert done.returncode == 0, done.stderr
+        assert re.fullmatch(told, done.stderr)
+        assert np.load(tmp_path / "x.npy").tobytes() == nk.project(y, "linf", 0.5).tobytes()
+    assert {file.name.partition("-")[0] for file in tmp_path.glob("cache/*/*")} == {"rows.up", "rows.clip"}
+
+
+def test_warm_tells_where_kernels_are_kept() -> None:
+    done = run("warm")
+    assert done.exit_code == 0, done.stderr
+    told = re.fullmatch(r"(\d+) groups of kernels, 0 of them compiled now: .* s\nkept in (.+): .*iB\n", done.stdout)
+    assert told
+    assert (int(told[1]), Path(told[2]).is_dir()) == (len(ALL), True)
+
+
+def test_warm_says_what_to_set_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/normtree")
+    done = start("warm")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("normtree: compiled kernels cannot be kept: /proc/normtree/")
+    assert done.stderr.endswith("set NUMBA_CACHE_DIR to a folder that this user, and nobody else, can write to\n")
 
 
 def test_plan_prints_the_plan() -> None:

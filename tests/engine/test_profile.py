@@ -1,7 +1,12 @@
 """Machine profiles: measured on this one, read back as written, kept for as long as they hold."""
 
+import json
+import math
 import os
-from collections.abc import Iterator
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,11 +21,16 @@ import pytest
 from normtree.engine.bench import Bench
 from normtree.engine.disturbance import Disturbance
 from normtree.engine.machine import Machine, this_machine
+from normtree.engine.plan import make_plan
 from normtree.engine.profile import Curve, EngineCost, MachineProfile, SweepCost
 from normtree.engine.profile_store import load_profile, profile_path, save_profile
 from normtree.engine.projector import Projector
 from normtree.engine.units import size_text
+from normtree.engine.usual import usual_profile
+from normtree.seal import seal
 from normtree.settings import Settings
+from normtree_kernels.goal import Goal
+from normtree_kernels.norms import MixedNorm
 
 LINE = Curve((10, 20, 40), (1.0, 3.0, 4.0))
 
@@ -66,8 +76,7 @@ def test_the_projector_measures_its_engines_and_keeps_what_it_found(
 ) -> None:
     assert set(projector.profile.engines) == {"inline", "ray"}
     assert projector.profile.engines["ray"].request_ms > 0
-    path = profile_path(this_machine(), 2, ("inline", "ray"))
-    assert load_profile(path) == projector.profile
+    assert load_profile(this_machine(), 2, ("inline", "ray")) == projector.profile
     assert MachineProfile.from_json(projector.profile.to_json()) == projector.profile
     assert projector.profile.as_dict()["workers"] == 2
     assert 0.0 <= projector.profile.disturbed < 1.0
@@ -102,15 +111,15 @@ def test_sizes_in_units(nbytes: int, text: str) -> None:
 
 
 def test_a_kept_profile_is_taken_and_another_machine_s_is_not(projector: Projector, measuring_little: Any) -> None:
-    marked = replace(projector.profile, disturbed=0.0, engines={"inline": EngineCost(1.0, 2.0, 3.0, 4.0)})
+    marked = replace(projector.profile, disturbed=0.0, workers=1, engines={"inline": EngineCost(1.0, 2.0, 3.0, 4.0)})
     settings = Settings(workers=1, arena_bytes=2**24, inline_only=True)
-    save_profile(profile_path(this_machine(), 1, ("inline",)), marked)
+    save_profile(marked)
     with Projector.start(settings) as started, measuring_little():
         assert started.profile == marked
         assert started.measure() != marked
-        assert load_profile(profile_path(this_machine(), 1, ("inline",))) == started.profile
+        assert load_profile(this_machine(), 1, ("inline",)) == started.profile
     other = replace(this_machine(), processor="another")
-    assert load_profile(profile_path(other, 1, ("inline",))) is None
+    assert load_profile(other, 1, ("inline",)) is None
 
 
 def test_a_disturbed_profile_is_measured_again_after_a_while(projector: Projector) -> None:
@@ -139,17 +148,145 @@ def test_waiting_for_a_processor_is_a_disturbance() -> None:
     assert 0.3 < disturbance.share < 1.0  # three wanted the core, one had it
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b'{"workers": 2}', b"\xff"])
-def test_what_is_no_profile_is_measured_again(tmp_path: Path, text: bytes) -> None:
-    path = tmp_path / "profile.json"
-    path.write_bytes(text)
-    assert load_profile(path) is None
+@pytest.fixture
+def kept(projector: Projector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A profile's file in a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    save_profile(projector.profile)
+    return profile_path(this_machine(), 2, ("inline", "ray"))
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, projector: Projector) -> None:
+def loaded() -> MachineProfile | None:
+    return load_profile(this_machine(), 2, ("inline", "ray"))
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b'{"workers": 2}', b"\xff", b"[]", bytes(2**21)])
+def test_what_is_no_profile_is_measured_again(kept: Path, text: bytes) -> None:
+    for data in (text, seal(text, kept.name.encode())):
+        kept.write_bytes(data)
+        assert loaded() is None
+
+
+def test_no_flipped_bit_of_a_profile_is_believed(kept: Path, projector: Projector) -> None:
+    whole, bits = kept.read_bytes(), random.Random(11)
+    for _ in range(100):
+        bit = bits.randrange(8 * len(whole))
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        kept.write_bytes(data)
+        assert loaded() is None, f"bit {bit} of {8 * len(whole)}"
+    kept.write_bytes(whole)
+    assert loaded() == projector.profile
+
+
+def nonsense() -> list[Callable[[dict[str, Any]], object]]:
+    """Profiles that are JSON of the right form, and by which nothing can be planned."""
+
+    def all_numbers(value: float) -> Callable[[dict[str, Any]], object]:
+        def change(each: Any) -> Any:
+            if isinstance(each, dict):
+                return {key: change(inner) for key, inner in each.items()}
+            if isinstance(each, list):
+                return [change(inner) for inner in each]
+            return value if isinstance(each, int | float) else each
+
+        return lambda plain: plain.update(change({key: plain[key] for key in plain if key != "machine"}))
+
+    def curve(plain: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = plain["leaves"]["l1 rows"]["up"]["serial"]
+        return found
+
+    return [
+        *map(all_numbers, (0, -1, math.nan, math.inf)),
+        lambda plain: plain.update(workers=0),
+        lambda plain: plain.update(leaves={}),
+        lambda plain: plain.update(engines={}),
+        lambda plain: plain.update(dtypes={}),
+        lambda plain: plain.update(measured="2026-01-01T00:00:00"),
+        lambda plain: plain["leaves"].pop("l2 packed"),
+        lambda plain: plain["leaves"]["l2 packed"].pop("down"),
+        lambda plain: plain["dtypes"].pop("l2 packed bfloat16"),
+        lambda plain: plain["engines"]["ray"].update(slowdown=0.0),
+        lambda plain: plain["engines"]["inline"].update(request_ms=-1.0),
+        lambda plain: plain["bandwidth_gb_s"]["read"].update({"1": 0.0}),
+        lambda plain: curve(plain).update(sizes=[], ns=[]),
+        lambda plain: curve(plain)["ns"].pop(),
+        lambda plain: curve(plain)["sizes"].reverse(),
+        lambda plain: plain["machine"].update(processor="another"),
+        lambda plain: plain.update(workers=3),
+    ]
+
+
+@pytest.mark.parametrize("change", nonsense())
+def test_a_profile_that_makes_no_sense_is_measured_again(
+    kept: Path, projector: Projector, change: Callable[[dict[str, Any]], object]
+) -> None:
+    plain = projector.profile.as_dict()
+    change(plain)
+    kept.write_bytes(seal(json.dumps(plain).encode(), kept.name.encode()))
+    assert loaded() is None
+
+
+@pytest.mark.parametrize("place", ["fifo", "device", "folder", "link"])
+def test_what_is_no_file_is_not_waited_for_and_makes_room(kept: Path, projector: Projector, place: str) -> None:
+    kept.rename(kept.with_name("elsewhere"))
+    if place == "fifo":
+        os.mkfifo(kept)
+    elif place == "folder":
+        kept.mkdir()
+    else:
+        kept.symlink_to("/dev/zero" if place == "device" else "elsewhere")
+    assert loaded() is None
+    save_profile(projector.profile)
+    assert (loaded() == projector.profile) == (place != "folder")
+
+
+FILL = """
+import resource, sys
+from pathlib import Path
+from normtree.engine.machine import this_machine
+from normtree.engine.profile_store import save_profile
+from normtree.engine.usual import usual_profile
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+save_profile(usual_profile(this_machine(), 2, ("inline", "ray")))
+"""
+
+
+def test_a_full_disk_keeps_nothing_of_a_profile(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    subprocess.run([sys.executable, "-c", FILL], env=environment, check=True)
+    assert list((tmp_path / "normtree").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["file", "~nobody/of/this/name", "/proc/normtree"])
+def test_a_folder_that_cannot_be_written_is_no_error(
+    tmp_path: Path, projector: Projector, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
-    save_profile(tmp_path / "file" / "profile.json", projector.profile)
-    assert load_profile(tmp_path / "file" / "profile.json") is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place) if place == "file" else place)
+    save_profile(projector.profile)
+    assert loaded() is None
+
+
+@pytest.mark.parametrize("engines", [("inline",), ("inline", "ray")])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_usual_machine_can_be_planned_by(workers: int, engines: tuple[Any, ...]) -> None:
+    profile = usual_profile(this_machine(), workers, engines)
+    profile.check()
+    assert profile.is_due
+    assert "not been measured" in profile.circumstances
+    assert profile.readable()["measured"] is None
+    small, large = (
+        make_plan(shape, "float32", MixedNorm.parse("l1,linf", ndim=2), Goal(1.0), profile=profile, max_workers=workers)
+        for shape in ((8, 8), (8192, 8192))
+    )
+    assert (small.engine, small.workers) == ("inline", 1)
+    assert large.engine == engines[-1]
+    assert (large.workers > 1) == (workers > 1)
 
 
 def test_a_machine_is_told_apart_by_what_computes() -> None:

@@ -14,9 +14,10 @@ import signal
 import sys
 from pathlib import Path
 
+from normtree.engine.warm import prepare
 from normtree.jobs.recipe import read_recipe
 from normtree.jobs.run import Options, plan_job, run_job
-from normtree.jobs.warm import kernels_of, warm
+from normtree.jobs.warm import kernels_of
 
 OPTIONS = Options(workers=2, engine="inline", memory_bytes=64 << 20)
 EVENTS = ("open", "os.rename", "os.link", "os.remove")
@@ -60,7 +61,7 @@ def main(recipe: Path, moments: int) -> None:
     target = Path(read_recipe(recipe).output)
     state = target.with_name(target.name + ".normtree")
     told = recipe.with_name("moments.txt")
-    warm(kernels_of(plan_job(read_recipe(recipe), OPTIONS)))
+    prepare(kernels_of(plan_job(read_recipe(recipe), OPTIONS)))
 
     def clean() -> None:
         for folder in (target, state):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from normtree.engine.warm import warm_kernels
 from normtree.jobs.command import options, parse_bytes
 
 RULES = "[[rules]]\ntensors = '.*(up|down)\\.weight'\nsparsity = 0.5\n"
@@ -15,6 +16,12 @@ RULES = "[[rules]]\ntensors = '.*(up|down)\\.weight'\nsparsity = 0.5\n"
 def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "normtree.cli", "job", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """Commands that compile say so, and these are asked about other things."""
+    warm_kernels()
 
 
 @pytest.fixture

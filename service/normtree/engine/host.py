@@ -14,13 +14,13 @@ class Host:
     """
 
     def __init__(self, key: bytes, segments: Sequence[str]) -> None:
-        """Run every kernel once, map segments, so that no request pays for either, and listen."""
+        """Load the kernels that are there, map segments, so that no request pays for either, and listen."""
         # Loaded here, for the driver needs no more of this class than its name.
         from normtree.engine.line import Answerer
         from normtree.engine.tensor import attach
-        from normtree.engine.warm import warm_kernels
+        from normtree.engine.warm import prepare_first
 
-        warm_kernels()
+        prepare_first()
         for segment in segments:
             with suppress(FileNotFoundError):  # given up meanwhile
                 attach(segment, populate=True)

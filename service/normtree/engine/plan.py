@@ -10,6 +10,7 @@ import numpy as np
 from normtree.engine.cost import Prediction, Workload
 from normtree.engine.profile import Engine, MachineProfile
 from normtree.engine.units import size_text
+from normtree.engine.warm import ACTIVE, CUT, LINES, Kernels, Lines
 from normtree_kernels.blocks import Block, split, split_fibres
 from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
@@ -82,6 +83,17 @@ class Plan:
     def predicted_ms(self) -> dict[Engine, float]:
         """Predicted wall on each engine that could run it."""
         return {engine: prediction.wall_ms for engine, prediction in self.predicted.items()}
+
+    @property
+    def kernels(self) -> frozenset[Kernels]:
+        """What it runs."""
+        work = Workload.of(self.shape, self.dtype, self.norm)
+        lines: Lines = "columns" if work.leaf.layout == "columns" else "rows"  # others are packed to rows
+        uses = [self.norm.inner.norm, *(("l1", ACTIVE) if self.exact else ())]
+        leaves = {Kernels(use, self.dtype, lines) for use in uses}
+        if self.in_parts:
+            leaves |= {Kernels(CUT, self.dtype), *(Kernels(self.norm.inner.norm, "float64", each) for each in LINES)}
+        return frozenset(leaves | {Kernels(level.norm, "float64") for level in work.root})
 
     def __str__(self) -> str:
         """A table for people: what, how and why, then a line a level."""

@@ -1,15 +1,19 @@
 """The machine profile: how fast leaves run here, and what starting them costs. Data only; see `measure`."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from itertools import chain, pairwise
+from typing import Literal, get_args
 
-from pydantic import TypeAdapter
+from pydantic import AwareDatetime, TypeAdapter
 
 from normtree.engine.machine import Machine
 from normtree.engine.units import size_text
+from normtree_kernels.dtypes import ACCEPTED
+from normtree_kernels.norms import NORMS
 
 Engine = Literal["inline", "ray"]
 Layout = Literal["rows", "columns", "packed"]
@@ -32,6 +36,12 @@ class Curve:
 
     sizes: tuple[int, ...]
     ns: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no curve."""
+        ascending = all(a < b for a, b in pairwise((0, *self.sizes)))
+        if not (self.sizes and ascending and len(self.ns) == len(self.sizes) and all(map(_is_time, self.ns))):
+            raise ValueError(f"curve: wanted ascending sizes > 0 and as many finite times >= 0, got {self}")
 
     def at(self, size: int) -> float:
         """Read the curve; below the least size it is level, and beyond the largest it grows in proportion."""
@@ -109,7 +119,7 @@ class MachineProfile:
 
     Args:
         machine: which.
-        measured: when; UTC.
+        measured: when; UTC. None: it was not, and is taken from usual machines.
         workers: threads with which shared rates were measured.
         bandwidth_gb_s: of the memory on 1, 2, 4, … threads, over the bytes of the tensor: ``read``, ``copy``,
             ``stream`` (clipped to another place past the caches).
@@ -121,7 +131,7 @@ class MachineProfile:
     """
 
     machine: Machine
-    measured: datetime
+    measured: AwareDatetime | None
     workers: int
     bandwidth_gb_s: Mapping[str, Mapping[int, float]]
     leaves: Mapping[str, Mapping[LeafSweep, SweepCost]]
@@ -131,12 +141,14 @@ class MachineProfile:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is better measured again: others disturbed it, and that was a while ago."""
-        return self.disturbed > _CALM and datetime.now(UTC) - self.measured > _PATIENCE
+        """Whether it is better measured: it was not, or others disturbed it, and that was a while ago."""
+        return not self.measured or (self.disturbed > _CALM and datetime.now(UTC) - self.measured > _PATIENCE)
 
     @property
     def circumstances(self) -> str:
         """When it was measured, and how undisturbed."""
+        if not self.measured:
+            return "of a usual machine; this one has not been measured yet"
         return f"measured {self.measured:%Y-%m-%d %H:%M} UTC, others had {self.disturbed:.0%} of the time"
 
     def as_dict(self) -> dict[str, object]:
@@ -176,12 +188,39 @@ class MachineProfile:
         """Read a profile.
 
         Raises:
-            ValueError: it is none, or one of another version's form.
+            ValueError: it is none, one of another version's form, or one by which nothing can be planned.
         """
-        return _ADAPTER.validate_json(text)
+        profile = _ADAPTER.validate_json(text)
+        profile.check()
+        return profile
+
+    def check(self) -> None:
+        """Refuse a profile by which nothing can be planned.
+
+        Raises:
+            ValueError: a norm, layout or type is missing, or a rate is none.
+        """
+        kinds = {f"{norm} {layout}" for norm in NORMS for layout in get_args(Layout)}
+        others = {f"{kind} {dtype}" for kind in kinds for dtype in ACCEPTED if dtype != "float32"}
+        sweeps = [costs for costs in (*self.leaves.values(), *self.dtypes.values()) if set(costs) != set(SWEEPS)]
+        if set(self.leaves) != kinds or set(self.dtypes) != others or sweeps or "inline" not in self.engines:
+            raise ValueError("profile: wanted each norm, layout and element type, up and down, and the inline engine")
+        walls = [curve.ns for costs in self.leaves.values() for c in costs.values() for curve in (c.serial, c.shared)]
+        rates = [rate for each in self.bandwidth_gb_s.values() for rate in each.values()]
+        rates += [ratio for each in self.dtypes.values() for ratio in each.values()]
+        slowdowns = [cost.slowdown for cost in self.engines.values()]
+        adds = [each for c in self.engines.values() for each in (c.request_ms, c.block_ms, c.moved_ms_per_mib)]
+        if not all(0.0 < value < math.inf for value in (self.workers, *rates, *slowdowns, *chain(*walls))):
+            raise ValueError("profile: wanted times, rates and workers > 0")
+        if not all(0.0 <= value < math.inf for value in (self.disturbed, *adds)):
+            raise ValueError("profile: wanted finite overheads >= 0")
 
 
 _ADAPTER = TypeAdapter(MachineProfile)
+
+
+def _is_time(ns: float) -> bool:
+    return 0.0 <= ns < math.inf
 
 
 def _threads(count: int) -> str:

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from time import monotonic_ns, perf_counter
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -25,7 +24,7 @@ from normtree.engine.on_ray import RayExecutor
 from normtree.engine.one_block import is_one_block, run_one_block
 from normtree.engine.plan import RAY_IS_AWAY, Plan, make_plan
 from normtree.engine.profile import Engine, MachineProfile
-from normtree.engine.profile_store import load_profile, profile_path, save_profile
+from normtree.engine.profile_store import load_profile, save_profile
 from normtree.engine.report import make_timing
 from normtree.engine.run import Run, Terms, Work, run_tree
 from normtree.engine.stop import Stopped
@@ -33,7 +32,9 @@ from normtree.engine.survivors import Survivors
 from normtree.engine.tensor import Tensor, aligned, attach
 from normtree.engine.timing import Timing
 from normtree.engine.together import check_together
-from normtree.engine.warm import warm_kernels
+from normtree.engine.usual import usual_profile
+from normtree.engine.warm import ALL, FIRST, SWEEPS, prepare, prepare_first
+from normtree.engine.warm_up import WarmUp
 from normtree.engine.watermark import Watermark
 from normtree.errors import (
     Cancelled,
@@ -52,6 +53,7 @@ from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
 
 Baseline = Literal["none", "measure"]
+Warmth = Literal["all", "first", "none"]
 BASELINES: tuple[Baseline, ...] = ("none", "measure")
 _PROBES = 8
 _PLANS_KEPT = 256
@@ -65,13 +67,13 @@ class Projector:
         arena: where tensors live.
         slates: where the aggregates and radii of runs live.
         inline: the executor on threads.
-        profile: of this machine, measured at the start.
+        profile: of this machine, or of a usual one until this one is measured.
         workers: leaves that can run at once.
         ray: the executor on Ray; None when it is off.
     """
 
     def __init__(self, settings: Settings, arena: Arena, ray_executor: RayExecutor | None) -> None:
-        """Measure the machine; `start` makes what belongs to it."""
+        """Find the machine's profile; `start` makes what belongs to it."""
         self._settings = settings
         self.ray = ray_executor
         self.workers = settings.workers
@@ -79,24 +81,49 @@ class Projector:
         self.slates = Arena(max(_LEAST_SLATES_BYTES, settings.arena_bytes // 2), own=ray_executor is None)
         self.inline = InlineExecutor(settings.workers)
         self._plan = lru_cache(_PLANS_KEPT, typed=True)(self._make_plan)
-        try:
-            kept = load_profile(self._profile_path)
-            self.profile = kept if kept and not kept.is_due else self.measure()
-        except BaseException:
-            self.close()
-            raise
+        engines, machine = self._engines, this_machine()
+        kept = load_profile(machine, settings.workers, engines)
+        self.profile = kept or usual_profile(machine, settings.workers, engines)
         self._planned_by = self.profile
+        self._under_way: set[int] = set()
+        self._warm_up: WarmUp | None = None
         self.ready = True
 
     @classmethod
-    def start(cls, settings: Settings) -> Self:
-        """Compile or load the kernels, touch memory, start or join Ray unless it is off, and measure the machine.
+    def start(cls, settings: Settings, *, warm: Warmth = "all") -> Self:
+        """Compile or load kernels, touch memory, start or join Ray unless it is off, and measure the machine.
+
+        Args:
+            settings: all there is to set.
+            warm: which kernels are there when it returns. ``all``, and the machine is measured where it has to be.
+                ``first``: those that most requests need; where others have to be compiled, that is done in the
+                background, and the machine is measured after it. ``none``: each is compiled or loaded when it is first
+                called, and the machine is not measured.
 
         Raises:
             EngineUnavailable: Ray cannot be started or reached.
             BodyTooLarge, ArenaFull: the memory to be touched is more than the arena or the node has.
         """
-        warm_kernels()  # first alone: the workers then find machine code on disk, and none of them writes it
+        missing = []
+        if warm == "all":  # first alone: the workers then find machine code on disk, and none of them writes it
+            prepare(ALL)
+        elif warm == "first":
+            missing = prepare_first()
+        elif not settings.inline_only:
+            prepare(FIRST)
+        projector = cls._start(settings)
+        try:
+            if missing:
+                projector._warm_up = WarmUp(missing, lambda: bool(projector._under_way), projector.measure_if_due)
+            elif warm != "none":
+                projector.measure_if_due()
+        except BaseException:
+            projector.close()
+            raise
+        return projector
+
+    @classmethod
+    def _start(cls, settings: Settings) -> Self:
         with ExitStack() as held:
             arena = Arena(settings.arena_bytes, own=settings.inline_only)
             held.callback(arena.close)
@@ -115,6 +142,8 @@ class Projector:
     def close(self) -> None:
         """Stop: not ready any more, segments removed, Ray left or ended."""
         self.ready = False
+        if self._warm_up:
+            self._warm_up.close()
         self.inline.close()
         if self.ray:
             self.ray.close()
@@ -136,9 +165,18 @@ class Projector:
             return 0
         return self.ray.workers_ready if self.ray else self.workers
 
+    @property
+    def kernels_left(self) -> int:
+        """Groups of kernels that are yet to be compiled in the background: a request may have to wait for its own."""
+        return self._warm_up.left if self._warm_up else 0
+
     def info(self) -> dict[str, object]:
         """What ``/v1/info`` tells of the engines."""
-        return {"workers": self.workers, "ray": self.ray.info() if self.ray else None}
+        return {
+            "workers": self.workers,
+            "kernels": {"groups": len(ALL), "to_compile": self.kernels_left},
+            "ray": self.ray.info() if self.ray else None,
+        }
 
     def plan(
         self,
@@ -216,10 +254,16 @@ class Projector:
 
     def measure(self) -> MachineProfile:
         """Measure this machine anew, plan by it from now on, and keep the profile for the next start."""
+        prepare(SWEEPS)
         limit_bytes = self.arena.capacity_bytes // 2
         self.profile = measure(this_machine(), self.workers, self._engines, self._request, limit_bytes)
-        save_profile(self._profile_path, self.profile)
+        save_profile(self.profile)
         return self.profile
+
+    def measure_if_due(self) -> None:
+        """Measure this machine unless a profile of it was kept that is good for some time yet."""
+        if self.profile.is_due:
+            self.measure()
 
     def project(
         self,
@@ -310,6 +354,7 @@ class Projector:
         self, works: Sequence[Work], goal: Goal, terms: Terms, deadline_s: float, baseline: Baseline
     ) -> Timing:
         """Run a tree, and tell what ends it; ``done`` is told too."""
+        self._under_way.add(id(terms))
         try:
             with _told(terms, deadline_s):
                 try:
@@ -325,6 +370,8 @@ class Projector:
             if terms.done:
                 terms.done.fail(error)
             raise
+        finally:
+            self._under_way.discard(id(terms))
 
     def _run_timed(self, works: Sequence[Work], goal: Goal, terms: Terms, baseline: Baseline) -> Timing:
         """Run a tree once, and its serial reference if that is asked for."""
@@ -386,10 +433,6 @@ class Projector:
     @property
     def _engines(self) -> tuple[Engine, ...]:
         return ("inline", "ray") if self.ray else ("inline",)
-
-    @property
-    def _profile_path(self) -> Path:
-        return profile_path(this_machine(), self.workers, self._engines)
 
     def _executor(self, plan: Plan) -> Executor:
         return self.ray if plan.engine == "ray" and self.ray else self.inline

@@ -46,7 +46,7 @@ def build() -> ASGIApp:
         pydantic.ValidationError: a setting out of range, or no keys to ask clients for.
     """
     settings = Settings(host=_HOST, inline_only=True)
-    projector = Projector.start(settings)
+    projector = Projector.start(settings, warm="first")
     app: FastAPI = create_app(projector, settings)
     return _Replica(app, projector)
 

@@ -40,7 +40,7 @@ def serve(settings: Settings) -> None:
     settings = _fit_arena(settings)
     _warn_of_small_arena(settings)
     _warn_of_unknown_settings()
-    with Projector.start(settings) as projector:
+    with Projector.start(settings, warm="first") as projector:
         permit_descriptors(settings.connections_limit)
         keep_freed_memory()
         app = create_app(projector, settings, log)

@@ -143,7 +143,7 @@ class Service:
             DeadlineExceeded: the work took too long.
             NormtreeError: what the work raises.
         """
-        if work.is_brief:
+        if work.is_brief and not self.projector.kernels_left:  # no compiler on the event loop
             return work.run(self.projector)
         doing = self.working.run(lambda: work.run(self.projector), held, work.deadline_s, work.cancel)
         return await while_present(doing, receive)

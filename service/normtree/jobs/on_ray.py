@@ -14,10 +14,10 @@ from ray.exceptions import RayError, RayTaskError
 
 from normtree import usable
 from normtree.engine.driver import own_modules
+from normtree.engine.warm import Kernels, prepare
 from normtree.errors import EngineUnavailable, NormtreeError, WorkersLost
 from normtree.jobs.pieces import Done, Task
 from normtree.jobs.places import Folder, Target
-from normtree.jobs.warm import Kernels, warm
 from normtree.jobs.work import Scratch, perform
 
 _RETRIES = 5
@@ -44,7 +44,12 @@ class RayRunner:
     retries = None
 
     def __init__(
-        self, source: Folder, target: Target, kernels: Kernels, workers: int | None, address: str | None = None
+        self,
+        source: Folder,
+        target: Target,
+        kernels: frozenset[Kernels],
+        workers: int | None,
+        address: str | None = None,
     ) -> None:
         """Connect, and have the kernels loaded in as many processes as there are workers."""
         self._owned = not ray.is_initialized()
@@ -94,7 +99,7 @@ class RayRunner:
         if self._owned:
             ray.shutdown()
 
-    def _warm_workers(self, kernels: Kernels) -> None:
+    def _warm_workers(self, kernels: frozenset[Kernels]) -> None:
         workers: set[str] = set()
         end_s = monotonic() + _WARM_TIMEOUT_S
         while len(workers) < self.workers:
@@ -124,9 +129,9 @@ def _perform(files: tuple[Folder, Target], task: Task) -> Done:
     return perform(source, target, task, _scratch(), node())
 
 
-def _warm_here(kernels: Kernels) -> str:
+def _warm_here(kernels: frozenset[Kernels]) -> str:
     """Load the kernels in this worker, stay busy a while, and tell which worker it is."""
-    warm(kernels)
+    prepare(kernels)
     sleep(_HOLD_S)
     return str(ray.get_runtime_context().get_worker_id())
 

@@ -8,10 +8,11 @@ from time import perf_counter
 
 import numpy as np
 
+from normtree.engine.warm import prepare
 from normtree.jobs.open_places import open_target
 from normtree.jobs.plan import MIB, JobPlan
 from normtree.jobs.run import Options
-from normtree.jobs.warm import kernels_of, warm
+from normtree.jobs.warm import kernels_of
 from normtree_kernels import sweep
 from normtree_kernels.dtypes import BFLOAT16
 
@@ -36,7 +37,7 @@ class Pace:
 def measure(plan: JobPlan) -> Pace:
     """Sweep some noise, and write and sync some to the output's disk."""
     leaves = {(work.layout.norm.inner.norm, work.layout.dtype) for work in plan.works}
-    warm(kernels_of(plan))
+    prepare(kernels_of(plan))
     return Pace({leaf: _sweep_rate(*leaf) for leaf in leaves}, _disk_rate(plan.recipe.output))
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from normtree import usable
 from normtree.engine.environment import prepare_environment
+from normtree.engine.warm import prepare
 from normtree.errors import JobConflict, StorageFull
 from normtree.jobs.checkpoint import Checkpoint, read_checkpoint
 from normtree.jobs.facts import Facts
@@ -28,7 +29,7 @@ from normtree.jobs.recipe import Recipe
 from normtree.jobs.report import HTML_NAME, write_report
 from normtree.jobs.runner import Runner
 from normtree.jobs.schedule import Aggregated, Schedule, Written
-from normtree.jobs.warm import kernels_of, warm
+from normtree.jobs.warm import kernels_of
 from normtree_kernels.dtypes import Float64Array
 
 Engine = Literal["auto", "inline", "ray"]
@@ -356,7 +357,7 @@ def _runner(options: Options, plan: JobPlan, places: Places) -> Iterator[Runner]
     runner: Runner
     source, target = places.source, places.target
     kernels = kernels_of(plan)
-    warm(kernels)  # in this process first: it fills the cache that the others read, and finds roots
+    prepare(kernels)  # in this process first: it fills the cache that the others read, and finds roots
     if options.engine_for(plan.checkpoint) == "ray":
         prepare_environment(embedded=options.address is None)
         from normtree.jobs.on_ray import RayRunner
