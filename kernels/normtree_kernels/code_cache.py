@@ -64,7 +64,8 @@ def folders() -> tuple[Path, ...]:
     installed = _CacheLocator.get_suitable_cache_subpath(str(source))
     if _config.CACHE_DIR:
         return (Path(_config.CACHE_DIR).absolute() / installed,)
-    return source.parent / "__pycache__", Path(AppDirs(appname="numba", appauthor=False).user_cache_dir) / installed
+    own = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
+    return (source.parent / "__pycache__", *([own / installed] if own.is_absolute() else []))  # else there is no home
 
 
 class CodeCache(_Cache):

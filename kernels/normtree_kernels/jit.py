@@ -33,6 +33,7 @@ _FLAGS = MappingProxyType(
         "no_cfunc_wrapper": True,
     }
 )
+_KEEPERS = {"code_cache", "code_files"}  # imported, but no part of what they keep
 
 
 class _Kernel(CPUDispatcher):
@@ -83,7 +84,7 @@ def _not_disabled() -> Iterator[None]:
 def _sources_digest(module: str) -> str:
     """Digest the sources that a module's kernels are made of: its own, and those of the modules that it imports."""
     digest = sha256()
-    for name in sorted(_reached(module.rpartition(".")[2])):
+    for name in sorted(_reached(module.rpartition(".")[2]) - _KEEPERS):
         digest.update(_source(name))
     return digest.hexdigest()
 
