@@ -12,19 +12,18 @@ from typing import Any, Literal
 from normtree import usable
 from normtree.engine.environment import prepare_environment
 from normtree.engine.warm import prepare
-from normtree.errors import JobConflict, StorageFull
+from normtree.errors import JobConflict
 from normtree.jobs.checkpoint import Checkpoint, read_checkpoint
-from normtree.jobs.facts import Facts
 from normtree.jobs.floor import discard_floor, measure_floor
 from normtree.jobs.inline import InlineRunner
 from normtree.jobs.journal import Journal
 from normtree.jobs.open_places import Places, open_places
 from normtree.jobs.outcome import Outcome
+from normtree.jobs.output import Output
 from normtree.jobs.pieces import Done, Work
-from normtree.jobs.places import Proof, Stat
+from normtree.jobs.places import Proof
 from normtree.jobs.plan import MIB, JobPlan, make_plan
 from normtree.jobs.progress import Progress, Watch, unwatched
-from normtree.jobs.proof import confirmed, proof_of, same_bytes
 from normtree.jobs.recipe import Recipe
 from normtree.jobs.report import HTML_NAME, write_report
 from normtree.jobs.runner import Runner
@@ -36,7 +35,6 @@ Engine = Literal["auto", "inline", "ray"]
 _PENDING_A_WORKER = 2
 _FINISHERS = 2  # shards that are synced at once, while others are swept
 _LEAST_MEMORY_BYTES, _MEMORY_A_WORKER_BYTES = 512 * MIB, 256 * MIB  # beyond that panels grow no more
-_ROOM_BYTES = 16 * MIB  # beyond the output: journal, aggregates, report
 _RAY_FROM_BYTES = 64 << 30  # starting an embedded Ray takes about ten seconds, which is little from here on
 
 
@@ -105,21 +103,23 @@ def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched, roots: S
         journal = Journal(places.state)
         resumed = journal.begun
         journal.begin(places.recipe.digest, plan.checkpoint.versions())
-        job = _Job(plan, places, journal, watch)
-        if journal.completed and job.is_whole:
+        output = Output(places, plan.checkpoint, journal)
+        job = _Job(plan, places, journal, output, watch)
+        if journal.completed and output.is_whole:
             return _again(job)
-        job.make_room(resumed=resumed)
+        output.make_room(resumed=resumed)
         asked = perf_counter()
         with _runner(options, plan, places) as runner:
             start_s = perf_counter() - asked
             job.run(runner)
-            job.copy_others()
-            job.check_end()
+            job.check_balls()
+            output.copy_others()
+            output.check_end()
             wall_s = perf_counter() - started - start_s
             summary = {"engine": runner.engine, "workers": runner.workers, "nodes": runner.nodes}
             summary |= {"retries": runner.retries, "wall_s": wall_s, "start_s": start_s, "resumed": resumed}
             summary["began_ns"] = began_ns
-        journal.note_completed({**summary, "stints": job.take_stints()}, job.proofs)
+        journal.note_completed({**summary, "stints": job.take_stints()}, output.proofs)
         journal.drop_aggregates()
         outcome = _outcome(job, resumed=resumed, was_completed=False)
         write_report(places.state, outcome, measure_floor(plan, places.source, places.target))
@@ -135,7 +135,7 @@ def _plan(recipe: Recipe, options: Options, places: Places) -> JobPlan:
 
 def _again(job: "_Job") -> Outcome:
     """Tell what a job came to that was completed before and whose output is whole."""
-    discard_floor(job.plan, job.target)
+    discard_floor(job.plan, job.places.target)
     outcome = _outcome(job, resumed=True, was_completed=True)
     if job.places.state.read(HTML_NAME) is None:  # the last run was killed just before it
         write_report(job.places.state, outcome, None)
@@ -149,64 +149,27 @@ class _Job:
     plan: JobPlan
     places: Places
     journal: Journal
+    output: Output
     watch: Watch
     lock: RLock = field(default_factory=RLock)  # two threads finish shards while this one takes in tasks
     stints: list[dict[str, Any]] = field(default_factory=list)
-    finished: dict[str, tuple[Facts, ...]] = field(default_factory=dict)
-    proofs: dict[str, Proof] = field(default_factory=dict)  # of all that is in its place
     bytes_done: int = 0
     schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
-        """See what is in place already, and put into place what a run that was killed had finished."""
-        self.source, self.target = self.places.source, self.places.target
+        """Take in what is in place already."""
         self.shards = {shard.name: shard for shard in self.plan.checkpoint.shards}
-        self.others = self.plan.checkpoint.others
-        noted, proofs = self.journal.finished, self.journal.proofs
-        for name in self.shards.keys() & noted.keys():
-            if self.target.waits(name, proofs[name]) and not self.target.taken(name):
-                self.target.place(name)
-            if self._confirm(name, proofs[name]):
-                self.finished[name] = noted[name]
-        for name in self.others:
-            if not (name in proofs and self._confirm(name, proofs[name])) and self._is_copy(name):
-                self.proofs[name] = proof_of(self.target, name)
+        self.finished = {name: facts for name, facts in self.journal.finished.items() if name in self.output.proofs}
         self.tensors_done = sum(map(len, self.finished.values()))
         self.total_bytes = self.plan.checkpoint.shard_bytes + self.plan.swept_up_bytes
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of the output is in its place."""
-        return len(self.proofs) == len(self.shards) + len(self.others)
-
-    def make_room(self, *, resumed: bool) -> None:
-        """Take away what is in the way of an output that a job has begun before, and see whether the rest fits.
-
-        Raises:
-            StorageFull: it does not.
-        """
-        if resumed:
-            for name in (*self.shards, *self.others):
-                self.target.discard(name)
-                if name not in self.proofs:
-                    self.target.set_aside(name, self.places.state.url)
-        free = self.target.free_bytes()
-        checkpoint = self.plan.checkpoint
-        left = checkpoint.nbytes - sum(self.shards[name].stat.size for name in self.finished)
-        if free is not None and left + _ROOM_BYTES > free:
-            raise StorageFull(
-                f"{self.target.url}: {left + _ROOM_BYTES:,} bytes are wanted for the output, {free:,} are free",
-                limit=free,
-                got=left + _ROOM_BYTES,
-            )
-
     def run(self, runner: Runner) -> None:
         """Do all tasks; shards are synced and put into place while others are worked on."""
-        self.schedule = schedule = Schedule(self.plan, self.finished, self._kept, streams=self.target.streams)
-        unfinished = [shard for shard in self.plan.checkpoint.shards if shard.name not in self.finished]
+        streams = self.places.target.streams
+        self.schedule = schedule = Schedule(self.plan, self.finished, self._kept, streams=streams)
+        missing = self.output.missing
         self.bytes_done = sum(self.shards[name].stat.size for name in self.finished)
-        for shard in unfinished:
-            self.target.create(shard.name, shard.stat.size, shard.stat.mode)
+        self.output.create(missing)
         self._tell()
         with ThreadPoolExecutor(_FINISHERS, thread_name_prefix="normtree-finish") as finishers:
             finishing: list[Future[None]] = []
@@ -221,51 +184,22 @@ class _Job:
                     future.result()
             except BaseException:
                 finishers.shutdown(cancel_futures=True)
-                for shard in unfinished:
-                    self.target.discard(shard.name)
+                self.output.discard(missing)
                 raise
 
-    def copy_others(self) -> None:
-        """Copy the files that are no shards, when all shards are in place: until then nothing takes them for whole."""
-        for name, stat in self.others.items():
-            if name in self.proofs:
-                continue
-            try:
-                self.proofs[name] = self._copy(name, stat)
-            except BaseException:
-                self.target.discard(name)
-                raise
-
-    def _copy(self, name: str, stat: Stat) -> Proof:
-        self.target.create(name, stat.size, stat.mode)
-        with self.source.reader(name) as reader, self.target.sink(name, stat.size) as sink:
-            sink.copy(reader, 0, stat.size)
-        proof = self.target.finish(name, stat.mode)
-        self._check_unchanged(name, stat)
-        self.target.place(name)
-        return proof
-
-    def check_end(self) -> None:
-        """See that the input is the one that was read, and the output what was written.
+    def check_balls(self) -> None:
+        """See that shards of several runs lie in one ball where a rule has one for all of its tensors.
 
         Raises:
-            JobConflict: they are not.
+            JobConflict: they do not.
         """
-        shards = {shard.name: shard.stat for shard in self.plan.checkpoint.shards}
-        for name, stat in (shards | dict(self.others)).items():
-            now = self.source.stat(name)
-            if (now.size, now.mark) != (stat.size, stat.mark):
-                raise self._changed(name)
         balls = {(facts.rule, facts.radius, facts.threshold) for each in self.finished.values() for facts in each}
-        for index, rule in enumerate(self.plan.recipe.rules):
-            if rule.scope == "global" and sum(ball[0] == index for ball in balls) > 1:
+        for rule in self.plan.global_rules:
+            if sum(ball[0] == rule for ball in balls) > 1:
                 raise JobConflict(
-                    f"{self.source.url}: its tensors changed between two runs of the job: rules[{index}] found another "
-                    f"ball; remove {self.places.state.url} and the output to begin anew"
+                    f"{self.places.source.url}: its tensors changed between two runs of the job: rules[{rule}] found "
+                    f"another ball; remove {self.places.state.url} and the output to begin anew"
                 )
-        for name, proof in list(self.proofs.items()):
-            if not self._confirm(name, proof):
-                raise JobConflict(f"{self.target.url}: {name} was removed or changed while the job ran; run it again")
 
     def take_stints(self) -> list[dict[str, Any]]:
         """Take the stints that no entry of the journal has yet."""
@@ -279,42 +213,18 @@ class _Job:
             self._tell()
 
     def _finish(self, written: Written) -> None:
-        """Finish a shard, note it, and then put it into place: if the job is killed between the two, that is left."""
-        shard = written.shard
-        proof = self.target.finish(shard.name, shard.stat.mode)
-        self._check_unchanged(shard.name, shard.stat)
+        """Put a shard into place."""
+
+        def note(proof: Proof) -> None:
+            with self.lock:
+                self.journal.note_shard(name, proof, written.facts, self.take_stints())
+
+        name = written.shard.name
+        self.output.put(name, written.shard.stat, note)
         with self.lock:
-            self.journal.note_shard(shard.name, proof, written.facts, self.take_stints())
-        self.target.place(shard.name)
-        with self.lock:
-            self.proofs[shard.name] = proof
-            self.finished[shard.name] = written.facts
+            self.finished[name] = written.facts
             self.tensors_done += len(written.facts)
             self._tell()
-
-    def _check_unchanged(self, name: str, stat: Stat) -> None:
-        """Refuse bytes of a file that was written to since it was looked at first, were its time put back since.
-
-        Raises:
-            JobConflict: it was.
-        """
-        if self.source.stat(name) != stat:
-            raise self._changed(name)
-
-    def _changed(self, name: str) -> JobConflict:
-        return JobConflict(f"{self.source.url}: {name} changed while the job ran; its output is no projection")
-
-    def _confirm(self, name: str, proof: Proof) -> bool:
-        found = confirmed(self.target, name, proof)
-        if found is None:
-            self.proofs.pop(name, None)
-        else:
-            self.proofs[name] = found
-        return found is not None
-
-    def _is_copy(self, name: str) -> bool:
-        """Tell whether a file that nothing proves is in its place nevertheless; a store's is not read for that."""
-        return not self.target.streams and same_bytes(self.source, self.target, name)
 
     def _kept(self, works: Sequence[Work]) -> Mapping[int, Float64Array]:
         marks = {work.index: self._mark(work) for work in self.plan.works}
