@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from normtree.errors import InvalidCheckpoint, InvalidRecipe, JobConflict, NormtreeError, StorageFailed
+from normtree.jobs import roots
 from normtree.jobs.open_places import open_places
 from normtree.jobs.recipe import read_recipe
 from normtree.jobs.run import Options, plan_job, run_job
@@ -313,6 +314,35 @@ def test_two_jobs_may_read_one_input_and_write_beside_each_other(model: Path, tm
         assert run_job(second, INLINE).facts
         again = make_recipe(model, tmp_path / "a", RULE)
         assert "another run is writing this output, or reading it" in refused_by_run(again, JobConflict)
+
+
+# --- before a job is taken -----------------------------------------------------------------------------------------
+
+
+def test_a_service_looks_at_some_of_an_input_and_the_job_at_all(
+    model: Path, tmp_path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "roots").mkdir()
+    model.rename(tmp_path / "roots" / "model")
+    (tmp_path / "roots" / "model" / "z").symlink_to("/etc/passwd")
+    recipe = make_recipe("model", "out", RULE)
+    with pytest.raises(InvalidRecipe, match=r"model/z is a link that leads out of the service's folders"):
+        roots.within(recipe, [tmp_path / "roots"])
+    monkeypatch.setattr(roots, "_LOOKED_AT", 2)
+    taken = roots.within(recipe, [tmp_path / "roots"])
+    assert taken.input == str(tmp_path / "roots" / "model")
+    assert taken.output == str(tmp_path / "roots" / "out")
+    with pytest.raises(InvalidRecipe, match=r"model/z is a link that leads out of the service's folders"):
+        run_job(taken, INLINE, roots=[tmp_path / "roots"])
+    assert os.listdir(tmp_path / "roots") == ["model"]
+
+
+def test_no_link_leads_to_the_services_own_notes(model: Path, tmp_path: Path, make_recipe: Any) -> None:
+    (tmp_path / ".normtree-jobs").mkdir()
+    (tmp_path / ".normtree-jobs" / "a.job").write_text("{}")
+    (model / "notes").symlink_to("../.normtree-jobs")
+    with pytest.raises(InvalidRecipe, match="model/notes is a link that leads out"):
+        roots.within(make_recipe("model", "out", RULE), [tmp_path])
 
 
 # --- permissions --------------------------------------------------------------------------------------------------

@@ -164,6 +164,50 @@ def test_a_changed_object_is_not_resumed(uploaded: Path, store: Any, make_recipe
         run_job(recipe, INLINE)
 
 
+@pytest.mark.parametrize("name", ["model-00002-of-00003.safetensors", "config.json"])
+@pytest.mark.parametrize("change", ["gone", "another"])
+def test_an_object_that_is_gone_or_another_is_made_again_and_no_more(
+    uploaded: Path, store: Any, make_recipe: Any, change: str, name: str
+) -> None:
+    recipe = make_recipe(f"{BUCKET}/in", f"{BUCKET}/out", *RULES)
+    run_job(recipe, INLINE)
+    assert run_job(recipe, INLINE).was_completed
+    wanted = objects(store, "models/out")
+    times = {name: store.info(f"models/out/{name}")["LastModified"] for name in wanted}
+    if change == "gone":
+        store.rm_file(f"models/out/{name}")
+    else:
+        store.pipe_file(f"models/out/{name}", bytes(len(wanted[name])))
+    time.sleep(1.1)  # the store tells whole seconds
+    assert not run_job(recipe, INLINE).was_completed
+    assert objects(store, "models/out") == wanted
+    again = {name for name in wanted if store.info(f"models/out/{name}")["LastModified"] != times[name]}
+    assert again == {name}
+
+
+def test_a_state_that_goes_while_the_job_runs_ends_it(uploaded: Path, store: Any, make_recipe: Any) -> None:
+    def remove(_: object) -> None:
+        store.invalidate_cache()
+        if store.exists("models/out.normtree/journal.jsonl"):
+            store.rm_file("models/out.normtree/journal.jsonl")
+
+    with pytest.raises(JobConflict, match=r"journal\.jsonl: removed or changed while the job ran"):
+        run_job(make_recipe(f"{BUCKET}/in", f"{BUCKET}/out", *RULES), INLINE, remove)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("in", "in/out"), ("in/part", "in"), ("out.normtree", "out"), ("in/m.safetensors", "in")],
+)
+def test_an_output_that_overlaps_the_input_is_refused(
+    uploaded: Path, store: Any, make_recipe: Any, source: str, target: str
+) -> None:
+    before = objects(store, "models/in")
+    with pytest.raises(InvalidRecipe, match="wanted a place apart from the input"):
+        run_job(make_recipe(f"{BUCKET}/{source}", f"{BUCKET}/{target}", *RULES), INLINE)
+    assert objects(store, "models/in") == before
+
+
 @pytest.mark.parametrize(
     ("url", "error", "message"),
     [
