@@ -98,7 +98,12 @@ class Settings(BaseSettings):
     head_timeout_s: Seconds = Field(default=20.0, gt=0, description="Seconds in which line and headers must arrive.")
     unread_timeout_s: Seconds = Field(default=60.0, gt=0, description="Seconds an answer waits for its client to read.")
     connections_limit: Count = Field(default=4096, ge=1, description="Connections at once.")
-    body_timeout_s: Seconds = Field(default=60.0, gt=0, description="Seconds in which a body must arrive.")
+    body_timeout_s: Seconds = Field(
+        default=60.0, gt=0, description="Seconds in which a body must arrive, and an answer with tensors be read."
+    )
+    body_grace_s: Seconds = Field(
+        default=10.0, gt=0, description="Seconds that either may be behind an even share of these."
+    )
     linger_limit_bytes: Amount = Field(
         default=2**26, ge=0, description="Bytes that are still taken of who is refused, who thus reads why."
     )

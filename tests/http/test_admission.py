@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from starlette.types import Scope
 
 from normtree.engine.arena import segment_bytes
-from normtree.errors import BytesExceeded, DeadlineExceeded, Drained, NotReady, QueueFull, RateExceeded
+from normtree.errors import BodyTooLarge, BytesExceeded, DeadlineExceeded, Drained, NotReady, QueueFull, RateExceeded
 from normtree.http import allowance
 from normtree.http.admission import Admission
 from normtree.http.allowance import Allowance, Quota
@@ -156,15 +156,21 @@ def test_rate_refills_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bytes_in_flight_are_bounded() -> None:
     client = Allowance("ada", Quota(rate_per_s=None, burst=1, bytes_limit=10))
-    client.take(20)  # alone, whatever its size: it could never be sent otherwise
-    with pytest.raises(BytesExceeded, match="may have 10, has 20, wanted 1 more") as caught:
+    with pytest.raises(BodyTooLarge, match="key ada may have 10 bytes, and this request wants 11") as never:
+        client.take(11)  # the first of all
+    assert (never.value.status, never.value.limit, never.value.got) == (413, 10, 11)
+    client.take(10)
+    with pytest.raises(BytesExceeded, match="may have 10, has 10, wanted 1 more") as caught:
         client.take(1)
-    assert (caught.value.pointer, caught.value.limit, caught.value.got) == ("Content-Length", 10, 21)
-    client.give_back(20)
+    assert (caught.value.pointer, caught.value.limit, caught.value.got) == ("Content-Length", 10, 11)
+    client.give_back(10)
     client.take(6)
-    client.take(4)
+    client.take_more(2, 6)
     with pytest.raises(BytesExceeded):
-        client.take(1)
+        client.take(3)
+    with pytest.raises(BodyTooLarge, match="wants 11"):
+        client.take_more(3, 8)
+    client.take(2)
 
 
 def scope(length: int | str, query: str = "", client: str = "anonymous") -> Scope:
@@ -188,12 +194,89 @@ def test_bytes_are_those_the_arena_sets_aside(length: int) -> None:
     run(main)
 
 
-@pytest.mark.parametrize("length", ["", "x", "²", "-1", 9 * MIB, "9" * 5000])
+@pytest.mark.parametrize("length", ["", "x", "²", "-1", 17 * MIB, "9" * 5000])
 def test_what_a_route_will_refuse_waits_for_nothing(length: int | str) -> None:
     async def main() -> None:
         found = admission()
         async with found.admitted(scope(8 * MIB)), found.admitted(scope(length)):
             assert found.inside_bytes == 16 * MIB
+
+    run(main)
+
+
+def test_what_just_fits_is_not_admitted_for_nothing() -> None:
+    async def main() -> None:
+        found = admission()
+        async with found.admitted(scope(8 * MIB + 128)):  # two segments of it would be 20 MiB; its data alone is less
+            assert found.inside_bytes == 16 * MIB
+        limited = admission(key_bytes_limit=12 * MIB)
+        async with limited.admitted(scope(8 * MIB)):
+            assert limited.inside_bytes == 12 * MIB
+        with pytest.raises(BodyTooLarge, match="may have 12582912 bytes, and this request wants 14680064"):
+            async with limited.admitted(scope(13 * MIB)):
+                pytest.fail("it has no room beside its own body")
+
+    run(main)
+
+
+@pytest.mark.parametrize("wanted", [0, MIB, 3 * MIB, 16 * MIB])
+def test_bytes_are_settled_when_they_are_known(wanted: int) -> None:
+    async def main() -> None:
+        found, asked = admission(key_bytes_limit=16 * MIB), scope(MIB)
+        async with found.admitted(asked):
+            assert found.inside_bytes == 2 * MIB
+            assert await found.settle(asked, wanted) == 0.0
+            assert found.inside_bytes == wanted
+            other, left = scope(0), 16 * MIB - wanted
+            if not left:
+                with pytest.raises(BytesExceeded):
+                    async with found.admitted(other):
+                        pytest.fail("all is used up")
+                return
+            async with found.admitted(other):
+                await found.settle(other, left)
+                assert found.inside_bytes == 16 * MIB
+                with pytest.raises(BytesExceeded):
+                    await found.settle(asked, wanted + 1)
+        assert found.inside_bytes == 0
+        async with found.admitted(scope(8 * MIB)):
+            assert found.inside_bytes == 16 * MIB
+
+    run(main)
+
+
+def test_who_turns_out_to_want_more_waits_with_nothing_in_hand() -> None:
+    async def main() -> None:
+        found = admission()
+        first, second, done = scope(3 * MIB), scope(3 * MIB), []
+
+        async def visit(name: str, asked: Scope) -> None:
+            async with found.admitted(asked):
+                await asyncio.sleep(0.01)
+                assert await found.settle(asked, 14 * MIB) >= 0
+                assert found.inside_bytes == 14 * MIB
+                done.append(name)
+
+        await asyncio.wait_for(asyncio.gather(visit("first", first), visit("second", second)), 20)
+        assert sorted(done) == ["first", "second"]
+        assert (found.inside_bytes, found.in_flight, found.waiting) == (0, 0, 0)
+        assert max(asked["state"].get("queued_ms", 0.0) for asked in (first, second)) > 0
+
+    run(main)
+
+
+def test_who_waits_for_more_and_gives_up_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        found, asked = admission(deadline_s=0.05), scope(MIB)
+        async with found.admitted(scope(4 * MIB)):
+            with pytest.raises(DeadlineExceeded):
+                async with found.admitted(asked):
+                    await found.settle(asked, 12 * MIB)
+            assert found.inside_bytes == 8 * MIB
+            async with found.admitted(asked):
+                await found.settle(asked, 17 * MIB)  # which the lease will refuse
+                assert found.inside_bytes == 10 * MIB
+        assert found.inside_bytes == 0
 
     run(main)
 

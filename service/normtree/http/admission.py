@@ -26,6 +26,7 @@ _RETRY_AFTER_S = 1
 _TENSOR_PATHS = re.compile(r"/v1/project|/v2/models/[^/]+(?:/versions/[^/]+)?/infer")
 _MS_PER_S = 1e3
 _QUERIES_KEPT = 256
+_STAY = "stay"  # in the state of a request's scope
 
 
 def takes_tensor(path: str) -> bool:
@@ -46,6 +47,7 @@ class Admission:
         self._cancelled = False
         self._deadline_s = settings.deadline_s
         self._capacity_bytes = settings.arena_bytes
+        self._most_bytes = min(settings.arena_bytes, settings.key_bytes_limit or settings.arena_bytes)
         self._length_digits = len(str(settings.arena_bytes))
         self._gate = Gate(settings.arena_bytes, settings.queue_limit)
         self._quota = Quota(settings.key_rate_per_s, settings.key_burst, settings.key_bytes_limit)
@@ -84,29 +86,59 @@ class Admission:
         Raises:
             NotReady: draining.
             Drained: the drain's time is up, and the request was cancelled.
-            RateExceeded, BytesExceeded: more than its client may use.
+            BodyTooLarge, RateExceeded, BytesExceeded: more than its client may use.
             QueueFull, DeadlineExceeded: as `Gate.enter`.
         """
         return _Stay(self, scope)
+
+    async def settle(self, scope: Scope, nbytes: int) -> float:
+        """Hold for a request what it turns out to want, once its header has been read; tell how long that waited.
+
+        Its declared length is an estimate: of what is compressed or names shared memory it is too little, and of
+        tensors that are not projected too much. Who wants more lets go of what he has and waits for all of it, so that
+        no two wait for each other.
+
+        Args:
+            scope: of a request that is in flight.
+            nbytes: shared memory that it will lease; what the arena could never hold is left for the lease to refuse.
+
+        Raises:
+            BodyTooLarge, BytesExceeded: more than its client may use.
+            QueueFull, DeadlineExceeded: as `Gate.enter`.
+        """
+        stay: _Stay = scope["state"][_STAY]
+        if nbytes > self._capacity_bytes:
+            return 0.0
+        if nbytes > stay.nbytes:
+            stay.allowance.take_more(nbytes - stay.nbytes, stay.nbytes)
+        else:
+            stay.allowance.give_back(stay.nbytes - nbytes)
+        had, stay.nbytes = stay.inside_bytes, nbytes
+        if nbytes <= had:
+            stay.inside_bytes = nbytes
+            self._gate.leave(had - nbytes)
+            return 0.0
+        stay.inside_bytes = 0
+        self._gate.leave(had)
+        return await self._enter(stay)
 
     async def _take(self, stay: "_Stay") -> None:
         """Count a request as in flight, and let it through the gate."""
         if self.draining:
             raise NotReady("the service is draining", retry_after_s=_RETRY_AFTER_S)
         stay.allowance.take(stay.nbytes)
+        stay.scope["state"][_STAY] = stay
         if stay.task:
             self._tasks.add(stay.task)
-        if self._gate.enter_at_once(stay.nbytes):
-            return
         try:
-            await self._wait_for_turn(stay)
+            await self._enter(stay)
         except BaseException as error:
             self._forget(stay, error)
             raise
 
     def _let_go(self, stay: "_Stay", error: BaseException | None) -> None:
         """Let a request out that was let in; ``error`` is what it ended with."""
-        self._gate.leave(stay.nbytes)
+        self._gate.leave(stay.inside_bytes)
         self._forget(stay, error)
 
     def _forget(self, stay: "_Stay", error: BaseException | None) -> None:
@@ -118,12 +150,17 @@ class Admission:
                 stay.task.uncancel()
                 raise Drained("the service is draining, and its time is up", retry_after_s=_RETRY_AFTER_S) from None
 
-    async def _wait_for_turn(self, stay: "_Stay") -> None:
-        """Wait at the gate, and note in the request's state how long that took."""
-        began = perf_counter()
-        end_s = asyncio.get_running_loop().time() + self._time_left_s(stay.scope)
-        await self._gate.enter(stay.nbytes, end_s)
-        stay.scope["state"]["queued_ms"] = _MS_PER_S * (perf_counter() - began)
+    async def _enter(self, stay: "_Stay") -> float:
+        """Go through the gate, tell how long that took, and note it in the request's state."""
+        waited_s = 0.0
+        if not self._gate.enter_at_once(stay.nbytes):
+            began = perf_counter()
+            await self._gate.enter(stay.nbytes, asyncio.get_running_loop().time() + self._time_left_s(stay.scope))
+            waited_s = perf_counter() - began
+            state = stay.scope["state"]
+            state["queued_ms"] = state.get("queued_ms", 0.0) + _MS_PER_S * waited_s
+        stay.inside_bytes = stay.nbytes
+        return waited_s
 
     def _allowance(self, client: str) -> Allowance:
         """Return what a client has left."""
@@ -133,15 +170,16 @@ class Admission:
         return found
 
     def _bytes_needed(self, scope: Scope) -> int:
-        """Return the shared memory that a request will want: a segment for its tensors and one for the answer.
+        """Estimate the shared memory that a request will want: a segment for its tensors and one for the answer.
 
-        Without a length, or with one that could never be held, that is none: its route will refuse it.
+        They may turn out to be smaller, so it is no more than there is, or than its client may have; but no less than
+        its body alone. Without a length, or with one that could never be held, it is none: its route will refuse it.
         """
         text = head_of(scope).get("content-length", "")
         if not (text.isascii() and text.isdigit() and len(text) <= self._length_digits):
             return 0
-        nbytes = 2 * segment_bytes(int(text))
-        return nbytes if nbytes <= self._capacity_bytes else 0
+        alone = segment_bytes(int(text))
+        return max(alone, min(2 * alone, self._most_bytes)) if alone <= self._capacity_bytes else 0
 
     def _time_left_s(self, scope: Scope) -> float:
         """Return how long a request may wait: its own deadline where its query has one, else the service's."""
@@ -155,6 +193,7 @@ class _Stay:
     Attributes:
         scope: of the request.
         nbytes: shared memory that it is admitted with.
+        inside_bytes: what of it is inside of the gate: all, or nothing while it waits.
         allowance: of its client.
         task: that serves it.
     """
@@ -163,6 +202,7 @@ class _Stay:
         self._admission = admission
         self.scope = scope
         self.nbytes = admission._bytes_needed(scope)
+        self.inside_bytes = 0
         self.allowance = admission._allowance(client_name(scope))
         self.task = asyncio.current_task()
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from time import monotonic
 
-from normtree.errors import BytesExceeded, RateExceeded
+from normtree.errors import BodyTooLarge, BytesExceeded, RateExceeded
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,40 @@ class Allowance:
         """Use one request and some bytes; `give_back` must follow.
 
         Raises:
+            BodyTooLarge: more bytes than the client may ever have in flight.
             RateExceeded: too many requests in too short a time.
             BytesExceeded: too many bytes in flight. The request is not counted then.
         """
-        limit = self._quota.bytes_limit
-        if limit is not None and self._bytes and self._bytes + nbytes > limit:
-            detail = f"bytes in flight: key {self._client} may have {limit}, has {self._bytes}, wanted {nbytes} more"
-            got = self._bytes + nbytes
-            raise BytesExceeded(detail, pointer="Content-Length", limit=limit, got=got, retry_after_s=1)
+        self._check(nbytes, nbytes)
         if self._quota.rate_per_s is not None:
             self._count(self._quota.rate_per_s)
+        self._bytes += nbytes
+
+    def take_more(self, nbytes: int, held: int) -> None:
+        """Use some bytes more for a request that holds some already.
+
+        Raises:
+            BodyTooLarge, BytesExceeded: as `take`.
+        """
+        self._check(nbytes, held + nbytes)
         self._bytes += nbytes
 
     def give_back(self, nbytes: int) -> None:
         """Return the bytes of a request that has ended."""
         self._bytes -= nbytes
+
+    def _check(self, nbytes: int, of_request: int) -> None:
+        """Refuse bytes beyond the bound, for good where one request alone wants more."""
+        limit = self._quota.bytes_limit
+        if limit is None:
+            return
+        if of_request > limit:
+            detail = f"shared memory: key {self._client} may have {limit} bytes, and this request wants {of_request}"
+            raise BodyTooLarge(detail, pointer="Content-Length", limit=limit, got=of_request)
+        if self._bytes + nbytes > limit:
+            detail = f"bytes in flight: key {self._client} may have {limit}, has {self._bytes}, wanted {nbytes} more"
+            got = self._bytes + nbytes
+            raise BytesExceeded(detail, pointer="Content-Length", limit=limit, got=got, retry_after_s=1)
 
     def _count(self, rate_per_s: float) -> None:
         now_s = monotonic()

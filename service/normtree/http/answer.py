@@ -7,6 +7,10 @@ from typing import NamedTuple
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from normtree.http.course import Course, Pace
+from normtree.http.deadline import until
+from normtree.http.head import HANG_UP
+
 _SLICE_BYTES = 2**20
 _LEAST_VIEW_BYTES = 2**16
 
@@ -35,6 +39,7 @@ class TensorAnswer(Response):
         payload: what to send; its data stays valid until ``held`` is closed.
         held: what is to be released when the data has been sent, or cannot be: a disconnect, a cancellation.
         retire: called before that if the data cannot be sent; it keeps the segments from being used again.
+        pace: in what time it must be read.
         media_type: of the answer.
         headers: more headers.
     """
@@ -44,6 +49,7 @@ class TensorAnswer(Response):
         payload: Payload,
         held: ExitStack,
         retire: Callable[[], None],
+        pace: Pace,
         *,
         media_type: str,
         headers: Mapping[str, str],
@@ -53,6 +59,7 @@ class TensorAnswer(Response):
         self._payload = payload
         self._held = held
         self._retire = retire
+        self._pace = pace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it all, then release."""
@@ -60,10 +67,14 @@ class TensorAnswer(Response):
             try:
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 await self._send_data(send)
-            except BaseException:
+            except BaseException as error:
                 # The server flushes what it holds before it hangs up; that must not turn into another's data.
                 self._retire()
-                raise
+                if not isinstance(error, TimeoutError) or HANG_UP not in scope["state"]:
+                    raise
+                scope["state"][HANG_UP]()
+                while (await receive())["type"] != "http.disconnect":
+                    pass
 
     async def _send_data(self, send: Send) -> None:
         """Send the data by slices, waiting for the client between them.
@@ -72,16 +83,19 @@ class TensorAnswer(Response):
         those before. So the last slice is sent as a copy, and an empty message after it: when that is taken, what
         is left to send is at most a part of the copy, and the segment is free. Copying every slice would be
         simpler, and makes a 128 MiB answer a fifth slower. Where one slice is all there is, it goes with the header.
+
+        Raises:
+            TimeoutError: the client does not keep to the pace.
         """
         payload = self._payload
         if payload.nbytes - len(payload.header) <= _SLICE_BYTES:
             await send({"type": "http.response.body", "body": b"".join((payload.header, *payload.parts))})
             return
-        *others, last = _messages(payload)
-        for message in others:
-            await send({"type": "http.response.body", "body": message, "more_body": True})
-        await send({"type": "http.response.body", "body": last, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        course, sent = Course(payload.nbytes, self._pace), 0
+        for message in _messages(payload):
+            await until(course.due(sent), send({"type": "http.response.body", "body": message, "more_body": True}))
+            sent += len(message)
+        await until(course.due(sent), send({"type": "http.response.body", "body": b"", "more_body": False}))
 
 
 def _messages(payload: Payload) -> Iterator[bytes | memoryview]:

@@ -7,6 +7,8 @@ from starlette.types import Scope
 
 # In the state of a request's scope: what is wrong with its framing, and whether its client ended it before its end.
 FAULT, CUT = "fault", "cut"
+# Likewise: what hangs up on its client at once, with all that it has not read.
+HANG_UP = "hang_up"
 _CODING = "latin-1"
 # RFC 3986, 3.2.2: a name or an address of version 4, or one of a later version in brackets; then a port.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Za-z:.%_~-]+\](?::[0-9]*)?")

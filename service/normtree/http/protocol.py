@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from normtree.http.alarm import Alarm
 from normtree.http.flow import Flow
-from normtree.http.head import CUT, FAULT, host_fault, without_upgrade
+from normtree.http.head import CUT, FAULT, HANG_UP, host_fault, without_upgrade
 from normtree.http.linger import Lingering
 from normtree.http.problems import MEDIA_TYPE, make_problem
 from normtree.settings import Settings
@@ -177,6 +177,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._raw_bytes = 0
         self._head_due.put_off()
+        self.scope["state"][HANG_UP] = self._give_up
         if fault := host_fault(self.headers, self.parser.get_http_version()):
             self.scope["state"][FAULT] = fault
         super().on_headers_complete()

@@ -1,6 +1,5 @@
 """A request's body on its way in: its length checked before it is read, its data put where it will be used."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -9,6 +8,7 @@ from starlette.types import Receive
 
 from normtree.errors import BodyTimeout, BodyTooLarge, LengthRequired, MalformedBody
 from normtree.http.body_limit import BodyLimit
+from normtree.http.course import Course, Pace
 from normtree.http.deadline import until
 from normtree.http.head import head_of
 from normtree.settings import Settings
@@ -24,13 +24,12 @@ class Body:
         received: bytes that have arrived.
     """
 
-    def __init__(self, receive: Receive, length: int, timeout_s: float) -> None:
-        """Start the clock of a body of ``length`` bytes, which must be here after ``timeout_s`` seconds."""
+    def __init__(self, receive: Receive, length: int, pace: Pace) -> None:
+        """Start the clock of a body of ``length`` bytes, which must keep to a pace."""
         self.length = length
         self.received = 0
         self._receive = receive
-        self._timeout_s = timeout_s
-        self._deadline = asyncio.get_running_loop().time() + timeout_s
+        self._pace, self._course = pace, Course(length, pace)
 
     @classmethod
     def open(cls, head: Mapping[str, str], receive: Receive, settings: Settings) -> "Body":
@@ -41,7 +40,7 @@ class Body:
             MalformedBody: a Content-Length that is no number.
             BodyTooLarge: a Content-Length over the limit.
         """
-        return cls(receive, _declared_length(head, BodyLimit.of(settings)), settings.body_timeout_s)
+        return cls(receive, _declared_length(head, BodyLimit.of(settings)), Pace.of(settings))
 
     async def chunk(self) -> bytes:
         """Return the next bytes, at least one.
@@ -56,7 +55,7 @@ class Body:
             raise MalformedBody(detail, pointer="body", got=self.length)
         while True:
             try:
-                message = await until(self._deadline, self._receive())
+                message = await until(self._course.due(self.received), self._receive())
             except TimeoutError:
                 raise self._late() from None
             part: bytes = message.get("body", b"")
@@ -68,10 +67,16 @@ class Body:
             if not message.get("more_body", False):  # the end, or a disconnect
                 raise wrong_length("the declared Content-Length", self.length, self.received)
 
+    def put_off(self, seconds: float) -> None:
+        """Give it some more time, for which others are to blame."""
+        self._course.put_off(seconds)
+
     def _late(self) -> BodyTimeout:
         """Return the error for a body that is not here in time."""
-        detail = f"body: {self.received} of {self.length} bytes arrived in {self._timeout_s:g} s"
-        return BodyTimeout(detail, pointer="body", limit=self._timeout_s, got=self.received)
+        took_s, timeout_s = self._course.allowed_s(self.received), self._pace.timeout_s
+        which = f"{took_s:g} s" if took_s == timeout_s else f"{took_s:g} of the {timeout_s:g} s that it may take"
+        detail = f"body: {self.received} of {self.length} bytes arrived in {which}"
+        return BodyTimeout(detail, pointer="body", limit=timeout_s, got=self.received)
 
 
 async def read_whole(request: Request, settings: Settings, limit_bytes: int) -> bytearray:
@@ -87,7 +92,8 @@ async def read_whole(request: Request, settings: Settings, limit_bytes: int) -> 
         BodyTimeout, MalformedBody: as `Body.chunk`.
     """
     head, limit = head_of(request.scope), BodyLimit.small(limit_bytes)
-    body, found = Body(request.receive, _declared_length(head, limit), settings.body_timeout_s), bytearray()
+    length, found = _declared_length(head, limit), bytearray()
+    body = Body(request.receive, length, Pace.of(settings))
     while body.received < body.length:
         found += await body.chunk()
     return found

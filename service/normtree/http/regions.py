@@ -1,26 +1,23 @@
 """Regions of clients' shared memory, by Triton's extension of the Open Inference Protocol.
 
 A client on this machine registers a segment that it made, and then names parts of it instead of sending tensors. The
-service links what it registers under a name of its own: so a name always means the same memory, for the workers too,
-whatever the client does with its own name.
+service keeps what it registers open: so a name always means the same memory, whatever the client does with its own.
 
-The size is checked at every use. A client that cuts its segment short while the service works in it can still end a
-process of the service, as the kernel then signals it: register nobody's memory whom you would not let do that.
+Nothing of it is mapped: who works in a map of a segment that its client cuts short is ended by the kernel. Bytes are
+copied out of it before the work and into it after, by calls that tell of its end; so the client may also write to its
+tensor meanwhile, or have the projection put in its place.
 """
 
 import errno
-import fcntl
 import os
 import re
-import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from time import sleep
 
-from normtree.engine.arena import PREFIX, lock_own
-from normtree.engine.tensor import Tensor
 from normtree.errors import InvalidParameter, RegionRefused
 from normtree.http.bodies.contents import Entry
 from normtree.http.bodies.elements import BY_NAME
@@ -30,7 +27,7 @@ _FOLDER = Path("/dev/shm")
 _KEY = re.compile(r"/[A-Za-z0-9_.-]{1,200}", re.ASCII)
 _NAME_SHOWN = 80
 _REGIONS_LIMIT = 1024
-_TRIES, _BETWEEN_S = 5, 0.002
+_WRITE_BYTES = 2**24  # at once, and then the segment is looked at again
 
 
 @dataclass(frozen=True)
@@ -42,27 +39,65 @@ class Registered:
         key: the client's name for the segment.
         offset: bytes of the segment before the region.
         nbytes: bytes of the region.
-        link: our name for the segment.
-        descriptor: of the segment, open and locked, so that it is not taken for an orphan.
-        identity: device and inode: two regions may be of one segment.
+        descriptor: of the segment, open.
     """
 
     name: str
     key: str
     offset: int
     nbytes: int
-    link: Path
     descriptor: int
-    identity: tuple[int, int]
 
     def as_dict(self) -> dict[str, str | int]:
         """As the extension has it."""
         return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.nbytes}
 
     def close(self) -> None:
-        """Forget the segment; who works in it may go on."""
-        self.link.unlink(missing_ok=True)
+        """Forget the segment; requests that use it go on."""
         os.close(self.descriptor)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a region that one request reads or writes.
+
+    Args:
+        name: of the region.
+        descriptor: of its segment, this request's own.
+        start: bytes of the segment before the part.
+        nbytes: bytes of the part.
+    """
+
+    name: str
+    descriptor: int
+    start: int
+    nbytes: int
+
+    def read_into(self, buffer: memoryview) -> None:
+        """Copy the part.
+
+        Raises:
+            RegionRefused: its client has cut the segment short, or it cannot be read.
+        """
+        done = 0
+        while done < self.nbytes:
+            with _told(self.name):
+                count = os.preadv(self.descriptor, [buffer[done : self.nbytes]], self.start + done)
+            if not count:
+                _check_size(self.descriptor, self.start + self.nbytes, self.name)
+            done += count
+
+    def write(self, data: memoryview) -> None:
+        """Put bytes into the part.
+
+        Raises:
+            RegionRefused: its client has cut the segment short, or it cannot be written.
+        """
+        done = 0
+        while done < self.nbytes:
+            _check_size(self.descriptor, self.start + self.nbytes, self.name)  # to write would make it long again
+            with _told(self.name):
+                done += os.pwrite(self.descriptor, data[done : done + _WRITE_BYTES], self.start + done)
 
 
 class Regions:
@@ -124,8 +159,9 @@ class Regions:
             found = list(self._regions.values()) if name is None else [self._find(name)]
         return [region.as_dict() for region in found]
 
-    def tensor(self, part: Region, entry: Entry) -> Tensor:
-        """Return the tensor that lies in a part of a region.
+    @contextmanager
+    def window(self, part: Region, entry: Entry) -> Iterator[Window]:
+        """Open the part of a region that a tensor lies in.
 
         Raises:
             RegionRefused: there is no such region, or it or its segment is too short.
@@ -138,26 +174,18 @@ class Regions:
                 detail = f"shared_memory_offset: the region has {region.nbytes} bytes, got {end}"
                 raise RegionRefused(detail, pointer="shared_memory_offset", limit=region.nbytes, got=end)
             _check_size(region.descriptor, region.offset + region.nbytes, region.name)
-        start = region.offset + part.offset
-        itemsize = BY_NAME[entry.dtype].itemsize
-        if start % itemsize:
-            detail = f"shared_memory_offset: {entry.dtype} begins at multiples of {itemsize} in a segment, got {start}"
-            raise InvalidParameter(detail, pointer="shared_memory_offset", limit=itemsize, got=start)
-        return Tensor(str(region.link), entry.shape, entry.dtype, "C", start)
-
-    def check_apart(self, source: Region, target: Region) -> None:
-        """Refuse an output over its own input: a leaf that is run again would read what it wrote.
-
-        Raises:
-            RegionRefused: there is no such region.
-            InvalidParameter: they overlap.
-        """
-        with self._lock:
-            first, second = self._find(source.name), self._find(target.name)
-        start, other = first.offset + source.offset, second.offset + target.offset
-        if first.identity == second.identity and start < other + target.nbytes and other < start + source.nbytes:
-            detail = "outputs[0]: its shared memory must not overlap the input's"
-            raise InvalidParameter(detail, pointer="outputs[0].parameters.shared_memory_offset")
+            start = region.offset + part.offset
+            itemsize = BY_NAME[entry.dtype].itemsize
+            if start % itemsize:
+                detail = (
+                    f"shared_memory_offset: {entry.dtype} begins at multiples of {itemsize} in a segment, got {start}"
+                )
+                raise InvalidParameter(detail, pointer="shared_memory_offset", limit=itemsize, got=start)
+            descriptor = os.dup(region.descriptor)
+        try:
+            yield Window(region.name, descriptor, start, part.nbytes)
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Forget all regions."""
@@ -171,46 +199,40 @@ class Regions:
 
 
 def _open(name: str, key: str, offset: int, nbytes: int) -> Registered:
-    """Link a segment under a name of ours, and lock it; again where a process looked just then whether it is orphaned.
+    """Open a segment.
 
     Raises:
-        RegionRefused: there is no such segment, or it is too short, no regular file, or locked by another.
+        RegionRefused: there is no such segment, or it is too short or no regular file.
     """
-    for _ in range(_TRIES):
-        found = _open_once(name, key, offset, nbytes)
-        if found:
-            return found
-        sleep(_BETWEEN_S)
-    raise RegionRefused("key: the segment is locked by another", pointer="key", got=key)
-
-
-def _open_once(name: str, key: str, offset: int, nbytes: int) -> Registered | None:
-    """Link a segment under a name of ours, and open what that name now means; None where it cannot be locked now."""
-    link = _FOLDER / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     try:
-        os.link(_FOLDER / key[1:], link, follow_symlinks=False)
-        descriptor = os.open(link, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(_FOLDER / key[1:], os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        link.unlink(missing_ok=True)
         why = errno.errorcode.get(error.errno or 0, "error")
         raise RegionRefused(f"key: the segment cannot be opened: {why}", pointer="key", got=key) from None
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise RegionRefused("key: the segment is no regular file", pointer="key", got=key)
         _check_size(descriptor, offset + nbytes, name)
-        locked = lock_own(link, descriptor, fcntl.LOCK_SH)
-    except (OSError, RegionRefused) as error:
-        link.unlink(missing_ok=True)
+    except RegionRefused:
         os.close(descriptor)
-        if isinstance(error, RegionRefused):
-            raise
-        raise RegionRefused(f"key: the segment cannot be locked: {error.strerror}", pointer="key", got=key) from None
-    if not locked:
-        link.unlink(missing_ok=True)
-        os.close(descriptor)
-        return None
-    return Registered(name, key, offset, nbytes, link, descriptor, (found.st_dev, found.st_ino))
+        raise
+    return Registered(name, key, offset, nbytes, descriptor)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turn what the system says of a segment into our words.
+
+    Raises:
+        RegionRefused: always when it says something.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = errno.errorcode.get(error.errno or 0, "error")
+        raise RegionRefused(
+            f"region {name[:_NAME_SHOWN]!r}: its segment cannot be used: {why}", pointer="name"
+        ) from None
 
 
 def _check_size(descriptor: int, wanted: int, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from normtree.engine.arena import Arena, Segment
+from normtree.engine.arena import Arena, Segment, segment_bytes
 from normtree.engine.tensor import Tensor
 from normtree.http.bodies.contents import Entry
 
@@ -114,6 +114,11 @@ class Room:
             for place in places.values():
                 if isinstance(place.segment, Segment):
                     self._arena.retire(place.segment.name)
+
+
+def room_bytes(arriving: Sequence[Entry], leaving: Sequence[Entry]) -> int:
+    """Return the bytes that the arena sets aside for a request's room."""
+    return sum(segment_bytes(_place(entries)[1]) for entries in (arriving, leaving) if entries)
 
 
 def _lease(arena: Arena, places: dict[str, tuple[int, int]], nbytes: int, held: ExitStack) -> dict[str, Place]:

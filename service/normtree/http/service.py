@@ -1,10 +1,10 @@
 """What every route needs: the projector, the settings, and the threads that block in their place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from normtree.engine.cancel import Cancel
 from normtree.engine.plan import Plan
@@ -12,13 +12,16 @@ from normtree.engine.projector import Projector
 from normtree.errors import NotReady
 from normtree.http.admission import Admission
 from normtree.http.bodies.contents import Entry
+from normtree.http.course import Pace
+from normtree.http.inflate import Inflated
 from normtree.http.model_statistics import ModelStatistics
 from normtree.http.models import MODELS
 from normtree.http.planning import plan_all
 from normtree.http.presence import while_present
 from normtree.http.query import WorkQuery
+from normtree.http.receive import Body
 from normtree.http.regions import Regions
-from normtree.http.room import Room
+from normtree.http.room import Room, room_bytes
 from normtree.http.threads import Threads
 from normtree.http.traces import Traces
 from normtree.http.work import Outcome, Work
@@ -78,6 +81,11 @@ class Service:
         )
 
     @property
+    def pace(self) -> Pace:
+        """What bodies that arrive, and answers that are read, must keep to."""
+        return Pace.of(self.settings)
+
+    @property
     def ready(self) -> bool:
         """Whether a projection would be taken now."""
         return self.projector.ready and not self.admission.draining
@@ -108,27 +116,53 @@ class Service:
             )
 
     async def make_room(
-        self, arriving: Sequence[Entry], leaving: Sequence[Entry], plans: Sequence[Plan], held: ExitStack
+        self,
+        scope: Scope,
+        body: Body | Inflated,
+        arriving: Sequence[Entry],
+        leaving: Sequence[Entry],
+        plans: Sequence[Plan],
+        held: ExitStack,
     ) -> Room:
         """Make room for a request: in shared memory, on a thread, since fresh pages take their time.
 
         A small one that stays in this process gets memory of its own, which admission has counted too.
 
         Args:
+            scope: of the request.
+            body: of it, which has the more time the longer there is no room.
             arriving: the tensors that will come.
             leaving: those of which there will be projections.
             plans: of these.
             held: what releases the segments.
 
         Raises:
-            NormtreeError: what `Room.lease` raises.
+            NormtreeError: what `Admission.settle` and `Room.lease` raise.
         """
         arena = self.projector.arena
+        body.put_off(await self.admission.settle(scope, room_bytes(arriving, leaving)))
         nbytes = max(sum(entry.nbytes for entry in entries) for entries in (arriving, leaving))
         if not (arriving or leaving) or (nbytes <= _FEW_BYTES and all(plan.engine == "inline" for plan in plans)):
             return Room.own(arena, arriving, leaving)
         threads = self.leasing if nbytes <= _LITTLE_BYTES else self.leasing_much
         return await threads.run(lambda: Room.lease(arena, arriving, leaving, held), held)
+
+    async def copy(self, copying: Callable[[], None], nbytes: int, held: ExitStack) -> None:
+        """Copy a tensor between a client's shared memory and ours: on a thread, unless that is quicker without.
+
+        Args:
+            copying: does it.
+            nbytes: of the tensor.
+            held: what it reads and writes.
+
+        Raises:
+            DeadlineExceeded: it took too long.
+            NormtreeError: what it raises.
+        """
+        if nbytes <= _FEW_BYTES:
+            copying()
+        else:
+            await self.working.run(copying, held)
 
     async def run(self, work: Work, held: ExitStack, receive: Receive) -> Outcome:
         """Do the work of a request on a thread, for as long as its client is there; at once if that is quicker.

@@ -1,6 +1,7 @@
 """``POST /v2/models/{name}/infer``: a tensor in, its projection out, by the Open Inference Protocol."""
 
 from contextlib import ExitStack
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -8,7 +9,6 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from normtree import errors
-from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Timing
 from normtree.http.answer import TensorAnswer
 from normtree.http.auth import client_name
@@ -19,6 +19,7 @@ from normtree.http.inference_answer import write_inference
 from normtree.http.models import VERSION, Model, find_model
 from normtree.http.planning import plan_each
 from normtree.http.problems import problem_responses
+from normtree.http.regions import Window
 from normtree.http.report import server_timing
 from normtree.http.room import Room
 from normtree.http.routes.shared_memory import check_local
@@ -75,22 +76,24 @@ async def _infer(request: Request, service: Service, model: Model, started: floa
     """Check what can be checked before the tensor is read; then read, work and answer."""
     service.check_ready()
     inference = await open_inference(request, service.settings)
-    asked = inference.request
+    asked, entry = inference.request, inference.request.entry
     query = read_work(asked, model)
-    shared = _shared(request, service, asked)
-    (plan,) = plan_each(service.projector, (asked.entry,), query)
     with ExitStack() as held:
+        source, target = _windows(request, service, asked, held)
+        (plan,) = plan_each(service.projector, (entry,), query)
         leasing = perf_counter()
-        arriving, leaving = (() if place in shared else (asked.entry,) for place in ("source", "target"))
-        room = await service.make_room(arriving, leaving, (plan,), held)
+        room = await service.make_room(request.scope, inference.rest, (entry,), (entry,), (plan,), held)
         leased = perf_counter()
-        await _receive(inference, room)
+        if source:
+            await service.copy(partial(source.read_into, room.sources[entry.name].view), entry.nbytes, held)
+        else:
+            await _receive(inference, room)
         received = perf_counter()
-        source = shared.get("source") or room.source(asked.entry)
-        target = shared.get("target") or room.target(asked.entry)
-        items = (Item(asked.entry, source, target, plan),)
+        items = (Item(entry, room.source(entry), room.target(entry), plan),)
         work = Work(items, query, received, service.deadline_s(query.deadline_ms))
         outcome = await service.run(work, held, request.receive)
+        if target:
+            await service.copy(partial(target.write, room.targets[entry.name].view), entry.nbytes, held)
         receive, place = ms(started, leasing) + ms(leased, received), ms(leasing, leased)
         queue, decode = outcome.queue_ms, outcome.decode_ms
         timing = report(request.scope, outcome.timing, receive=receive, decode=decode, queue=queue, place=place)
@@ -98,22 +101,24 @@ async def _infer(request: Request, service: Service, model: Model, started: floa
         return _answer(asked, model, room, outcome, timing, started, held, service, trace)
 
 
-def _shared(request: Request, service: Service, asked: InferRequest) -> dict[str, Tensor]:
-    """Return which of source and target are in clients' shared memory, and where."""
-    parts = {"source": asked.source, "target": asked.target}
-    named = {place: part for place, part in parts.items() if part}
-    if not named:
-        return {}
+def _windows(
+    request: Request, service: Service, asked: InferRequest, held: ExitStack
+) -> tuple[Window | None, Window | None]:
+    """Open what of source and target is in clients' shared memory."""
+    if not (asked.source or asked.target):
+        return None, None
     if service.regions is None:
         raise errors.RegionRefused("shared_memory_region: this service takes no shared memory", pointer="name")
     check_local(request)
-    if asked.source and asked.target:
-        service.regions.check_apart(asked.source, asked.target)
-    return {place: service.regions.tensor(part, asked.entry) for place, part in named.items()}
+    source, target = (
+        held.enter_context(service.regions.window(part, asked.entry)) if part else None
+        for part in (asked.source, asked.target)
+    )
+    return source, target
 
 
 async def _receive(inference: Inference, room: Room) -> None:
-    """Put the tensor into its place, unless it is in shared memory."""
+    """Put the tensor of the body into its place."""
     asked = inference.request
     places = [place.view for place in room.sources.values()]
     if asked.data is None:
@@ -151,6 +156,7 @@ def _answer(
         payload,
         held.pop_all(),
         lambda: room.retire(sources=False),
+        service.pace,
         media_type=_JSON if json_bytes is None else _BINARY,
         headers=headers,
     )

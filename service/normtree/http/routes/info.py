@@ -22,6 +22,7 @@ _LIMITS = (
     "unread_timeout_s",
     "connections_limit",
     "body_timeout_s",
+    "body_grace_s",
     "linger_limit_bytes",
     "linger_timeout_s",
     "deadline_s",

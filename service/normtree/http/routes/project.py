@@ -79,9 +79,10 @@ async def _project(request: Request, service: Service) -> Response:
     plans = await service.plan(chosen, query)
     with ExitStack() as held:
         asked = perf_counter()
-        room = await service.make_room(arrival.contents.entries, chosen, plans, held)
+        entries = arrival.contents.entries
+        room = await service.make_room(request.scope, arrival.rest, entries, chosen, plans, held)
         leased = perf_counter()
-        await arrival.read_into([room.sources[entry.name].view for entry in arrival.contents.entries])
+        await arrival.read_into([room.sources[entry.name].view for entry in entries])
         received = perf_counter()
         work = Work(_items(chosen, plans, room, query), query, received, service.deadline_s(query.deadline_ms))
         outcome = await service.run(work, held, request.receive)
@@ -89,7 +90,7 @@ async def _project(request: Request, service: Service) -> Response:
         queue, decode = outcome.queue_ms, outcome.decode_ms
         timing = report(request.scope, outcome.timing, receive=receive, decode=decode, queue=queue, place=place)
         traced = _traced(request, service, timing) if query.trace else {}
-        return _answer(media_type, arrival, room, outcome, timing, started, held, traced)
+        return _answer(media_type, arrival, room, outcome, timing, started, held, traced, service)
 
 
 def _traced(request: Request, service: Service, timing: Timing) -> dict[str, str]:
@@ -115,6 +116,7 @@ def _answer(
     started: float,
     held: ExitStack,
     traced: Mapping[str, str],
+    service: Service,
 ) -> TensorAnswer:
     """Build the answer, which takes over what is held."""
     projected = perf_counter()
@@ -127,6 +129,7 @@ def _answer(
         reply.payload,
         held.pop_all(),
         lambda: room.retire(sources=reply.needs_sources),
+        service.pace,
         media_type=media_type,
         headers={**timing_headers(timing, outcome.timings), **answer_headers(arrival, outcome), **traced},
     )
