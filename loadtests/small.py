@@ -92,8 +92,8 @@ async def load(url: str, request: bytes, answer: bytes, concurrency: int, reques
 
 def post(path: str, body: bytes) -> bytes:
     """Return a whole request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\n"
+    return head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -6,11 +6,13 @@
     ├── KeyMissing             401  the service asks for a key
     ├── KeyRefused             403  the key is nobody's
     ├── NotLocal               403  only for clients on this machine
+    ├── CrossSite              403  a page of another site sends it
     ├── NotAcceptable          406  no format the client takes is one we write
     ├── BodyTimeout            408  the body did not arrive in time
     ├── LengthRequired         411  the body's length was not declared
     ├── BodyTooLarge           413  the body exceeds a limit
     ├── UnsupportedMediaType   415  the body is in a format we do not read
+    ├── HostRefused            421  the service answers to other names
     ├── InvalidParameter       422  norm, axes, radius, an option we do not know
     ├── ModelNotFound          404  no model of that name and version
     ├── JobNotFound            404  no job of that id
@@ -127,6 +129,22 @@ class NotLocal(NormtreeError):
     status = 403
     code = "not-local"
     title = "Only for clients on this machine"
+
+
+class CrossSite(NormtreeError):
+    """A page of another site sends it from somebody's browser."""
+
+    status = 403
+    code = "cross-site"
+    title = "Not for pages of other sites"
+
+
+class HostRefused(NormtreeError):
+    """The request is for a host by whose name this service does not go."""
+
+    status = 421
+    code = "host-refused"
+    title = "Not a name of this service"
 
 
 class NotAcceptable(NormtreeError):

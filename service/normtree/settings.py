@@ -17,6 +17,7 @@ from normtree.loopback import is_loopback
 SHARED_MEMORY = Path("/dev/shm")
 OWN_MEMORY = "/normtree-"
 GIB = 2**30
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9a-fA-F]*:[0-9a-fA-F:]*:[0-9a-fA-F]*")
 _WORKERS_A_CORE = 16
 # What is more than this is a slip of the hand, and more than timers, sockets and sums of such values hold.
 _LONGEST_S = 7 * 86_400
@@ -117,6 +118,11 @@ class Settings(BaseSettings):
         default="",
         description="Origins whose pages may use the service from a browser, separated by `,`; `*`: any.",
     )
+    allowed_hosts: str = Field(
+        default="",
+        description="Names, besides loopback's, by which requests may mean this service, separated by `,`; default: "
+        "any, but for loopback's alone where it is bound and no keys are asked for.",
+    )
     jobs_roots: str = Field(
         default="", description="Folders whose files batch jobs may read and write, separated by `:`; none: no jobs."
     )
@@ -141,6 +147,11 @@ class Settings(BaseSettings):
         return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names of `allowed_hosts`."""
+        return tuple(host.strip().lower() for host in self.allowed_hosts.split(",") if host.strip())
+
+    @property
     def jobs_folders(self) -> tuple[Path, ...]:
         """The folders of `jobs_roots`."""
         return tuple(Path(root) for root in self.jobs_roots.split(os.pathsep) if root)
@@ -152,6 +163,14 @@ class Settings(BaseSettings):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"wanted `*`, or origins as https://host or https://host:port, got {origin!r}")
         return origins
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: str) -> str:
+        for host in filter(None, map(str.strip, hosts.split(","))):
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"wanted names or addresses without ports, separated by `,`, got {host!r}")
+        return hosts
 
     @field_validator("jobs_roots")
     @classmethod

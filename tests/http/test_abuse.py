@@ -102,7 +102,13 @@ def npy(array: Any) -> bytes:
 
 
 def head(length: int | str, *more: str, path: str = "/v1/project?radius=2") -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/x-npy", f"Content-Length: {length}", *more]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/x-npy",
+        f"Content-Length: {length}",
+        *more,
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

@@ -63,7 +63,7 @@ def test_is_counted_by_its_route_and_method(projector: Projector, method: str) -
 
     async def main() -> None:
         app = create_app(projector, Settings(inline_only=True), seen.append)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
             await client.request(method, "/v2/health/live")
 
     asyncio.run(main())

@@ -29,7 +29,7 @@ def npy(array: Any) -> bytes:
 def ask(projector: Projector, *requests: dict[str, Any], **given: Any) -> list[httpx.Response]:
     async def main() -> list[httpx.Response]:
         app = create_app(projector, Settings(inline_only=True, **given))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
             return [await client.request(**request) for request in requests]
 
     return asyncio.run(main())

@@ -27,7 +27,7 @@ FLAGS = (
 def get(projector: Projector, *paths: str, **given: Any) -> list[httpx.Response]:
     async def main() -> list[httpx.Response]:
         app = create_app(projector, Settings(inline_only=True, **given))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
             return [await client.get(path) for path in paths]
 
     return asyncio.run(main())

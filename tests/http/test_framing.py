@@ -22,8 +22,8 @@ from normtree.http.protocol import BoundedProtocol, Bounds
 
 HANG_S = 60
 Y = np.random.default_rng(0).standard_normal((6, 7))
-LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-LAST = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 WISH = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
 WISHES = {
     "h2c": WISH,
@@ -40,7 +40,9 @@ def npy(array: Any) -> bytes:
 
 
 def post(more: str = "", body: bytes = npy(Y), path: str = "/v1/project?radius=2") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n"
+    )
     return head.encode() + f"{more}\r\n".encode() + body
 
 
@@ -135,7 +137,7 @@ def test_wishes_one_behind_the_other(line: socket.socket, one_by_one: bool) -> N
 
 
 def test_body_behind_a_wish_is_no_request(line: socket.socket) -> None:
-    smuggled = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nX-Request-Id: smuggled\r\n\r\n"
+    smuggled = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: smuggled\r\n\r\n"
     sent = post(WISH, smuggled, "/v2/repository/index")
     line.sendall(sent[: -len(smuggled)])
     time.sleep(0.05)
@@ -175,12 +177,12 @@ def test_curl_that_wishes_for_http_2(place: tuple[str, int]) -> None:
 
 
 def test_tunnels_are_not_made(line: socket.socket) -> None:
-    line.sendall(b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n" + LIVE)
+    line.sendall(b"CONNECT x:443 HTTP/1.1\r\nHost: localhost:443\r\n\r\n" + LIVE)
     found = Answers(line)
     assert (found.statuses, found.problem()["code"]) == ([501], "not-implemented")
 
 
-CHUNKED = b"POST /v1/plan HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = b"POST /v1/plan HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 MALFORMED = {
     "junk": b"JUNK\r\n\r\n",
     "unknown coding": CHUNKED.replace(b"chunked", b"xchunked") + b"0\r\n\r\n",
@@ -191,14 +193,14 @@ MALFORMED = {
     "length behind the chunks": CHUNKED + b"1\r\na\r\n0\r\nContent-Length: 4\r\n\r\n",
     "two lengths": LIVE.replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n"),
     "folded header": LIVE.replace(b"\r\n\r\n", b"\r\nX: a\r\n b\r\n\r\n"),
-    "no host": LIVE.replace(b"Host: x\r\n", b""),
-    "two hosts": LIVE.replace(b"Host: x", b"Host: x\r\nHost: x"),
-    "hosts in one line": LIVE.replace(b"Host: x", b"Host: x, y/z"),
-    "host with a path": LIVE.replace(b"Host: x", b"Host: x/y"),
-    "host with a user": LIVE.replace(b"Host: x", b"Host: u@x"),
-    "host with a blank": LIVE.replace(b"Host: x", b"Host: x y"),
-    "host with half an address": LIVE.replace(b"Host: x", b"Host: [::1"),
-    "host with a port that is none": LIVE.replace(b"Host: x", b"Host: x:80a"),
+    "no host": LIVE.replace(b"Host: localhost\r\n", b""),
+    "two hosts": LIVE.replace(b"Host: localhost", b"Host: localhost\r\nHost: localhost"),
+    "hosts in one line": LIVE.replace(b"Host: localhost", b"Host: localhost, y/z"),
+    "host with a path": LIVE.replace(b"Host: localhost", b"Host: localhost/y"),
+    "host with a user": LIVE.replace(b"Host: localhost", b"Host: u@x"),
+    "host with a blank": LIVE.replace(b"Host: localhost", b"Host: localhost y"),
+    "host with half an address": LIVE.replace(b"Host: localhost", b"Host: [::1"),
+    "host with a port that is none": LIVE.replace(b"Host: localhost", b"Host: localhost:80a"),
 }
 
 
@@ -249,7 +251,7 @@ def test_trailers_are_no_headers(line: socket.socket) -> None:
     "host", ["x", "x.example:8000", "127.0.0.1:80", "[::1]", "[::1]:8000", "[fe80::1%25eth0]", "a_b", "", "x:"]
 )
 def test_hosts(line: socket.socket, host: str) -> None:
-    line.sendall(LIVE.replace(b"Host: x", f"hOST: \t{host}  ".encode()))
+    line.sendall(LIVE.replace(b"Host: localhost", f"hOST: \t{host}  ".encode()))
     assert read(line)[0].status == 200
 
 

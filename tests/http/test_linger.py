@@ -43,7 +43,7 @@ def line(place: tuple[str, int]) -> Iterator[socket.socket]:
 
 def head(length: int, more: str = "", query: str = "radius=2") -> bytes:
     return (
-        f"POST /v1/project?{query} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\n"
+        f"POST /v1/project?{query} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\n"
         f"Content-Length: {length}\r\n{more}\r\n"
     ).encode()
 
@@ -88,7 +88,7 @@ def test_a_short_body_that_is_refused_leaves_the_connection_usable(line: socket.
     line.sendall(head(len(body)) + (body if together else b""))
     answer, problem = read(line)
     assert (answer.status, problem["code"], answer.headers["connection"]) == (401, "key-missing", None)
-    line.sendall((b"" if together else body) + b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    line.sendall((b"" if together else body) + b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     answer, found = read(line)
     assert (answer.status, found) == (200, {"live": True})
 

@@ -285,7 +285,7 @@ from normtree.settings import Settings
 
 async def main(app):
     async with app.router.lifespan_context(app), httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://test"
+        transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
     ) as client:
         await client.get("/v2/health/live")
         answer = await client.get("/v1/info", headers={"traceparent": "00-TRACE-PARENT-01"})

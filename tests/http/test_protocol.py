@@ -89,7 +89,9 @@ def test_heads_that_are_too_large(line: socket.socket, head: bytes) -> None:
 
 def test_head_at_the_limit_is_read_on_one_connection_many_times(line: socket.socket) -> None:
     for _ in range(3):
-        line.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (HEAD_BYTES - 100) + b"\r\n\r\n")
+        line.sendall(
+            b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (HEAD_BYTES - 100) + b"\r\n\r\n"
+        )
         found = http.client.HTTPResponse(line)
         found.begin()
         assert (found.status, found.read()) == (200, b'{"live":true}')
@@ -129,7 +131,7 @@ def test_silence(line: socket.socket) -> None:
 
 
 def test_second_head_that_comes_slowly(line: socket.socket) -> None:
-    line.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    line.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     found = http.client.HTTPResponse(line)
     found.begin()
     found.read()
@@ -168,7 +170,7 @@ def test_connections_are_bounded(bounded: str) -> None:
         ]
         status, problem = answer(lines[-1])
         assert (status, problem["code"]) == (503, "too-many-connections")
-        lines[0].sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        lines[0].sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         found = http.client.HTTPResponse(lines[0])
         found.begin()
         assert found.status == 200
@@ -178,7 +180,7 @@ def test_connections_are_bounded(bounded: str) -> None:
 def test_refused_at_expect_continue(bounded: str, line: socket.socket) -> None:
     """Nothing of the body is asked for, so nothing is sent."""
     line.sendall(
-        b"POST /v1/project?radius=2 HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\n"
+        b"POST /v1/project?radius=2 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\n"
         b"Content-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n"
     )
     status, problem = answer(line)
@@ -219,7 +221,7 @@ def test_request_that_outlives_the_drain_is_told(serve: Any, tmp_path: Path) -> 
         place = urlsplit(base)
         with socket.create_connection((place.hostname, place.port), timeout=60) as line:
             line.sendall(
-                b"POST /v1/project?radius=2 HTTP/1.1\r\nHost: x\r\n"
+                b"POST /v1/project?radius=2 HTTP/1.1\r\nHost: localhost\r\n"
                 b"Content-Type: application/x-npy\r\nContent-Length: 1000\r\n\r\n"
             )
             wait_for(lambda: in_flight(base) == 1)

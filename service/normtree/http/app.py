@@ -30,6 +30,7 @@ from normtree.http.routes.plan import plan_router
 from normtree.http.routes.project import project_router
 from normtree.http.routes.shared_memory import shared_memory_router
 from normtree.http.routes.traces import traces_router
+from normtree.http.same_site import SameSite
 from normtree.http.service import Service
 from normtree.http.shortcut import Shortcut
 from normtree.http.telemetry import trace_requests
@@ -72,6 +73,7 @@ def create_app(projector: Projector, settings: Settings, log: Observer = log_req
             Middleware(Observe, observers=(metrics.count, log)),
             *cross_origin(settings),
             Middleware(Problems),
+            Middleware(SameSite, settings=settings, keys_required=keys.required),
             Middleware(Auth, keys=keys),
             Middleware(Admit, admission=service.admission),
             Middleware(Bodiless),

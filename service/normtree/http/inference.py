@@ -15,6 +15,7 @@ from normtree.http.inflate import Inflated
 from normtree.http.models import Model
 from normtree.http.query import WorkQuery, read_parameters
 from normtree.http.receive import Body, fill, wrong_length
+from normtree.http.small_json import check_json
 from normtree.settings import Settings
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -56,6 +57,7 @@ async def open_inference(request: Request, settings: Settings) -> Inference:
         InvalidParameter, InvalidTensor: what its JSON says cannot be done.
     """
     head = head_of(request.scope)
+    check_json(head)
     body = Body.open(head, request.receive, settings)
     coding = head.get("content-encoding", "identity").strip().lower()
     rest = body if coding == "identity" else Inflated(body, coding)

@@ -7,7 +7,16 @@ from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from normtree.errors import InvalidParameter, KeyMissing, KeyRefused, NormtreeError, QueueFull, RateExceeded
+from normtree.errors import (
+    CrossSite,
+    HostRefused,
+    InvalidParameter,
+    KeyMissing,
+    KeyRefused,
+    NormtreeError,
+    QueueFull,
+    RateExceeded,
+)
 from normtree.http.admission import takes_tensor
 from normtree.http.auth import is_open
 from normtree.http.problems import MEDIA_TYPE, PROBLEM, Problem, problem_responses
@@ -79,6 +88,8 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str, keys_
     asks = keys_required and not is_open(path)
     operation["security"] = [{_SCHEME: []}] if asks else []
     errors: list[type[NormtreeError]] = [KeyMissing, KeyRefused] if asks else []
+    if not is_open(path):
+        errors += [HostRefused] if method == "get" else [HostRefused, CrossSite]
     if method == "post" and takes_tensor(path):
         errors += [RateExceeded, QueueFull]
     if "422" in responses and MEDIA_TYPE not in responses["422"].get("content", {}):

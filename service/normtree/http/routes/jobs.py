@@ -111,7 +111,7 @@ def jobs_router(service: Service, board: JobBoard) -> APIRouter:
 
 async def _read_recipe(request: Request, service: Service) -> Recipe:
     """Read the body, bounded, and check that it is a recipe."""
-    media_type = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+    media_type = request.headers.get("content-type", "none").partition(";")[0].strip().lower()
     if media_type not in (_JSON, _TOML):
         detail = f"Content-Type: wanted {_JSON} or {_TOML}, got {media_type!r}"
         wanted = f"{_JSON}, {_TOML}"
