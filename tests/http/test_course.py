@@ -45,10 +45,8 @@ def tensor(nbytes: int) -> bytes:
 
 
 def head(length: int) -> bytes:
-    text = (
-        f"POST /v1/project?radius=1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\nContent-Length: {length}"
-    )
-    return f"{text}\r\n\r\n".encode()
+    text = "POST /v1/project?radius=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\n"
+    return f"{text}Content-Length: {length}\r\n\r\n".encode()
 
 
 def until_given_back(projector: Projector, admission: Admission) -> None:
