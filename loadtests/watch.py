@@ -87,7 +87,7 @@ def _name(line: str) -> str:
     words = line.split() or [""]
     if DRIVER in line:
         return "driver"
-    name = next((word for word in words if word.endswith(".py")), words[0])
+    name = next((word for word in words[:3] if word.endswith(".py")), words[0])  # later ones are arguments
     return Path(name.removeprefix("ray::")).stem
 
 

@@ -89,7 +89,7 @@ class Running:
 
 def is_of(kind: str, command: str) -> bool:
     words = command.split("\0")
-    names = {Path(word.removeprefix("ray::")).stem for word in words if word.endswith(".py")} or {Path(words[0]).stem}
+    names = {Path(word).stem for word in words[:3] if word.endswith(".py")} or {Path(words[0]).stem}
     return kind in command if "." in kind else kind in names or words[0].strip() == f"ray::{kind}"
 
 

@@ -31,7 +31,8 @@ _CONNECT_S = 120.0
 _WARM_S = 310.0
 _LEAVE_S = 6.0
 _POLL_S = 0.1
-_WORKER_SCRIPT = "default_worker.py"
+_WORKER = "default_worker"
+_SCRIPT_WORDS = 4  # of a command line; what comes later are arguments, which name scripts too
 _TITLE = "ray::"
 _AGENT = "Agent"
 
@@ -242,13 +243,18 @@ def _start_driver(address: str | None, log: Path) -> "tuple[Connection[ToDriver,
 
 def _is_part(member: Member) -> bool:
     """Whether a process is the cluster's own, and no worker: those come and go, and lead groups of their own."""
-    status, command = member.status, member.command
-    is_worker = _WORKER_SCRIPT in command or (command.startswith(_TITLE) and not command.endswith(_AGENT))
-    return status.group == status.session and not is_worker
+    title = member.command[0]
+    is_worker = (title.startswith(_TITLE) and not title.endswith(_AGENT)) or _script(member.command) == _WORKER
+    return member.status.group == member.status.session and not is_worker
 
 
 def _part(member: Member) -> Part:
     """Name a part as Ray does: by its title, its script or its program."""
-    words = member.command.split()
-    named = next((word for word in words if word.endswith(".py")), words[0]) if words else "unnamed"
-    return Part(Path(named.removeprefix(_TITLE)).stem, member.process)
+    name = _script(member.command) or Path(member.command[0]).name
+    return Part(name.removeprefix(_TITLE), member.process)
+
+
+def _script(command: Sequence[str]) -> str | None:
+    """The name of the last script that Python runs, one by the other; None where it is another program."""
+    scripts = [Path(word).stem for word in command[1:_SCRIPT_WORDS] if word.endswith(".py")]
+    return scripts[-1] if scripts else None

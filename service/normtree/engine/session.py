@@ -18,12 +18,12 @@ class Member(NamedTuple):
     Args:
         process: its handle.
         status: what the kernel said of it.
-        command: its command line, or what it calls itself.
+        command: the words of its command line, or what it calls itself.
     """
 
     process: Process
     status: Status
-    command: str
+    command: tuple[str, ...]
 
 
 class Session:
@@ -65,7 +65,7 @@ class Session:
             return None
         with suppress(OSError):
             process = Process(pid)
-            command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
+            command = tuple(Path(f"/proc/{pid}/cmdline").read_text(errors="replace").rstrip("\0 ").split("\0"))
             status = status_of(pid)
             if status and status.session == self._leader and not process.has_ended:
                 return Member(process, status, command)
