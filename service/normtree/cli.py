@@ -26,6 +26,7 @@ from normtree.keys import add_key
 from normtree.keys import new_key as make_key
 from normtree.printable import printable, printable_lines
 from normtree.settings import Settings
+from normtree.standard_streams import mute
 
 if TYPE_CHECKING:
     from normtree.files import TensorFile
@@ -93,7 +94,10 @@ def _describe(problem: Any) -> str:
 
 
 def _complain(message: str) -> None:
-    complaints.print(f"normtree: {printable_lines(message)}", highlight=False, markup=False, soft_wrap=True)
+    try:
+        complaints.print(f"normtree: {printable_lines(message)}", highlight=False, markup=False, soft_wrap=True)
+    except OSError:  # a full disk, a reader that is gone: the exit status still tells
+        mute(complaints.file)
 
 
 @app.callback(invoke_without_command=True)

@@ -17,6 +17,7 @@ from normtree.http.log import log_to_stderr
 from normtree.http.malloc import keep_freed_memory
 from normtree.http.server import DrainingServer, permit_descriptors, server_config
 from normtree.settings import Settings
+from normtree.standard_streams import open_missing_streams
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MOST_SHARE = 7 / 8  # of the shared memory
@@ -34,6 +35,7 @@ def serve(settings: Settings) -> None:
         EngineUnavailable: Ray cannot be started or reached.
         SystemExit: a signal came, and all is closed.
     """
+    open_missing_streams()
     _check_address(settings.host, settings.port)
     log = log_to_stderr(settings.log_level)
     _leave_on_signals()
