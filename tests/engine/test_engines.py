@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 import normtree_kernels as nk
 from normtree.engine.arena import Segment
 from normtree.engine.cancel import Cancel
+from normtree.engine.on_ray import RayExecutor
 from normtree.engine.projector import Projector
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Timing
 from normtree.engine.watermark import Watermark
-from normtree.errors import Cancelled, DeadlineExceeded, InvalidParameter, InvalidTensor
+from normtree.errors import Cancelled, DeadlineExceeded, EngineUnavailable, InvalidParameter, InvalidTensor
 from normtree_kernels.goal import Goal
 from normtree_kernels.leaves import aggregate, project_leaves
 from normtree_kernels.tree import crowns
@@ -386,3 +387,9 @@ def test_a_body_that_breaks_off_ends_the_work_with_its_own_error(projector: Proj
             projector.project(*tensors, plan, landed=landed, done=done)
     with pytest.raises(ConnectionError, match="hung up"):
         done.wait(1)
+
+
+def test_where_ray_finds_no_place_for_its_files_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/normtree")
+    with pytest.raises(EngineUnavailable, match=r"/proc/normtree.*set RAY_TMPDIR to a folder of this user's own"):
+        RayExecutor(1)

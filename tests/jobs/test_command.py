@@ -92,3 +92,16 @@ def test_ray_is_taken_where_an_address_is_given(checkpoint: Path, make_recipe: A
     plan = plan_job(recipe, options(1, "64MiB", "auto", None))
     engines = [options(1, "64MiB", *given).engine_for(plan.checkpoint) for given in (("auto", None), ("auto", "auto"))]
     assert engines == ["inline", "ray"]
+
+
+def test_where_ray_finds_no_place_for_its_files_the_remedy_is_told(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    for folder, why in (("/proc/normtree", "No such file or directory"), (str(deep), "path length")):
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        done = run("run", recipe, "--engine", "ray")
+        assert done.returncode == 2
+        assert why in done.stderr
+        assert "; set RAY_TMPDIR to a folder of this user's own, with a path of at most 26 characters" in done.stderr

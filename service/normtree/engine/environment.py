@@ -5,6 +5,9 @@ import secrets
 import sys
 from collections.abc import Mapping
 
+FOLDER_WANTED = "set RAY_TMPDIR to a folder of this user's own, with a path of at most 26 characters"
+"""What helps where Ray finds no place for its files: no rights, another's folder, too long paths of sockets."""
+
 
 def prepare_environment(*, embedded: bool) -> None:
     """Set what is not set already, before the first ``import ray``; after that it is too late and nothing is done.

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from normtree.engine.cluster import Cluster
 from normtree.engine.crew import Away, Crew, Worker
+from normtree.engine.environment import FOLDER_WANTED
 from normtree.engine.executor import Answers, Leaf
 from normtree.engine.lanes import LaneLost, Lanes
 from normtree.engine.line import LineBroken
@@ -64,7 +65,10 @@ class RayExecutor:
         self._version, self._nodes = "", 0
         self._starts = self._opened = 0
         self._closing, self._decided = Event(), Event()
-        self._folder = OwnFolder(_place(), _PREFIX)
+        try:
+            self._folder = OwnFolder(_place(), _PREFIX)
+        except OSError as error:
+            raise EngineUnavailable(f"Ray cannot keep its files: {error}; {FOLDER_WANTED}") from error
         self._crew = Crew(workers, segments, self._away("it has not been started"))
         self._lanes = Lanes([_RayLane(self._crew) for _ in range(workers)], in_process=False)
         self._keeper = Thread(target=self._keep, name="normtree-ray", daemon=True)

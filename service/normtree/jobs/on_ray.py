@@ -14,6 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from normtree import usable
 from normtree.engine.driver import own_modules
+from normtree.engine.environment import FOLDER_WANTED
 from normtree.engine.warm import Kernels, prepare
 from normtree.errors import EngineUnavailable, NormtreeError, WorkersLost
 from normtree.jobs.pieces import Done, Task
@@ -61,6 +62,8 @@ class RayRunner:
             self.nodes = sum(bool(found["Alive"]) for found in ray.nodes())  # type: ignore[no-untyped-call]
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise EngineUnavailable(f"Ray at {address or 'an embedded cluster'}: {error}") from error
+        except OSError as error:
+            raise EngineUnavailable(f"Ray cannot keep its files: {error}; {FOLDER_WANTED}") from error
         self.workers = min(workers or cpus, cpus)
         as_task: Any = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")
         self._perform = as_task(_perform)
