@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -57,39 +58,52 @@ def list_file(folder: str, name: str, check: Check) -> Listing:
         found = os.stat(f"{folder}/{name}", follow_symlinks=False)
         readers = stat.S_IMODE(found.st_mode) & 0o444
     listing.folder_modes[""] = readers | readers >> 2 | 0o700
-    for _ in _entry(listing, f"{folder}/{name}", name, (), check):
+    for _ in _entry(listing, f"{folder}/{name}", name, found, (), check):
         pass
     return listing
 
 
 def _below(listing: Listing, path: str, prefix: str, above: tuple[tuple[int, int], ...], check: Check) -> Iterator[str]:
     """Go through a folder; what is found is told as it is put into the listing."""
+    with _opened(path, prefix) as folder:
+        found = os.fstat(folder)
+        here = (found.st_dev, found.st_ino)
+        if here in above:
+            raise InvalidCheckpoint(f"{prefix.rstrip('/')}: a link to {path}, which it lies in itself")
+        if len(above) > MOST_DEPTH:
+            raise InvalidCheckpoint(f"{path}: wanted at most {MOST_DEPTH} folders in each other")
+        listing.folder_modes[prefix.rstrip("/")] = stat.S_IMODE(found.st_mode) | 0o700
+        with told(path), os.scandir(folder) as entries:
+            for entry in entries:
+                of_entry = entry.stat(follow_symlinks=False)
+                yield from _entry(listing, f"{path}/{entry.name}", prefix + entry.name, of_entry, (*above, here), check)
+
+
+@contextmanager
+def _opened(path: str, prefix: str) -> Iterator[int]:
+    """Open a folder to list it."""
     try:
         with told(path), Enclosure(path).folder_of(".") as (folder, _):
-            found = os.fstat(folder)
             readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
-            try:
-                names = sorted(os.listdir(readable))
-            finally:
-                os.close(readable)
     except StorageFailed as error:
         if not prefix and isinstance(error.__cause__, FileNotFoundError):
             raise StorageFailed(f"{path}: no such folder") from None
         raise
-    here = (found.st_dev, found.st_ino)
-    if here in above:
-        raise InvalidCheckpoint(f"{prefix.rstrip('/')}: a link to {path}, which it lies in itself")
-    if len(above) > MOST_DEPTH:
-        raise InvalidCheckpoint(f"{path}: wanted at most {MOST_DEPTH} folders in each other")
-    listing.folder_modes[prefix.rstrip("/")] = stat.S_IMODE(found.st_mode) | 0o700
-    for name in names:
-        yield from _entry(listing, f"{path}/{name}", prefix + name, (*above, here), check)
+    try:
+        yield readable
+    finally:
+        os.close(readable)
 
 
-def _entry(listing: Listing, path: str, name: str, above: tuple[tuple[int, int], ...], check: Check) -> Iterator[str]:
+def _entry(
+    listing: Listing,
+    path: str,
+    name: str,
+    found: os.stat_result,
+    above: tuple[tuple[int, int], ...],
+    check: Check,
+) -> Iterator[str]:
     _check_utf8(path)
-    with told(path):
-        found = os.stat(path, follow_symlinks=False)
     real = path
     if stat.S_ISLNK(found.st_mode):
         real, found = _followed(path, check)
