@@ -60,6 +60,8 @@ class Places:
         Raises:
             JobConflict: another job is at work on the output, a part of it, what it is a part of, or the input.
         """
+        with nobody_writes(self.busy):
+            pass  # nothing is made in another job's output; held for good below, when nobody can come in between
         with self.state.lock():
             inside = [] if is_url(self.recipe.output) or split_place(self.recipe.output)[1] else _states_in(self.target)
             with nobody_writes([*self.busy, *inside]):
