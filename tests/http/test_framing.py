@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 
 import normtree_kernels as nk
+from normtree.http.crowd import Crowd
 from normtree.http.protocol import BoundedProtocol, Bounds
 
 HANG_S = 60
@@ -326,8 +327,8 @@ def test_who_has_finished_sending_is_looked_after(run: Any, leaves: bool) -> Non
                 gone.set()
                 return
 
-    bounds = Bounds(4096, HANG_S, HANG_S, 10, HANG_S, 4096, HANG_S, presence_s=0.1)
-    http = partial(BoundedProtocol, bounds)
+    bounds = Bounds(4096, HANG_S, HANG_S, HANG_S, 4096, HANG_S, presence_s=0.1)
+    http = partial(BoundedProtocol, bounds, Crowd(10))
     config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1)  # type: ignore[arg-type]
     with run(uvicorn.Server(config)) as place, socket.create_connection(place, timeout=HANG_S) as line:
         line.sendall(LIVE)

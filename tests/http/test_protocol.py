@@ -22,13 +22,17 @@ import normtree_kernels as nk
 
 NPY = {"Content-Type": "application/x-npy"}
 HEAD_BYTES, HEAD_S, UNREAD_S = 4096, 1.0, 1.0
+CONNECTIONS = 50
 
 
 @pytest.fixture(scope="module")
 def bounded(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("bounded") / "log.txt"
     bounds = {"head_limit_bytes": HEAD_BYTES, "head_timeout_s": HEAD_S, "unread_timeout_s": UNREAD_S}
-    with serve(log, inline_only=True, workers=2, arena_bytes=2**26, connections_limit=50, **bounds) as (base, _):
+    with serve(log, inline_only=True, workers=2, arena_bytes=2**26, connections_limit=CONNECTIONS, **bounds) as (
+        base,
+        _,
+    ):
         yield base
 
 
@@ -162,19 +166,83 @@ def test_answer_that_nobody_reads_is_given_up(bounded: str, line: socket.socket)
         np.testing.assert_array_equal(np.load(io.BytesIO(right.content)), nk.project(y, "l1,linf", 2.0))
 
 
-def test_connections_are_bounded(bounded: str) -> None:
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+BEGUN = (
+    b"POST /v1/project?radius=2 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\n"
+    b"Content-Length: 1000\r\n\r\n"
+)
+
+
+def is_alive(line: socket.socket) -> bool:
+    line.sendall(LIVE)
+    found = http.client.HTTPResponse(line)
+    found.begin()
+    return (found.status, found.read()) == (200, b'{"live":true}')
+
+
+def test_idle_connections_give_way_to_those_that_come(bounded: str) -> None:
     place = urlsplit(bounded)
     with ExitStack() as held:
-        lines = [
-            held.enter_context(socket.create_connection((place.hostname, place.port), timeout=60)) for _ in range(60)
-        ]
-        status, problem = answer(lines[-1])
+        lines = []
+        for _ in range(3 * CONNECTIONS):
+            line = held.enter_context(socket.create_connection((place.hostname, place.port), timeout=60))
+            assert is_alive(line)
+            lines.append(line)
+        for line in lines[:CONNECTIONS]:
+            with suppress(ConnectionError):
+                assert line.recv(1) == b""
+        assert all(is_alive(line) for line in lines[-CONNECTIONS // 2 :])
+
+
+def test_connections_that_say_nothing_or_half_a_word_give_way(bounded: str) -> None:
+    place = urlsplit(bounded)
+    with ExitStack() as held:
+        for number in range(3 * CONNECTIONS):
+            line = held.enter_context(socket.create_connection((place.hostname, place.port), timeout=60))
+            line.sendall(LIVE[: number % 20])
+        assert httpx.get(f"{bounded}/v2/health/live", timeout=60).status_code == 200
+
+
+def test_connections_that_are_busy_are_bounded_and_health_is_answered(bounded: str) -> None:
+    place = urlsplit(bounded)
+    with ExitStack() as held:
+        for _ in range(CONNECTIONS):
+            line = held.enter_context(socket.create_connection((place.hostname, place.port), timeout=60))
+            line.sendall(BEGUN)
+        wait_for(lambda: in_flight(bounded) == CONNECTIONS)
+        late = held.enter_context(socket.create_connection((place.hostname, place.port), timeout=60))
+        late.sendall(BEGUN)
+        status, problem = answer(late)
         assert (status, problem["code"]) == (503, "too-many-connections")
-        lines[0].sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        found = http.client.HTTPResponse(lines[0])
-        found.begin()
-        assert found.status == 200
-    assert httpx.get(f"{bounded}/v2/health/live", timeout=60).status_code == 200
+        assert httpx.get(f"{bounded}/v2/health/ready", timeout=60).status_code == 200
+        for _ in range(CONNECTIONS):  # nor do those that came too late keep health from being answered
+            held.enter_context(socket.create_connection((place.hostname, place.port), timeout=60))
+        assert httpx.get(f"{bounded}/v2/health/ready", timeout=60).status_code == 200
+    wait_for(lambda: in_flight(bounded) == 0)
+
+
+def test_connections_are_no_more_than_files_may_be_opened(serve: Any, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    few = ("sh", "-c", 'ulimit -n 100 && exec "$@"', "sh")
+    with serve(log, within=few, inline_only=True, workers=2, arena_bytes=2**26) as (base, _):
+        limit = httpx.get(f"{base}/v1/info", timeout=60).json()["limits"]["connections_limit"]
+        assert 10 <= limit < 100
+        place = urlsplit(base)
+        with ExitStack() as held:
+            for _ in range(limit):
+                line = held.enter_context(socket.create_connection((place.hostname, place.port), timeout=60))
+                line.sendall(BEGUN)
+            wait_for(lambda: in_flight(base) == limit)
+            late = held.enter_context(socket.create_connection((place.hostname, place.port), timeout=60))
+            late.sendall(BEGUN)
+            assert answer(late)[0] == 503
+            assert httpx.get(f"{base}/v2/health/ready", timeout=60).status_code == 200
+        wait_for(lambda: in_flight(base) == 0)
+        right = httpx.post(f"{base}/v1/project?radius=2", content=npy(np.ones((3, 4))), headers=NPY, timeout=60)
+        assert right.status_code == 200
+    told = [json.loads(text)["message"] for text in log.read_text().splitlines()]
+    assert sum(message.startswith("connections: this process may open 100 files") for message in told) == 1
+    assert sum(message.startswith(f"connections: {limit} are busy at once") for message in told) == 1
 
 
 def test_refused_at_expect_continue(bounded: str, line: socket.socket) -> None:

@@ -302,7 +302,7 @@ class Arena:
         try:
             return _Own.create(size) if self._own else _Shared.create(self._folder, size)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+            if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EMFILE, errno.ENFILE):
                 raise self._full(nbytes) from None
             raise
 

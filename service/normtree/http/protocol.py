@@ -18,6 +18,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from normtree.http.alarm import Alarm
+from normtree.http.crowd import Crowd
 from normtree.http.flow import Flow
 from normtree.http.head import CUT, FAULT, HANG_UP, host_fault, without_upgrade
 from normtree.http.linger import Lingering
@@ -32,6 +33,7 @@ _CODES = {
     503: "too-many-connections",
 }
 _CONNECT = b"CONNECT"
+_ALWAYS = (b"/v2/health/live", b"/v2/health/ready", b"/metrics")
 _BLANK = b" \t"
 # A client that has finished sending and one that has left look alike, until something is written to them. Any client of
 # HTTP/1.1 takes this (RFC 9110, 15.2); it is sent to those only whose answer takes its time.
@@ -40,13 +42,12 @@ _STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one client may ask of a connection, and all clients of the server.
+    """What one client may ask of a connection.
 
     Attributes:
         head_bytes: most bytes in a request's line and headers.
         head_s: seconds that they may take, a connection's first silence included.
         unread_s: seconds that an answer may wait for its client to read on.
-        connections: most of them at once.
         body_s: seconds that the rest of a body may take that was answered before it was here.
         linger_bytes: most bytes of a client that are dropped while it is hung up on.
         linger_s: seconds that this may take.
@@ -56,7 +57,6 @@ class Bounds:
     head_bytes: int
     head_s: float
     unread_s: float
-    connections: int
     body_s: float
     linger_bytes: int
     linger_s: float
@@ -69,7 +69,6 @@ class Bounds:
             head_bytes=settings.head_limit_bytes,
             head_s=settings.head_timeout_s,
             unread_s=settings.unread_timeout_s,
-            connections=settings.connections_limit,
             body_s=settings.body_timeout_s,
             linger_bytes=settings.linger_limit_bytes,
             linger_s=settings.linger_timeout_s,
@@ -79,10 +78,12 @@ class Bounds:
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. What breaks a bound is answered with a problem where an answer can be sent, and hung up on."""
 
-    def __init__(self, bounds: Bounds, **given: Any) -> None:
-        """Make the protocol of a connection; ``given`` is what uvicorn passes."""
+    def __init__(self, bounds: Bounds, crowd: "Crowd[BoundedProtocol]", **given: Any) -> None:
+        """Make the protocol of a connection, one of a crowd; ``given`` is what uvicorn passes."""
         super().__init__(**given)
         self._bounds = bounds
+        self._crowd = crowd
+        self._spare = False  # may ask for what is always answered, and nothing else
         self._in_head = True
         self._raw_bytes = 0  # that came since a head was complete, or a part of a body was
         self._head_bytes = 0  # that the parser has told of
@@ -104,13 +105,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._lingering = lingering
         super().connection_made(cast(asyncio.Transport, lingering))
         self._flow = self.flow = Flow(self.transport)
-        if len(self.connections) > self._bounds.connections:
-            self._refuse(503, f"connections: at most {self._bounds.connections} are served at once")
+        count = len(self.connections)
+        self._spare = not self._crowd.make_room(count)
+        if self._spare and self._crowd.is_full(count):
+            self._refuse(*self._too_many())
         else:
+            self._crowd.rest(self)
             self._head_due.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End; no timer outlives the connection."""
+        self._crowd.stir(self)
         for alarm in (self._head_due, self._rest_due, self._reading_due, self._request_due, self._presence_due):
             alarm.end()
         if self._lingering:
@@ -174,13 +179,18 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.parser.get_method() == _CONNECT:
                 self._stop(501, "method: CONNECT is for proxies, which this service is not")
             return
+        if self._spare and self.url.partition(b"?")[0] not in _ALWAYS:
+            self._stop(*self._too_many())
         self._in_head = False
         self._raw_bytes = 0
         self._head_due.put_off()
+        self._crowd.stir(self)
         self.scope["state"][HANG_UP] = self._give_up
         if fault := host_fault(self.headers, self.parser.get_http_version()):
             self.scope["state"][FAULT] = fault
         super().on_headers_complete()
+        if self._spare:
+            self.cycle.keep_alive = False
         if self.pipeline:
             self._flow.hold()
 
@@ -205,6 +215,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End an answer; what is missing of the request's body is not wanted, and must not take for ever."""
         self.server_state.total_requests += 1
+        if not self.pipeline or self.transport.is_closing():
+            self._crowd.rest(self)
         if self.transport.is_closing():
             return
         if self.pipeline:
@@ -228,6 +240,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Go on with the answer."""
         super().resume_writing()
         self._reading_due.put_off()
+
+    def give_way(self) -> None:
+        """End at once, for another: nobody waits for an answer here."""
+        self.transport.abort()
 
     def last_answer(self) -> None:
         """Let the answer that is under way, if one is, be the connection's last."""
@@ -314,6 +330,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_due.set()
         elif not self._in_head and self._answering and len(self.cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
+
+    def _too_many(self) -> tuple[int, str]:
+        return 503, f"connections: at most {self._crowd.limit} are served at once"
 
     def _too_large(self) -> tuple[int, str]:
         return 431, f"request line and headers: at most {self._bounds.head_bytes} bytes are read"

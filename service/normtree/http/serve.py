@@ -43,7 +43,8 @@ def serve(settings: Settings) -> None:
     _warn_of_small_arena(settings)
     _warn_of_unknown_settings()
     with Projector.start(settings, warm="first") as projector:
-        permit_descriptors(settings.connections_limit)
+        connections = permit_descriptors(settings.connections_limit)
+        settings = settings.model_copy(update={"connections_limit": connections})
         keep_freed_memory()
         app = create_app(projector, settings, log)
         DrainingServer(server_config(app, settings), app.state.admission, settings.drain_s).run()

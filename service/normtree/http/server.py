@@ -1,6 +1,8 @@
 """The server: uvicorn's, which drains before it stops listening."""
 
 import asyncio
+import logging
+import os
 import resource
 import socket
 from functools import partial
@@ -10,15 +12,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from normtree.http.admission import Admission
+from normtree.http.crowd import Crowd
 from normtree.http.protocol import BoundedProtocol, Bounds
 from normtree.settings import Settings
 
 _LEAST_STOP_S = 1
-# Beside one descriptor a connection: segments, Ray's sockets, files.
+# Beside one descriptor a connection: segments, sockets, files. Where there are not so many, half of what there is.
 _OTHER_DESCRIPTORS = 1024
 _LOOK_S = 0.1
 # A client whose connection idles just now may be about to send; so long it still gets an answer to that.
 _NOTICE_S = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
@@ -58,7 +63,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=partial(BoundedProtocol, Bounds.of(settings)),  # type: ignore[arg-type]  # called, never subclassed
+        http=partial(BoundedProtocol, Bounds.of(settings), Crowd(settings.connections_limit)),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,
@@ -70,11 +75,23 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
-def permit_descriptors(connections: int) -> None:
-    """Raise this process's limit of open files, as far as it may, to what so many connections need."""
+def permit_descriptors(connections: int) -> int:
+    """Raise this process's limit of open files, as far as it may, to what so many connections need.
+
+    Returns:
+        How many connections it then may have: these, or fewer where the limit cannot be raised that far.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _OTHER_DESCRIPTORS
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= connections + _OTHER_DESCRIPTORS:
+        return connections
+    free = soft - len(os.listdir("/dev/fd"))
+    possible = max(1, free - min(_OTHER_DESCRIPTORS, free // 2))
+    told = "connections: this process may open %d files, enough for %d connections; not NORMTREE_CONNECTIONS_LIMIT, %d"
+    logger.warning(told, soft, min(possible, connections), connections)
+    return min(possible, connections)
