@@ -6,10 +6,9 @@ import socket
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from time import monotonic, sleep
@@ -26,6 +25,7 @@ from rich.text import Text
 
 import normtree_kernels as nk
 from normtree.client import Client
+from normtree.ending import ending_with_us
 from normtree.engine.warm import ALL, prepare
 from normtree.files import read_file
 from normtree.http.bodies.elements import NAMES, is_projectable
@@ -221,29 +221,6 @@ def serving(port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait()
-
-
-def ending_with_us(command: Sequence[str], by: signal.Signals = signal.SIGTERM) -> list[str]:
-    """Have a program end when the process that starts it has ended, even by a signal that it could not answer.
-
-    Args:
-        command: the program and its arguments.
-        by: the signal it then gets. It takes the thread that starts it for the process: that should be the main one.
-
-    Returns:
-        A command to start instead, whose process is the program's own. Without ``setpriv`` of util-linux it is the
-        command as it was, and the program lives on.
-    """
-    return [*(["setpriv", "--pdeathsig", by.name.removeprefix("SIG"), "--"] if _has_setpriv() else []), *command]
-
-
-@cache
-def _has_setpriv() -> bool:
-    try:
-        tried = subprocess.run(["setpriv", "--pdeathsig", "TERM", "true"], capture_output=True, check=False)
-    except OSError:
-        return False
-    return tried.returncode == 0
 
 
 def wait_until_ready(client: httpx.Client, process: "subprocess.Popen[bytes]") -> None:

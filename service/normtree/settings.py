@@ -132,6 +132,7 @@ class Settings(BaseSettings):
         description="Memory for the buffers and aggregates of a batch job, in bytes; default: 256 MiB a worker, at "
         "least 512 MiB, more where a tensor wants it, and no more than half of the free memory.",
     )
+    jobs_queue_limit: int = Field(default=64, ge=0, description="Batch jobs that may wait.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
 
     @classmethod

@@ -1,14 +1,25 @@
 """The board outlives what becomes of a job's process."""
 
+import json
+import logging
+import os
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from normtree.jobs.board import Job, JobBoard
-from normtree.jobs.recipe import recipe_of
+from normtree.engine.process import Process
+from normtree.errors import JobConflict, NotReady, QueueFull, StorageFailed
+from normtree.jobs import board as board_module
+from normtree.jobs.board import JobBoard
+from normtree.jobs.job import Job
+from normtree.jobs.recipe import Recipe, recipe_of
 
 RULE = {"tensors": r".*up\.weight", "sparsity": 0.5}
 MEMORY_BYTES = 2**26
@@ -19,6 +30,50 @@ def ended(board: JobBoard, job: Job) -> Job:
     while board.get(job.id).ended is None and time.monotonic() < end_s:
         time.sleep(0.05)
     return board.get(job.id)
+
+
+def until(found: Callable[[], object]) -> None:
+    end_s = time.monotonic() + 60
+    while not found():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
+@contextmanager
+def opened(folder: Path, **options: Any) -> Iterator[JobBoard]:
+    board = JobBoard(folder, 1, MEMORY_BYTES, **options)
+    try:
+        yield board
+    finally:
+        board.close()
+
+
+def program(path: Path, text: str) -> str:
+    """Write what is started in the interpreter's place."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o700)
+    return str(path)
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let jobs be done at once: what they do does not matter."""
+    monkeypatch.setattr(sys, "executable", program(tmp_path / "quick", "exit 0"))
+
+
+def other(recipe: Recipe, name: str) -> Recipe:
+    return recipe.model_copy(update={"output": f"{recipe.output}-{name}"})
+
+
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Put a file where the folder is: what writes there fails, for root too."""
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.touch()
+    yield
+    folder.unlink()
+    aside.rename(folder)
 
 
 @pytest.fixture
@@ -36,7 +91,7 @@ def test_a_job_that_cannot_be_started_fails_and_the_next_one_runs(
         failed = ended(board, board.submit(recipe, None)[0])
     assert failed.state == "failed"
     assert failed.error is not None
-    assert "it did not start" in failed.error["detail"]
+    assert failed.error["detail"] == "exit status 127" or "it did not start" in failed.error["detail"]
     assert ended(board, board.submit(recipe, None)[0]).state == "completed"
     board.close()
 
@@ -53,3 +108,197 @@ def test_lines_that_are_not_the_job_s_are_passed_over(
     assert job.state == "completed"
     assert job.progress["bytes_done"] == job.progress["bytes_total"] > 0
     board.close()
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_cannot_be_noted_is_not_taken_and_may_be_posted_again(tmp_path: Path, recipe: Any) -> None:
+    with opened(tmp_path / "board") as board:
+        with unwritable(tmp_path / "board"), pytest.raises(StorageFailed, match="board"):
+            board.submit(recipe, "k")
+        assert board.page(10) == []
+        job, new = board.submit(recipe, "k")
+        assert new
+        assert ended(board, job).state == "completed"
+        assert board.submit(recipe, "k") == (board.get(job.id), False)
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_end_that_cannot_be_noted_is_noted_later_and_the_next_job_runs(
+    tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "board"
+    with opened(folder) as board:
+        with monkeypatch.context() as patch:
+            go = tmp_path / "go"
+            patch.setattr(sys, "executable", program(tmp_path / "python", f"until [ -e {go} ]; do sleep 0.05; done"))
+            job = board.submit(recipe, None)[0]
+            until(lambda: board.get(job.id).state == "running")
+        with unwritable(folder):
+            go.touch()
+            assert ended(board, job).state == "completed"
+            until(lambda: board.trouble)
+            with pytest.raises(StorageFailed):
+                board.submit(recipe, None)
+        until(lambda: not board.trouble)
+        assert json.loads((folder / f"{job.id}.job").read_text())["state"] == "completed"
+        assert ended(board, board.submit(other(recipe, "next"), None)[0]).state == "completed"
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_no_note_is_set_aside_and_named(tmp_path: Path, recipe: Any, caplog: Any) -> None:
+    folder = tmp_path / "board"
+    with opened(folder) as board:
+        job = ended(board, board.submit(recipe, None)[0])
+    note = json.loads((folder / f"{job.id}.job").read_text())
+    bad = {
+        "garbage": b"{",
+        "created": json.dumps(note | {"id": "0" * 32, "created": "today"}).encode(),
+        "nan": json.dumps(note | {"created": float("nan")}).encode(),
+        "recipe": json.dumps(note | {"recipe": None}).encode(),
+        "rules": json.dumps(note | {"recipe": {"input": "a", "output": "b", "rules": []}}).encode(),
+        "state": json.dumps(note | {"state": "lost"}).encode(),
+        "name": json.dumps(note).encode(),
+        "long": b" " * 2**22,
+    }
+    for name, content in bad.items():
+        (folder / f"{name}.job").write_bytes(content)
+    os.mkfifo(folder / "pipe.job")
+    (folder / "link.job").symlink_to("/etc/passwd")
+    (folder / "folder.job").mkdir()
+    with caplog.at_level(logging.WARNING), opened(folder) as board:
+        assert [each.id for each in board.page(100)] == [job.id]
+        assert ended(board, board.submit(other(recipe, "next"), None)[0]).state == "completed"
+    for name in (*bad, "pipe", "link"):
+        assert os.path.lexists(folder / f"{name}.job.set-aside")
+        assert f"{folder}/{name}.job: set aside" in caplog.text
+
+
+def test_notes_are_their_owners_alone(tmp_path: Path, recipe: Any) -> None:
+    folder = tmp_path / "board"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    with opened(folder) as board:
+        job = board.submit(recipe, None)[0]
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert (folder / f"{job.id}.job").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_notes_in_a_folder_of_somebody_else_are_not_believed(
+    tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_module, "_OPEN_S", 0.2)
+    (tmp_path / "board").mkdir()
+    os.chown(tmp_path / "board", 65534, 65534)
+    with opened(tmp_path / "board") as board, pytest.raises(StorageFailed, match="belongs to user 65534"):
+        board.submit(recipe, None)
+
+
+def test_a_second_service_waits_for_the_folder(tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", program(tmp_path / "python", "exec sleep 100"))
+    with opened(tmp_path / "board") as first:
+        job = first.submit(recipe, None)[0]
+        until(lambda: first.get(job.id).state == "running")
+        monkeypatch.setattr(board_module, "_OPEN_S", 0.2)
+        with opened(tmp_path / "board") as second:
+            for ask in (lambda: second.submit(recipe, None), lambda: second.page(1), lambda: second.get(job.id)):
+                with pytest.raises(NotReady, match="another service takes the jobs of these folders"):
+                    ask()
+            assert first.get(job.id).state == "running"
+            first.close()
+            assert first.get(job.id).state == "interrupted"
+            until(lambda: not second.trouble)
+            assert second.get(job.id).state == "interrupted"
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_interrupted_job_goes_on_when_it_is_posted_again(
+    tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", program(tmp_path / "python", "exec sleep 100"))
+        with opened(tmp_path / "board") as board:
+            job = board.submit(recipe, "k")[0]
+            until(lambda: board.get(job.id).state == "running")
+    with opened(tmp_path / "board") as board:
+        assert board.get(job.id).state == "interrupted"
+        with pytest.raises(JobConflict, match="another recipe"):
+            board.submit(other(recipe, "next"), "k")
+        again, runs = board.submit(recipe, "k")
+        assert (again.id, again.state, again.ended, runs) == (job.id, "queued", None, True)
+        assert ended(board, job).state == "completed"
+
+
+def test_so_many_jobs_wait_and_so_many_are_remembered(
+    tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_module, "_KEPT", 2)
+    with opened(tmp_path / "board", queue_limit=3) as board:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", program(tmp_path / "python", "exec sleep 100"))
+            first = board.submit(recipe, None)[0]
+            until(lambda: board.get(first.id).state == "running")
+        jobs = [board.submit(other(recipe, str(i)), None)[0] for i in range(3)]
+        with pytest.raises(QueueFull, match="at most 3 jobs may wait"):
+            board.submit(other(recipe, "more"), None)
+        assert [job.id for job in board.page(2)] == [jobs[2].id, jobs[1].id]
+        assert [job.id for job in board.page(9, jobs[1].id)] == [jobs[0].id, first.id]
+        for job in (*jobs, first):
+            board.cancel(job.id)
+        until(lambda: len(list((tmp_path / "board").glob("*.job"))) == 2)
+        assert [job.id for job in board.page(9)] == [jobs[2].id, jobs[1].id]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_job_that_is_stopped_is_killed_and_the_next_one_runs(
+    tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path / "board") as board:
+        with monkeypatch.context() as patch:
+            pid = tmp_path / "pid"
+            patch.setattr(sys, "executable", program(tmp_path / "python", f"echo $$ > {pid}; kill -STOP $$; sleep 100"))
+            job = board.submit(recipe, None)[0]
+            until(lambda: pid.exists() and pid.read_text())
+        assert board.cancel(job.id).state == "cancelled"
+        assert ended(board, board.submit(other(recipe, "next"), None)[0]).state == "completed"
+        assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
+SERVICE = """
+import sys, time
+from pathlib import Path
+from normtree.jobs.board import JobBoard
+from normtree.jobs.recipe import Recipe
+sys.executable = sys.argv[2]
+board = JobBoard(Path(sys.argv[1]), 1, 2**26)
+board.submit(Recipe.model_validate_json(sys.argv[3]), None)
+time.sleep(1000)
+"""
+
+
+def test_a_job_ends_with_its_service_however_that_ends(tmp_path: Path, recipe: Any) -> None:
+    pid = tmp_path / "pid"
+    stubborn = program(tmp_path / "python", f"trap '' TERM; echo $$ > {pid}; while :; do sleep 1; done")
+    command = [sys.executable, "-c", SERVICE, str(tmp_path / "board"), stubborn, recipe.model_dump_json()]
+    service = subprocess.Popen(command)
+    until(lambda: pid.exists() and pid.read_text())
+    child = Process(int(pid.read_text()))
+    service.send_signal(signal.SIGKILL)
+    service.wait()
+    until(lambda: child.has_ended)
+
+
+def test_what_a_job_writes_to_standard_error_is_logged_as_one(
+    tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    text = "echo 'Traceback (most recent call last):' >&2; echo '  ValueError: no' >&2; exit 1"
+    monkeypatch.setattr(sys, "executable", program(tmp_path / "python", text))
+    with caplog.at_level(logging.WARNING), opened(tmp_path / "board") as board:
+        job = ended(board, board.submit(recipe, None)[0])
+    assert job.error is not None
+    assert job.error["detail"] == "exit status 1"
+    (record,) = [record for record in caplog.records if hasattr(record, "fields")]
+    assert record.fields == {
+        "job": job.id,
+        "stderr": "Traceback (most recent call last):\n  ValueError: no",
+    }

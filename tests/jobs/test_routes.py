@@ -1,5 +1,6 @@
 """``/v1/jobs`` over HTTP: jobs run beside the service, are watched, cancelled and remembered, and stay inside."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -286,13 +287,94 @@ def test_an_input_that_a_job_before_will_make_may_be_missing_when_it_is_asked_fo
         (b"\xff", {}, 400),
         (b"[]", {}, 422),
         (b"{}", {"Content-Type": "text/plain"}, 415),
-        (b" " * (2**20 + 1), {}, 413),
+        (b" " * (2**16 + 1), {}, 413),
+        (b'{"input": "a", "input": "b"}', {}, 400),
+        (b'{"input": NaN}', {}, 400),
+        (b'{"input": "\\ud800"}', {}, 400),
+        (b'{"input": "a", "output": "b", "rules": [{"tensors": "a", "radius": %s}]}' % (b"9" * 5000), {}, 400),
+        (b"[" * 60_000, {}, 400),
+        (b".".join([b"a"] * 30_000) + b" = 1", {"Content-Type": "application/toml"}, 422),
+        (b"".join(b"k%d = 1\n" % i for i in range(6_000)), {"Content-Type": "application/toml"}, 422),
+        (b"input = '\xff'", {"Content-Type": "application/toml"}, 400),
+        (b"x = " + b"9" * 5000, {"Content-Type": "application/toml"}, 422),
     ],
 )
 def test_a_body_that_is_no_recipe_is_refused(client: httpx.Client, body: bytes, headers: Any, status: int) -> None:
     answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json", **headers})
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"input": "in\0"}, "input"),
+        ({"output": "out\0"}, "output"),
+        ({"input": "x" * 5000}, "input"),
+        ({"output": "y/" * 3000}, "output"),
+        ({"output": "z" * 250}, "output"),
+        ({"input": "circle"}, "input"),
+        ({"output": "circle/out"}, "output"),
+        ({"rules": [RULE | {"tensors": "a{99999999999999999999}("}]}, "rules[0].tensors"),
+        ({"rules": [RULE | {"tensors": r"\pL" * 3000}]}, "rules[0].tensors"),
+        ({"rules": [RULE | {"exclude": "("}]}, "rules[0].exclude"),
+        ({"rules": [RULE | {"sparsity": 10**400}]}, "rules[0].sparsity"),
+        ({"rules": [{"x": 1}] * 3000}, "rules[0].tensors"),
+        ({"rules": 3}, "rules"),
+        ({"overlap": "x" * 30_000}, "overlap"),
+    ],
+)
+def test_a_mistake_is_told_with_its_key_and_is_no_bug(
+    client: httpx.Client, root: Path, changes: dict[str, Any], key: str
+) -> None:
+    if not (root / "circle").is_symlink():
+        (root / "circle").symlink_to("circle")
+    answer = client.post("/v1/jobs", json=recipe("mistaken") | changes)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["code"] == "invalid-recipe"
+    assert answer.json()["pointer"].startswith(key)
+    assert len(answer.content) < 10_000
+
+
+def test_a_recipe_may_begin_with_a_mark_of_its_order_of_bytes(client: httpx.Client) -> None:
+    text = "\ufeffinput = 'in'\noutput = 'marked'\n[[rules]]\ntensors = 'nothing'\nsparsity = 0.5\n"
+    answer = client.post("/v1/jobs", content=text.encode(), headers={"Content-Type": "application/toml"})
+    assert answer.status_code == 202
+    client.delete(f"/v1/jobs/{answer.json()['id']}")
+
+
+def test_the_list_comes_in_pages(client: httpx.Client) -> None:
+    ids = [client.post("/v1/jobs", json=recipe(f"page-{i}")).json()["id"] for i in range(3)]
+    for each in reversed(ids):
+        client.delete(f"/v1/jobs/{each}")
+    seen, path = [], "/v1/jobs?limit=2"
+    while path:
+        page = client.get(path).json()
+        assert 1 <= len(page["jobs"]) <= 2
+        seen += [job["id"] for job in page["jobs"]]
+        path = page["next"]
+    assert seen[:3] == ids[::-1]
+    assert len(seen) == len(set(seen))
+    assert seen == [job["id"] for job in client.get("/v1/jobs?limit=1000").json()["jobs"]]
+    for query, status in (("limit=0", 422), ("limit=1001", 422), ("limit=x", 422), ("before=none", 404)):
+        assert client.get(f"/v1/jobs?{query}").status_code == status
+
+
+def test_many_hear_of_one_job(client: httpx.Client, root: Path) -> None:
+    job_id = client.post("/v1/jobs", json=recipe("heard")).json()["id"]
+
+    async def listen(many: httpx.AsyncClient) -> str:
+        return (await many.get(f"/v1/jobs/{job_id}/events")).text
+
+    async def gather() -> list[str]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=client.base_url, timeout=240, limits=limits) as many:
+            return await asyncio.gather(*(listen(many) for _ in range(100)))
+
+    texts = asyncio.run(gather())
+    assert len(texts) == 100
+    assert all(text.rpartition("event: ")[2].startswith("completed\ndata: {") for text in texts)
+    assert client.get(f"/v1/jobs/{job_id}/events").text.startswith("event: completed\n")
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("DELETE", ""), ("GET", "/events"), ("GET", "/report")])
@@ -329,4 +411,4 @@ def test_a_service_without_folders_takes_no_jobs(serve: Serving, tmp_path: Path)
         answer = client.post("/v1/jobs", json=recipe("out"))
         assert answer.status_code == 422
         assert "this service runs no jobs" in answer.json()["detail"]
-        assert client.get("/v1/jobs").json() == {"jobs": []}
+        assert client.get("/v1/jobs").json() == {"jobs": [], "next": None}

@@ -84,11 +84,12 @@ def create_app(projector: Projector, settings: Settings, log: Observer = log_req
     app.state.admission = service.admission  # for the server, which drains it
     for tensor_router in tensor_routers:
         app.include_router(tensor_router)
-    for router in (plan_router, health_router, models_router, info_router):
+    board = held.enter_context(open_board(settings))
+    app.include_router(health_router(service, board))
+    for router in (plan_router, models_router, info_router):
         app.include_router(router(service))
     if service.regions:
         app.include_router(shared_memory_router(service.regions, settings))
-    board = held.enter_context(open_board(settings))
     app.include_router(jobs_router(service, board))
     app.include_router(traces_router(service))
     app.include_router(metrics_router(metrics))

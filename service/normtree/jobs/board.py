@@ -1,59 +1,37 @@
-"""The jobs of a service: taken, run one after the other in processes of their own, remembered across restarts."""
+"""The jobs of a service: taken, run one after the other in processes of their own, remembered across restarts.
+
+What is asked of the board is answered from memory. Files are read and written by the thread that posts a job and by
+the board's own, outside of the lock: a disk that is full, slow or gone holds up jobs, and nothing else.
+"""
 
 import hashlib
-import json
-import subprocess
-import sys
+import logging
+import os
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
 from time import time
-from typing import Any, Literal
+from typing import Any
 
-from normtree.errors import JobConflict, JobNotFound
+from normtree.errors import JobConflict, JobNotFound, NormtreeError, NotReady, QueueFull
+from normtree.jobs.job import Job, died
+from normtree.jobs.notes import Notes
 from normtree.jobs.open_places import open_state
+from normtree.jobs.process import STOP_S, JobProcess
 from normtree.jobs.recipe import Recipe
 from normtree.jobs.roots import FOLDER
 from normtree.settings import Settings
 
-JobState = Literal["queued", "running", "completed", "failed", "cancelled", "interrupted"]
-ENDED = ("completed", "failed", "cancelled", "interrupted")
-_STOP_S = 5.0
+_OPEN_S = 5.0  # a disk that answers has told of the jobs before it takes requests
+_RETRY_S = 2.0
+_RETRY_AFTER_S = 5
+_KEPT = 1000  # jobs that have ended; older ones are forgotten
 
-
-@dataclass(frozen=True)
-class Job:
-    """A job as it stands.
-
-    Args:
-        id: its name.
-        state: how far it is; ``interrupted`` where the service ended under it: post its recipe again to resume.
-        recipe: what was asked.
-        created: seconds since 1970 when it was taken.
-        ended: and when it ended; None before.
-        progress: bytes, tensors and shards done and in all; empty before the first.
-        error: ``status code title detail`` of what made it fail; None otherwise.
-        key: the Idempotency-Key it came with; None without.
-        digest: SHA-256 of what was posted.
-    """
-
-    id: str
-    state: JobState
-    recipe: dict[str, Any]
-    created: float
-    ended: float | None = None
-    progress: dict[str, int] = field(default_factory=dict)
-    error: dict[str, Any] | None = None
-    key: str | None = None
-    digest: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """What is told of it."""
-        return {name: value for name, value in asdict(self).items() if name not in ("key", "digest")}
+logger = logging.getLogger(__name__)
 
 
 class JobBoard:
@@ -64,64 +42,107 @@ class JobBoard:
         workers: threads of the one job that runs.
         memory_bytes: bound of its buffers and aggregates; None: as the machine has it.
         roots: folders that jobs may not leave; none: they may.
+        queue_limit: jobs that may wait.
     """
 
-    def __init__(self, folder: Path | None, workers: int, memory_bytes: int | None, roots: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        workers: int,
+        memory_bytes: int | None,
+        roots: Sequence[Path] = (),
+        queue_limit: int = 64,
+    ) -> None:
         """Remember what was taken before; what had not ended then is interrupted."""
-        self._folder, self._workers, self._memory_bytes, self._roots = folder, workers, memory_bytes, roots
-        self._lock = threading.RLock()
-        self._queue: SimpleQueue[str | None] = SimpleQueue()
-        self._process: subprocess.Popen[str] | None = None
-        self._jobs = {job.id: job for job in _remembered(folder)}
-        for job in list(self._jobs.values()):
-            if job.state not in ENDED:
-                self._put(replace(job, state="interrupted", ended=time()))
-        self._thread: threading.Thread | None = None
+        self._notes = Notes(folder) if folder else None
+        self._workers, self._memory_bytes, self._roots, self._queue_limit = workers, memory_bytes, roots, queue_limit
+        self._taking = threading.Lock()  # held while a note is written, by those who post jobs only
+        self._changed = threading.Condition()  # guards what follows; nobody waits for a disk under it
+        self._jobs: dict[str, Job] = {}
+        self._queue: deque[str] = deque()
+        self._unnoted: set[str] = set()
+        self._is_noted = True  # or what could not be noted was tried a moment ago
+        self._process: JobProcess | None = None
+        self._trouble: NormtreeError | None = None
         self._closing = False
+        self._opened = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="normtree-jobs", daemon=True)
+        if self._notes:
+            self._trouble = NotReady("the service's notes of jobs are being read", retry_after_s=_RETRY_AFTER_S)
+            self._thread.start()
+            self._opened.wait(_OPEN_S)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why jobs are not taken or not noted just now; None where they are."""
+        with self._changed:
+            return self._trouble.detail if self._trouble else None
 
     def submit(self, recipe: Recipe, key: str | None) -> tuple[Job, bool]:
-        """Take a job.
+        """Take a job; it is noted before anybody is told of it.
 
         Args:
             recipe: of places that the service may read and write.
-            key: with a key that came before, the job it came with is returned.
+            key: with a key that came before, the job it came with is returned; one that was interrupted is resumed.
 
         Returns:
-            The job, and whether it is new.
+            The job, and whether it is new or runs anew.
 
         Raises:
             JobConflict: the key came before with another recipe; the service is closing.
+            QueueFull: too many jobs wait.
+            NotReady, StorageFailed, StorageFull: it cannot be noted.
         """
+        if self._notes is None:
+            raise JobConflict("this service runs no jobs: it has no folders for them (jobs_roots)")
         digest = hashlib.sha256(recipe.model_dump_json(exclude_none=True).encode()).hexdigest()
-        with self._lock:
-            known = next((job for job in self._jobs.values() if key is not None and job.key == key), None)
-            if known:
-                if known.digest != digest:
+        with self._taking:
+            with self._changed:
+                self._check_open()
+                known = next((job for job in self._jobs.values() if key is not None and job.key == key), None)
+                if known and known.digest != digest:
                     raise JobConflict("Idempotency-Key: it came before with another recipe", pointer="Idempotency-Key")
-                return known, False
-            if self._closing:
-                raise JobConflict("the service is closing")
+                if known and known.state != "interrupted":
+                    return known, False
+                self._check_room()
             plain = recipe.model_dump(mode="json", exclude_none=True)
-            job = Job(uuid.uuid4().hex, "queued", plain, time(), key=key, digest=digest)
-            self._put(job)
-            self._queue.put(job.id)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="normtree-jobs", daemon=True)
-                self._thread.start()
-            return job, True
+            new = Job(uuid.uuid4().hex, "queued", plain, time(), key=key, digest=digest)
+            job = replace(known, state="queued", ended=None, progress={}) if known else new
+            self._notes.write(job)
+            with self._changed:
+                self._jobs[job.id] = job
+                self._queue.append(job.id)
+                self._changed.notify_all()
+        return job, True
 
-    def all(self) -> list[Job]:
-        """Return all jobs, the newest first."""
-        with self._lock:
-            return sorted(self._jobs.values(), key=lambda job: -job.created)
+    def page(self, limit: int, before: str | None = None) -> list[Job]:
+        """Return jobs, the newest first.
+
+        Args:
+            limit: how many at most.
+            before: of those older than this one.
+
+        Raises:
+            JobNotFound: there is no such job.
+            NotReady, StorageFailed: the notes cannot be read yet.
+        """
+        with self._changed:
+            self._check_open()
+            jobs = sorted(self._jobs.values(), key=_age)
+        if before is not None:
+            than = _age(self.get(before))
+            jobs = [job for job in jobs if _age(job) > than]
+        return jobs[:limit]
 
     def get(self, id_: str) -> Job:
         """Return a job.
 
         Raises:
             JobNotFound: there is none of that id.
+            NotReady, StorageFailed: the notes cannot be read yet.
         """
-        with self._lock:
+        with self._changed:
+            self._check_open()
             if id_ not in self._jobs:
                 raise JobNotFound("there is no job of that id", pointer="id", got=id_)
             return self._jobs[id_]
@@ -132,132 +153,188 @@ class JobBoard:
         Raises:
             JobNotFound: there is none of that id.
         """
-        with self._lock:
+        with self._changed:
             job = self.get(id_)
-            if job.state in ENDED:
+            if job.has_ended:
                 return job
             if job.state == "running" and self._process:
-                self._process.terminate()
-            return self._put(replace(job, state="cancelled", ended=time()))
+                self._process.stop()
+            return self._end(replace(job, state="cancelled"))
 
     def report(self, id_: str, name: str) -> bytes:
-        """Return a file of a job's report.
+        """Return a file of a job's report; it is read from the disk.
 
         Raises:
             JobNotFound: there is no job of that id.
             JobConflict: it has not completed.
+            StorageFailed: it cannot be read.
         """
         job = self.get(id_)
-        found = open_state(job.recipe["output"]).read(name) if job.state == "completed" else None
+        output = job.recipe["output"]
+        if self._roots and not any(Path(output).is_relative_to(os.path.realpath(root)) for root in self._roots):
+            raise JobConflict("the job's output is not in the service's folders any more")
+        found = open_state(output).read(name) if job.state == "completed" else None
         if found is None:
             raise JobConflict(f"the job is {job.state}: it has no report")
         return found
 
     def close(self) -> None:
         """End what runs; it is interrupted, and resumes when its recipe is posted again."""
-        with self._lock:
+        with self._changed:
             self._closing = True
             if self._process:
-                self._process.terminate()
-        self._queue.put(None)
-        if self._thread:
-            self._thread.join(2 * _STOP_S)
+                self._process.stop()
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(2 * STOP_S)
+
+    def _check_open(self) -> None:
+        """Refuse while what was taken before is not known, which a new job could do over."""
+        if self._trouble and not self._opened.is_set():
+            raise self._trouble
+
+    def _check_room(self) -> None:
+        if self._closing:
+            raise JobConflict("the service is closing")
+        waiting = sum(self._jobs[id_].state == "queued" for id_ in self._queue)
+        if waiting >= self._queue_limit:
+            raise QueueFull(
+                f"at most {self._queue_limit} jobs may wait", limit=self._queue_limit, retry_after_s=_RETRY_AFTER_S
+            )
 
     def _work(self) -> None:
-        while (id_ := self._queue.get()) is not None:
-            with self._lock:
-                job = self._jobs[id_]
-                if job.state != "queued" or self._closing:
-                    continue
-                self._put(replace(job, state="running"))
+        """Open the notes and run jobs. Whatever goes wrong is told, and the next job runs."""
+        while not self._closing:
+            for step in (self._open, self._note, self._run_next):
                 try:
-                    self._process = process = self._start(job)
-                except OSError as error:  # this job's end, and not that of all to come
-                    self._put(replace(job, state="failed", ended=time(), error=_died(f"it did not start: {error}")))
-                    continue
-            self._follow(id_, process)
+                    step()
+                except Exception:
+                    logger.exception("the board of jobs failed at a step, and goes on")
+                    self._wait(lambda: self._closing)
+        self._note()
+        if self._notes:
+            self._notes.close()
 
-    def _start(self, job: Job) -> "subprocess.Popen[str]":
-        recipe = self._at(f"{job.id}.json")
-        recipe.write_text(json.dumps(job.recipe))
-        command = [
-            sys.executable,
-            "-P",  # the service's working folder holds no modules
-            "-m",
-            "normtree.jobs.child",
-            str(recipe),
-            str(self._memory_bytes or 0),
-            str(self._workers),
-            *map(str, self._roots),
-        ]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    def _wait(self, until: Callable[[], object]) -> None:
+        """Wait for something, though not for long: what has failed is tried again then."""
+        with self._changed:
+            self._changed.wait_for(until, _RETRY_S)
 
-    def _follow(self, id_: str, process: "subprocess.Popen[str]") -> None:
+    def _open(self) -> None:
+        """Take the notes and read what was taken before."""
+        if self._notes is None or self._opened.is_set():
+            return
+        try:
+            jobs = self._notes.open()
+        except NormtreeError as error:
+            self._set_trouble(error)
+            self._wait(lambda: self._closing)
+            return
+        with self._changed:
+            for job in jobs:
+                self._jobs[job.id] = job
+                if not job.has_ended:
+                    self._end(replace(job, state="interrupted"))
+            self._trouble = None
+            self._opened.set()
+
+    def _note(self) -> None:
+        """Note how jobs have ended, and forget the oldest; what cannot be noted now is tried again."""
+        if self._notes is None or not self._opened.is_set():
+            return
+        with self._changed:
+            self._is_noted = True
+            ended = sorted((job for job in self._jobs.values() if job.has_ended), key=_age)
+            for job in ended[_KEPT:]:
+                self._unnoted.add(self._jobs.pop(job.id).id)
+            chores = {id_: self._jobs.get(id_) for id_ in self._unnoted}
+        trouble = None
+        for id_, noted in chores.items():
+            try:
+                with self._taking:
+                    self._notes.write(noted) if noted else self._notes.remove(id_)
+            except NormtreeError as error:
+                trouble = error
+                continue
+            with self._changed:
+                if self._jobs.get(id_) is noted:
+                    self._unnoted.discard(id_)
+        self._set_trouble(trouble)
+
+    def _set_trouble(self, trouble: NormtreeError | None) -> None:
+        if trouble and self.trouble != trouble.detail:
+            logger.warning("jobs are not noted: %s", trouble.detail)
+        with self._changed:
+            self._trouble = trouble
+
+    def _run_next(self) -> None:
+        """Run the next job to its end; come back without one after a while."""
+        self._wait(lambda: self._closing or self._queue or not self._is_noted)
+        with self._changed:
+            job = self._jobs.get(self._queue.popleft()) if self._queue and not self._closing else None
+        if job is None or job.state != "queued":
+            return
+        try:
+            process = JobProcess(job.id, job.recipe, self._memory_bytes, self._workers, self._roots)
+        except OSError as error:  # this job's end, and not that of all to come
+            with self._changed:
+                self._end(replace(self._jobs[job.id], state="failed", error=died(f"it did not start: {error}")))
+            return
+        self._follow(job.id, process)
+
+    def _follow(self, id_: str, process: JobProcess) -> None:
         """Take in what the process tells until it ends, and note how it did."""
-        error: dict[str, Any] | None = None
-        with process:
-            for line in process.stdout or ():
-                message = _message(line)
-                error = message.get("error", error)
-                if "progress" in message:
-                    with self._lock:
-                        self._jobs[id_] = replace(self._jobs[id_], progress=message["progress"])
-        status = process.returncode
-        with self._lock:
+        with self._changed:
+            job = self._jobs[id_]
+            if job.state == "queued" and not self._closing:
+                self._jobs[id_] = replace(job, state="running")
+                self._process = process
+            else:  # cancelled while it was started
+                process.stop()
+        error: dict[str, int | str] | None = None
+
+        def take(message: dict[str, Any]) -> None:
+            nonlocal error
+            error = message.get("error", error)
+            if "progress" in message:
+                with self._changed:
+                    self._jobs[id_] = replace(self._jobs[id_], progress=message["progress"])
+
+        status = process.follow(take)
+        with self._changed:
             self._process = None
             job = self._jobs[id_]
-            if job.state == "cancelled":
-                self._put(job)
+            if job.has_ended:
+                self._end(job)
             elif status == 0:
-                self._put(replace(job, state="completed", ended=time()))
+                self._end(replace(job, state="completed"))
             elif self._closing:
-                self._put(replace(job, state="interrupted", ended=time()))
+                self._end(replace(job, state="interrupted"))
             else:
-                self._put(replace(job, state="failed", ended=time(), error=error or _died(f"exit status {status}")))
+                self._end(replace(job, state="failed", error=error or died(f"exit status {status}")))
 
-    def _put(self, job: Job) -> Job:
+    def _end(self, job: Job) -> Job:
+        """Remember that a job has ended; it is noted soon."""
+        job = replace(job, ended=job.ended or time())
         self._jobs[job.id] = job
-        beside = self._at(f".{job.id}.partial")
-        beside.write_text(json.dumps(asdict(job)))
-        beside.replace(self._at(f"{job.id}.job"))
+        self._unnoted.add(job.id)
+        self._is_noted = False
+        self._changed.notify_all()
         return job
-
-    def _at(self, name: str) -> Path:
-        if self._folder is None:
-            raise JobConflict("this service runs no jobs: it has no folders for them (jobs_roots)")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder / name
 
 
 @contextmanager
 def open_board(settings: Settings) -> Iterator[JobBoard]:
     """Remember the jobs of a service in the first of its folders, and end what runs when the service does."""
     roots = settings.jobs_folders
-    board = JobBoard(roots[0] / FOLDER if roots else None, settings.workers, settings.jobs_memory_bytes, roots)
+    folder = roots[0] / FOLDER if roots else None
+    board = JobBoard(folder, settings.workers, settings.jobs_memory_bytes, roots, settings.jobs_queue_limit)
     try:
         yield board
     finally:
         board.close()
 
 
-def _died(detail: str) -> dict[str, Any]:
-    """Return the error of a job that could not tell its own."""
-    return {"status": 500, "code": "job-died", "title": "The job died", "detail": detail}
-
-
-def _message(line: str) -> dict[str, Any]:
-    """Return what a job tells in a line; nothing where the line is some library's and not the job's."""
-    with suppress(ValueError):
-        found = json.loads(line)
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
-def _remembered(folder: Path | None) -> list[Job]:
-    """Read what an earlier service has taken; a file that is no job is nobody's business."""
-    jobs = []
-    for path in sorted(folder.glob("*.job")) if folder and folder.is_dir() else []:
-        with suppress(ValueError, TypeError):
-            jobs.append(Job(**json.loads(path.read_text())))
-    return jobs
+def _age(job: Job) -> tuple[float, str]:
+    """Order jobs, the newest first."""
+    return -job.created, job.id

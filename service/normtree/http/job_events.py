@@ -1,0 +1,109 @@
+"""Who follows a job: one watcher for each job that is followed, and what it sees told to all who listen."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from normtree.errors import NormtreeError
+from normtree.http.admission import Admission
+from normtree.jobs.board import JobBoard
+from normtree.jobs.job import Job
+
+_LOOK_S = 0.2
+_A_LISTENER_S = 5e-4  # so many are told less often, and leave time for everybody else
+_TOLD_AT_ONCE = 64
+_KEEP_ALIVE_S = 15.0
+
+
+@dataclass(eq=False)
+class _Watch:
+    """A job that is followed.
+
+    Args:
+        text: the event as it stands.
+        is_over: whether none follows it.
+        listeners: those to be woken when it changes.
+    """
+
+    text: str
+    is_over: bool = False
+    listeners: set[asyncio.Event] = field(default_factory=set)
+    task: "asyncio.Task[None] | None" = None
+
+
+class JobEvents:
+    """What is told of jobs as they change.
+
+    Args:
+        board: of the jobs.
+        admission: knows when the service drains, which ends all that is told.
+    """
+
+    def __init__(self, board: JobBoard, admission: Admission) -> None:
+        self._board, self._admission = board, admission
+        self._watches: dict[str, _Watch] = {}
+
+    async def follow(self, job_id: str) -> AsyncIterator[str]:
+        """Tell of each change until the job ends, or the service does; who is slow misses some that lie between.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        watch = self._watch(job_id)
+        woken, told = asyncio.Event(), ""
+        watch.listeners.add(woken)
+        try:
+            while True:
+                woken.clear()
+                if watch.text != told:
+                    told = watch.text
+                    yield told
+                elif watch.is_over:
+                    return
+                else:
+                    try:
+                        async with asyncio.timeout(_KEEP_ALIVE_S):
+                            await woken.wait()
+                    except TimeoutError:
+                        yield ": still there\n\n"
+        finally:
+            watch.listeners.discard(woken)
+            if not watch.listeners:
+                self._end(job_id, watch)
+
+    def _watch(self, job_id: str) -> _Watch:
+        if job_id not in self._watches:
+            job = self._board.get(job_id)
+            watch = self._watches[job_id] = _Watch(_text(job), job.has_ended)
+            if not watch.is_over:
+                watch.task = asyncio.create_task(self._look(job_id, watch))
+        return self._watches[job_id]
+
+    def _end(self, job_id: str, watch: _Watch) -> None:
+        if watch.task:
+            watch.task.cancel()
+        if self._watches.get(job_id) is watch:
+            del self._watches[job_id]
+
+    async def _look(self, job_id: str, watch: _Watch) -> None:
+        while not watch.is_over:
+            await asyncio.sleep(max(_LOOK_S, _A_LISTENER_S * len(watch.listeners)))
+            try:
+                job = self._board.get(job_id)
+            except NormtreeError:  # forgotten
+                watch.is_over = True
+            else:
+                text, watch.is_over = _text(job), job.has_ended or self._admission.draining
+                if text == watch.text and not watch.is_over:
+                    continue
+                watch.text = text
+            for number, woken in enumerate(tuple(watch.listeners), 1):
+                woken.set()
+                if number % _TOLD_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+
+
+def _text(job: Job) -> str:
+    name = job.state if job.has_ended else "progress"
+    return f"event: {name}\ndata: {json.dumps(job.as_dict(), separators=(',', ':'))}\n\n"
