@@ -87,7 +87,9 @@ class Settings(BaseSettings):
     )
     queue_limit: Count = Field(default=64, ge=0, description="Requests that may wait for shared memory.")
     key_rate_per_s: Rate | None = Field(
-        default=None, gt=0, description="Tensors a second that one key may send, on average; default: no bound."
+        default=None,
+        gt=0,
+        description="Tensors a second that one key may send, and ten times as much else; default: no bound.",
     )
     key_burst: Count = Field(
         default=20, ge=1, description="Tensors that one key may send at once, where it has a rate."

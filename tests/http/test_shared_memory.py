@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 import normtree_kernels as nk
 from normtree.errors import NormtreeError
+from normtree.http.auth import ANYBODY
 from normtree.http.bodies.contents import Entry
 from normtree.http.bodies.oip import Region
 from normtree.http.regions import Regions
@@ -336,11 +337,14 @@ def test_regions_alone() -> None:
     regions = Regions("/tensor-")
     entry = Entry("y", "float32", (2, 2), 16)
     try:
-        regions.register("r", f"{KEY}-alone", 0, 64)
-        with pytest.raises(NormtreeError, match="is not registered"), regions.window(Region("s", 0, 16), entry):
+        regions.register(ANYBODY, "r", f"{KEY}-alone", 0, 64)
+        with (
+            pytest.raises(NormtreeError, match="is not registered"),
+            regions.window(ANYBODY, Region("s", 0, 16), entry),
+        ):
             pytest.fail("there is none")
-        with regions.window(Region("r", 16, 16), entry) as window:
-            regions.unregister()  # who uses it goes on
+        with regions.window(ANYBODY, Region("r", 16, 16), entry) as window:
+            regions.unregister(ANYBODY)  # who uses it goes on
             found = np.zeros((2, 2), np.float32)
             window.read_into(memoryview(found).cast("B"))
             np.testing.assert_array_equal(found, noise(4, 4)[1].reshape(2, 2))

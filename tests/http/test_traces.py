@@ -11,8 +11,10 @@ from safetensors.numpy import save
 import normtree
 from normtree.engine.timing import Span, Timing
 from normtree.errors import TraceNotFound
+from normtree.http.auth import Caller
 from normtree.http.traces import Traces
 
+ADA, BOB = (Caller(name, admin=False) for name in ("ada", "bob"))
 Y = np.random.default_rng(0).standard_normal((600, 300), dtype=np.float32)
 TIMING = Timing(
     engine="inline", reason="asked", norm="l1,linf", axes="0,1", radius=1.0, shape=(2, 2), dtype="float32", blocks=1,
@@ -90,9 +92,20 @@ def test_the_protocol_s_clients_find_it_in_the_parameters(service: str) -> None:
 def test_it_is_for_the_client_that_asked() -> None:
     traces = Traces()
     name = traces.keep("ada", TIMING).rpartition("/")[2]
-    assert traces.find(name, "ada") is TIMING
+    assert traces.find(name, ADA) is TIMING
     with pytest.raises(TraceNotFound, match="of this client"):
-        traces.find(name, "bob")
+        traces.find(name, BOB)
+    assert traces.find(name, Caller("root", admin=True)) is TIMING
+
+
+def test_a_client_s_traces_push_out_none_of_another_s() -> None:
+    traces = Traces()
+    first = traces.keep("ada", TIMING).rpartition("/")[2]
+    others = [traces.keep("bob", TIMING).rpartition("/")[2] for _ in range(300)]
+    assert traces.find(first, ADA) is TIMING
+    assert traces.find(others[-1], BOB) is TIMING
+    with pytest.raises(TraceNotFound):
+        traces.find(others[0], BOB)
 
 
 def test_new_ones_push_old_ones_out() -> None:
@@ -100,5 +113,5 @@ def test_new_ones_push_old_ones_out() -> None:
     first = traces.keep("ada", TIMING._replace(spans=(span,) * 150_000)).rpartition("/")[2]
     second = traces.keep("ada", TIMING._replace(spans=(span,) * 150_000)).rpartition("/")[2]
     with pytest.raises(TraceNotFound):
-        traces.find(first, "ada")
-    assert len(traces.find(second, "ada").spans) == 150_000
+        traces.find(first, ADA)
+    assert len(traces.find(second, ADA).spans) == 150_000

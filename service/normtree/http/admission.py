@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from normtree.engine.arena import segment_bytes
 from normtree.errors import Drained, NotReady
 from normtree.http.allowance import Allowance, Quota
-from normtree.http.auth import client_name
+from normtree.http.auth import client_name, is_open
 from normtree.http.gate import Gate
 from normtree.http.head import head_of
 from normtree.settings import Settings
@@ -25,6 +25,7 @@ from normtree.settings import Settings
 _RETRY_AFTER_S = 1
 _TENSOR_PATHS = re.compile(r"/v1/project|/v2/models/[^/]+(?:/versions/[^/]+)?/infer")
 _MS_PER_S = 1e3
+_LOOKS = 10  # requests without a tensor for each with one
 _QUERIES_KEPT = 256
 _STAY = "stay"  # in the state of a request's scope
 
@@ -52,6 +53,8 @@ class Admission:
         self._gate = Gate(settings.arena_bytes, settings.queue_limit)
         self._quota = Quota(settings.key_rate_per_s, settings.key_burst, settings.key_bytes_limit)
         self._allowances: dict[str, Allowance] = {}
+        self._others = _quota_of_others(settings)
+        self._allowances_of_others: dict[str, Allowance] = {}
         self._tasks: set[asyncio.Task[object]] = set()
 
     @property
@@ -79,6 +82,19 @@ class Admission:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_RETRY_AFTER_S)
+
+    def count(self, client: str) -> None:
+        """Count a request without a tensor. They have a rate of their own, so that looking takes none from working.
+
+        Raises:
+            RateExceeded: its client may not ask again so soon.
+        """
+        if self._others.rate_per_s is None:
+            return
+        found = self._allowances_of_others.get(client)
+        if found is None:
+            found = self._allowances_of_others[client] = Allowance(client, self._others)
+        found.take(0)
 
     def admitted(self, scope: Scope) -> "_Stay":
         """Return the context in which a request is in flight; to enter it is to be taken, at once or after waiting.
@@ -187,6 +203,11 @@ class Admission:
         return self._deadline_s if wanted_s is None else min(self._deadline_s, max(0.0, wanted_s))
 
 
+def _quota_of_others(settings: Settings) -> Quota:
+    rate_per_s = settings.key_rate_per_s
+    return Quota(_LOOKS * rate_per_s if rate_per_s else None, _LOOKS * settings.key_burst, None)
+
+
 class _Stay:
     """The time that a request is in flight.
 
@@ -227,7 +248,7 @@ def _wanted_s(query: bytes) -> float | None:
 class Admit:
     """ASGI middleware that lets a request with a tensor through when `Admission` admits it, and all others at once.
 
-    Health and metrics are thus answered whatever else is in flight.
+    Health and metrics are thus answered whatever else is in flight; of what else needs a key, each may ask so often.
     """
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
@@ -238,6 +259,8 @@ class Admit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http" or scope["method"] != "POST" or not takes_tensor(scope["path"]):
+            if scope["type"] == "http" and not is_open(scope["path"]):
+                self._admission.count(client_name(scope))
             await self._app(scope, receive, send)
             return
         async with self._admission.admitted(scope):

@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Lock
 
 from normtree.errors import InvalidParameter, RegionRefused
+from normtree.http.auth import ANYBODY, Caller
 from normtree.http.bodies.contents import Entry
 from normtree.http.bodies.elements import BY_NAME
 from normtree.http.bodies.oip import Region
@@ -35,18 +36,26 @@ class Registered:
     """A region.
 
     Args:
-        name: by which requests mean it.
+        owner: name of the key that registered it.
+        name: by which its requests mean it.
         key: the client's name for the segment.
         offset: bytes of the segment before the region.
         nbytes: bytes of the region.
         descriptor: of the segment, open.
     """
 
+    owner: str
     name: str
     key: str
     offset: int
     nbytes: int
     descriptor: int
+
+    @property
+    def segment(self) -> tuple[int, int]:
+        """What tells its segment from others, whatever it is called."""
+        found = os.fstat(self.descriptor)
+        return found.st_dev, found.st_ino
 
     def as_dict(self) -> dict[str, str | int]:
         """As the extension has it."""
@@ -101,7 +110,7 @@ class Window:
 
 
 class Regions:
-    """The regions that clients have registered.
+    """The regions that clients have registered, each with names of its own; an admin finds those of others too.
 
     Args:
         prefix: what a key must begin with, the slash included.
@@ -110,20 +119,22 @@ class Regions:
     def __init__(self, prefix: str) -> None:
         """Start with none."""
         self._prefix = prefix
-        self._regions: dict[str, Registered] = {}
+        self._regions: dict[tuple[str, str], Registered] = {}
         self._lock = Lock()
 
-    def register(self, name: str, key: str, offset: int, nbytes: int) -> None:
+    def register(self, caller: Caller, name: str, key: str, offset: int, nbytes: int) -> None:
         """Make a region of a part of a segment.
 
         Args:
+            caller: whose it will be.
             name: by which requests will mean it.
             key: as `shm_open` has it, with the slash.
             offset: bytes of the segment before the region.
             nbytes: bytes of the region.
 
         Raises:
-            RegionRefused: a key that is not permitted, no such segment, or one that is too short; a name that is taken.
+            RegionRefused: a key that is not permitted, no such segment, or one that is too short or another client's;
+                a name that is taken.
         """
         if not (_KEY.fullmatch(key) and key.startswith(self._prefix)):
             raise RegionRefused(
@@ -133,34 +144,37 @@ class Regions:
                 got=key,
             )
         with self._lock:
-            if name in self._regions:
+            if (caller.name, name) in self._regions:
                 raise RegionRefused(f"name: {name[:_NAME_SHOWN]!r} is registered already", pointer="name", got=name)
-            if len(self._regions) >= _REGIONS_LIMIT:
+            if sum(owner == caller.name for owner, _ in self._regions) >= _REGIONS_LIMIT:
                 detail = f"regions: at most {_REGIONS_LIMIT} are registered"
                 raise RegionRefused(detail, pointer="name", limit=_REGIONS_LIMIT, got=_REGIONS_LIMIT + 1)
-            self._regions[name] = _open(name, key, offset, nbytes)
+            found = _open(caller.name, name, key, offset, nbytes)
+            if any(other.owner != caller.name and other.segment == found.segment for other in self._regions.values()):
+                found.close()
+                raise RegionRefused("key: the segment is another client's", pointer="key", got=key)
+            self._regions[caller.name, name] = found
 
-    def unregister(self, name: str | None = None) -> None:
-        """Forget a region, or all of them; one that is not there is forgotten already."""
+    def unregister(self, caller: Caller, name: str | None = None) -> None:
+        """Forget a region, or all that are the caller's; one that is not there is forgotten already."""
         with self._lock:
-            names = list(self._regions) if name is None else [name]
-            for gone in names:
-                region = self._regions.pop(gone, None)
-                if region:
-                    region.close()
+            found = self._all(caller) if name is None else self._named(caller, name)[:1]
+            for region in found:
+                del self._regions[region.owner, region.name]
+                region.close()
 
-    def status(self, name: str | None = None) -> list[dict[str, str | int]]:
-        """Tell of a region, or of all of them.
+    def status(self, caller: Caller, name: str | None = None) -> list[dict[str, str | int]]:
+        """Tell of a region, or of all that are the caller's.
 
         Raises:
             RegionRefused: there is no region of that name.
         """
         with self._lock:
-            found = list(self._regions.values()) if name is None else [self._find(name)]
+            found = self._all(caller) if name is None else [self._find(caller, name)]
         return [region.as_dict() for region in found]
 
     @contextmanager
-    def window(self, part: Region, entry: Entry) -> Iterator[Window]:
+    def window(self, caller: Caller, part: Region, entry: Entry) -> Iterator[Window]:
         """Open the part of a region that a tensor lies in.
 
         Raises:
@@ -168,7 +182,7 @@ class Regions:
             InvalidParameter: the part begins where no element of that type can.
         """
         with self._lock:
-            region = self._find(part.name)
+            region = self._find(caller, part.name)
             if part.offset + part.nbytes > region.nbytes:
                 end = part.offset + part.nbytes
                 detail = f"shared_memory_offset: the region has {region.nbytes} bytes, got {end}"
@@ -189,16 +203,25 @@ class Regions:
 
     def close(self) -> None:
         """Forget all regions."""
-        self.unregister()
+        self.unregister(ANYBODY)
 
-    def _find(self, name: str) -> Registered:
-        if name not in self._regions:
+    def _all(self, caller: Caller) -> list[Registered]:
+        return [region for region in self._regions.values() if caller.may_use(region.owner)]
+
+    def _named(self, caller: Caller, name: str) -> list[Registered]:
+        """Return the regions of a name, the caller's own first."""
+        found = [region for region in self._all(caller) if region.name == name]
+        return sorted(found, key=lambda region: region.owner != caller.name)
+
+    def _find(self, caller: Caller, name: str) -> Registered:
+        found = self._named(caller, name)
+        if not found:
             detail = f"shared_memory_region: {name[:_NAME_SHOWN]!r} is not registered"
             raise RegionRefused(detail, pointer="name", got=name)
-        return self._regions[name]
+        return found[0]
 
 
-def _open(name: str, key: str, offset: int, nbytes: int) -> Registered:
+def _open(owner: str, name: str, key: str, offset: int, nbytes: int) -> Registered:
     """Open a segment.
 
     Raises:
@@ -216,7 +239,7 @@ def _open(name: str, key: str, offset: int, nbytes: int) -> Registered:
     except RegionRefused:
         os.close(descriptor)
         raise
-    return Registered(name, key, offset, nbytes, descriptor)
+    return Registered(owner, name, key, offset, nbytes, descriptor)
 
 
 @contextmanager

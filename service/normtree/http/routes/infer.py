@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from normtree import errors
 from normtree.engine.timing import Timing
 from normtree.http.answer import TensorAnswer
-from normtree.http.auth import client_name
+from normtree.http.auth import caller_of, client_name
 from normtree.http.bodies.oip import InferRequest
 from normtree.http.exchange import report
 from normtree.http.inference import LENGTH_HEADER, Inference, open_inference, read_work
@@ -111,7 +111,7 @@ def _windows(
         raise errors.RegionRefused("shared_memory_region: this service takes no shared memory", pointer="name")
     check_local(request)
     source, target = (
-        held.enter_context(service.regions.window(part, asked.entry)) if part else None
+        held.enter_context(service.regions.window(caller_of(request.scope), part, asked.entry)) if part else None
         for part in (asked.source, asked.target)
     )
     return source, target

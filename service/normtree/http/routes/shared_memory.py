@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, ValidationError
 
 from normtree import errors
+from normtree.http.auth import caller_of
 from normtree.http.problems import problem_responses
 from normtree.http.regions import Regions
 from normtree.http.small_json import JSON_PROBLEMS, read_small_json
@@ -72,32 +73,32 @@ def shared_memory_router(regions: Regions, settings: Settings) -> APIRouter:
     )
 
     @router.get("/status")
-    async def all_regions() -> list[dict[str, str | int]]:
-        """List the regions."""
-        return regions.status()
+    async def all_regions(request: Request) -> list[dict[str, str | int]]:
+        """List the regions that are the client's."""
+        return regions.status(caller_of(request.scope))
 
     @router.get("/region/{name}/status")
-    async def one_region(name: str) -> list[dict[str, str | int]]:
+    async def one_region(request: Request, name: str) -> list[dict[str, str | int]]:
         """Tell of one region."""
-        return regions.status(name)
+        return regions.status(caller_of(request.scope), name)
 
     @router.post("/region/{name}/register", openapi_extra=_REQUEST)
     async def register(request: Request, name: str) -> dict[str, object]:
         """Make a region of a part of a segment that the client has made."""
         wanted = await _read_registration(request, settings)
-        regions.register(name, wanted.key, wanted.offset, wanted.byte_size)
+        regions.register(caller_of(request.scope), name, wanted.key, wanted.offset, wanted.byte_size)
         return {}
 
     @router.post("/region/{name}/unregister")
-    async def unregister(name: str) -> dict[str, object]:
+    async def unregister(request: Request, name: str) -> dict[str, object]:
         """Forget one region."""
-        regions.unregister(name)
+        regions.unregister(caller_of(request.scope), name)
         return {}
 
     @router.post("/unregister")
-    async def unregister_all() -> dict[str, object]:
-        """Forget all regions."""
-        regions.unregister()
+    async def unregister_all(request: Request) -> dict[str, object]:
+        """Forget all regions that are the client's."""
+        regions.unregister(caller_of(request.scope))
         return {}
 
     return router

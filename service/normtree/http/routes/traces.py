@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 
 from normtree import errors
 from normtree.engine.trace import chrome_trace
-from normtree.http.auth import client_name
+from normtree.http.auth import caller_of
 from normtree.http.problems import problem_responses
 from normtree.http.service import Service
 from normtree.http.traces import PATH
@@ -17,6 +17,6 @@ def traces_router(service: Service) -> APIRouter:
     @router.get(PATH + "/{name}", responses=problem_responses(errors.TraceNotFound))
     def trace(name: str, request: Request) -> dict[str, object]:
         """Return the trace of a request that had ``trace=1``, in Chrome's format: open it at ui.perfetto.dev."""
-        return chrome_trace(service.traces.find(name, client_name(request.scope)))
+        return chrome_trace(service.traces.find(name, caller_of(request.scope)))
 
     return router
