@@ -2,8 +2,19 @@
 
 from normtree_kernels import reference
 from normtree_kernels.certificate import Certificate, certify
+from normtree_kernels.goal import NothingLeftWarning
 from normtree_kernels.multilevel import norm, project
 from normtree_kernels.norms import Level, MixedNorm
 from normtree_kernels.radius import radius_for
 
-__all__ = ["Certificate", "Level", "MixedNorm", "certify", "norm", "project", "radius_for", "reference"]
+__all__ = [
+    "Certificate",
+    "Level",
+    "MixedNorm",
+    "NothingLeftWarning",
+    "certify",
+    "norm",
+    "project",
+    "radius_for",
+    "reference",
+]

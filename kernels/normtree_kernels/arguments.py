@@ -1,12 +1,19 @@
 """What callers pass: checked where it comes in, and told by its name when it is wrong."""
 
 import math
-from numbers import Integral, Real
+import operator
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import numpy as np
 
 from normtree_kernels.dtypes import Array
 from normtree_kernels.norms import MixedNorm
+
+N = TypeVar("N")
+
+_NO_NUMBERS = ("bool", "complex", "datetime", "timedelta")  # though float() takes some of them
 
 
 def check_radius(radius: object) -> float:
@@ -53,6 +60,8 @@ def check_out(out: object, y: Array) -> Array:
     same = out.__array_interface__["data"] == y.__array_interface__["data"] and out.strides == y.strides
     if not same and np.may_share_memory(out, y) and np.shares_memory(out, y):
         raise ValueError("out: must be y itself or share no memory with y")
+    if _overlaps_itself(out):
+        raise ValueError(f"out: wanted each element in memory of its own, got strides {out.strides} over {out.shape}")
     return out
 
 
@@ -93,16 +102,37 @@ def describe_bad(y: Array, name: str, norm: MixedNorm) -> str:
     return f"{name}: its norm ({norm}) overflows float64; scale it down"
 
 
+def _overlaps_itself(array: Array) -> bool:
+    """Tell whether elements may share memory: a stride does not step over all that the smaller ones reach."""
+    reach = 0
+    for stride, length in sorted((abs(stride), n) for stride, n in zip(array.strides, array.shape, strict=True)):
+        if length > 1 and stride < reach + array.itemsize:
+            return array.size > 0
+        reach += stride * (length - 1)
+    return False
+
+
 def _real(value: object, name: str) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real | np.floating | np.integer):
-        raise TypeError(f"{name}: wanted a real number, got {type(value).__name__}")
     try:
-        return float(value)
+        return _number(value, name, "a real number", float)
     except OverflowError:
         raise ValueError(f"{name}: must be finite and >= 0, got one that no float64 can hold") from None
 
 
 def _integer(value: object, name: str) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral | np.integer):
-        raise TypeError(f"{name}: wanted an integer, got {type(value).__name__}")
-    return int(value)
+    return _number(value, name, "an integer", operator.index)
+
+
+def _number(value: Any, name: str, wanted: str, convert: Callable[[Any], N]) -> N:
+    """Convert what is a number of Python's, NumPy's or another library's, or an array of one without axes.
+
+    Raises:
+        TypeError: a truth value, text, a complex number, an array of any axes, or no number at all.
+    """
+    given = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    kind = str(getattr(given, "dtype", type(given).__name__)).rpartition(".")[2]  # torch's are torch.bool, …
+    is_one = getattr(given, "shape", ()) == () and (hasattr(given, "__float__") or hasattr(given, "__index__"))
+    if is_one and not isinstance(given, str | bytes) and not kind.startswith(_NO_NUMBERS):
+        with suppress(TypeError):
+            return convert(given)
+    raise TypeError(f"{name}: wanted {wanted}, got {type(value).__name__}")

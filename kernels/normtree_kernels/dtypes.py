@@ -30,9 +30,20 @@ def check_tensor(value: object, name: str) -> Array:
         TypeError: no NumPy array, or an element type that cannot be projected; the message says which are.
     """
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: wanted a numpy.ndarray, got {type(value).__name__}")
+        raise TypeError(f"{name}: wanted a numpy.ndarray, got {type(value).__name__}{_remedy(value)}")
     check_dtype(value.dtype, name)
     return np.asarray(value)  # a subclass may index in ways of its own
+
+
+def _remedy(value: object) -> str:
+    """Say what makes an array of another library's tensor."""
+    if type(value).__module__.partition(".")[0] == "torch":
+        half = ".view(torch.int16).numpy().view(ml_dtypes.bfloat16)"
+        return f"; .detach().cpu().numpy() makes one of it, and of bfloat16 .detach().cpu(){half}"
+    others = isinstance(value, np.generic | np.ndarray) or not (
+        hasattr(value, "__array__") or hasattr(value, "__dlpack__")
+    )
+    return "" if others else "; numpy.asarray, or numpy.from_dlpack, makes one of it"
 
 
 def check_dtype(dtype: np.dtype[Any], name: str) -> None:

@@ -1,6 +1,7 @@
 """Goals: what a projection is to reach, given as a radius, as a share of groups or as a number of groups."""
 
 import math
+import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -15,6 +16,44 @@ from normtree_kernels.norms import MixedNorm
 
 _STEP = 2.0**-52
 _CHECKS: dict[str, Callable[[object], Any]] = {"radius": check_radius, "sparsity": check_share, "groups": check_groups}
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The radius that reaches a goal, and how many outermost groups that leaves.
+
+    Args:
+        radius: of the ball.
+        asked: groups that were to survive at most; None where the goal was a radius.
+        left: groups that do; fewer where some are tied with the first that is to vanish, for ties share one fate. Zeros
+            alone have nothing to lose: of them all that were asked for are left.
+    """
+
+    radius: float
+    asked: int | None = None
+    left: int | None = None
+
+    @property
+    def warning(self) -> str:
+        """What a person should know: that groups were asked for, and none is left; else nothing."""
+        return nothing_left(self.asked, self.left)
+
+
+class NothingLeftWarning(UserWarning):
+    """Groups were asked for, and none is left: the largest are tied."""
+
+
+def warn(reach: Reach) -> None:
+    """Warn whoever called the library where `Reach.warning` says something."""
+    if reach.warning:
+        warnings.warn(reach.warning, NothingLeftWarning, stacklevel=3)
+
+
+def nothing_left(asked: int | None, left: int | None) -> str:
+    """Say that groups were asked for, and none is left; nothing where that is not so."""
+    if not asked or left != 0:
+        return ""
+    return f"no group is left of the {asked} asked for: the largest are tied, and ties share one fate"
 
 
 @dataclass(frozen=True)
@@ -70,7 +109,11 @@ class Goal:
         return total - vanishing
 
     def radius_of(self, v: Float64Array) -> float:
-        """Find the radius that reaches this goal, in closed form.
+        """Find the radius that reaches this goal: that of `reach`."""
+        return self.reach(v).radius
+
+    def reach(self, v: Float64Array) -> Reach:
+        """Find the radius that reaches this goal, in closed form, and how many groups it leaves.
 
         With the groups' norms sorted, v_1 >= v_2 >= …, exactly k groups survive the projection of radius
         sum over i <= k of (v_i - v_{k+1}). Groups tied with the first that is to vanish, vanish with it.
@@ -79,14 +122,17 @@ class Goal:
             v: the outermost groups' norms, finite, one axis; of an outermost l1 level.
         """
         if self.radius is not None:
-            return self.radius
+            return Reach(self.radius)
         survivors = self.survivors(v.size)
+        if not v.any():
+            return Reach(0.0, survivors, survivors)
         if survivors == v.size:
-            return float(sweep.up("l1", v, 0))
+            return Reach(float(sweep.up("l1", v, 0)), survivors, int(np.count_nonzero(v)))
         tau = np.partition(v, v.size - survivors - 1)[v.size - survivors - 1]
         above = v[v > tau]
         most = float(sweep.up("l1", v, 0))  # what a sum rounded otherwise could exceed where tau is 0
-        return _least_excess(v, above.size, min(math.fsum(above - tau), most))
+        radius, left = _least_excess(v, above.size, min(math.fsum(above - tau), most))
+        return Reach(radius, survivors, left)
 
     def __str__(self) -> str:
         """The goal in words: ``radius 10``, ``sparsity 0.9``, ``10 groups``."""
@@ -95,8 +141,8 @@ class Goal:
         return f"sparsity {self.sparsity:g}" if self.sparsity is not None else f"{self.groups} groups"
 
 
-def _least_excess(v: Float64Array, survivors: int, radius: float) -> float:
-    """Lower the radius until rounding lets no group survive that is to vanish."""
+def _least_excess(v: Float64Array, survivors: int, radius: float) -> tuple[float, int]:
+    """Lower the radius until rounding lets no group survive that is to vanish; and say how many do."""
     total = sweep.up("l1", v, 0)
     u = np.empty_like(v)
     search = lowered(radius, survivors)
@@ -106,15 +152,21 @@ def _least_excess(v: Float64Array, survivors: int, radius: float) -> float:
             sweep.down("l1", v, 0, total, np.asarray(radius), u)
             radius = search.send(int(np.count_nonzero(u)))
     except StopIteration as found:
-        return float(found.value)
+        radius, left = found.value
+        return float(radius), int(left)
 
 
-def lowered(radius: float, survivors: int) -> Generator[float, int, float]:
-    """Lower a radius bit by bit: yield radii, and be sent how many groups each leaves, until those are few enough."""
+def lowered(radius: float, survivors: int) -> Generator[float, int, tuple[float, int]]:
+    """Lower a radius bit by bit: yield radii, and be sent how many groups each leaves, until those are few enough.
+
+    Returns:
+        The radius, and how many groups it leaves.
+    """
     step = _STEP
     while radius > 0.0:
-        if (yield radius) <= survivors:
-            return radius
+        left = yield radius
+        if left <= survivors:
+            return radius, left
         radius -= radius * step
         step *= 2.0
-    return 0.0
+    return 0.0, 0

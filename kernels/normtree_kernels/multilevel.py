@@ -7,11 +7,11 @@ import numpy as np
 from normtree_kernels import euclidean
 from normtree_kernels.arguments import check_out, check_threads, describe_bad
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
-from normtree_kernels.goal import Goal
+from normtree_kernels.goal import Goal, warn
 from normtree_kernels.leaves import aggregate, project_leaves
 from normtree_kernels.norms import Axes, MixedNorm
 from normtree_kernels.radius import settle
-from normtree_kernels.tree import climb, crown
+from normtree_kernels.tree import Crown, climb, crown
 
 
 def project(
@@ -40,7 +40,8 @@ def project(
         radius: radius of the ball, in the units of the elements; finite and >= 0.
         axes: the levels' axes from outer to inner, such as ``"1,0"``; see `MixedNorm.parse`.
         sparsity: instead of a radius, the share of the outermost groups that vanishes, 0 to 1; see `radius_for`.
-        groups: instead of a radius, the number of outermost groups that survive.
+        groups: instead of a radius, the number of outermost groups that survive at most: groups tied with the first
+            that is to vanish, vanish with it.
         exact: whether X must be the nearest point; where no way to it is known, it raises with the reason.
         out: array of y's shape and dtype to write to; shares no memory with y, or is y itself. Then nothing is
             written before all arguments and elements are found good, and contiguous fibres inside their balls are
@@ -49,12 +50,16 @@ def project(
 
     Returns:
         ``out``, or a new array of y's shape and dtype. Its norm, as `norm` evaluates it in float64, is at most
-        ``radius``. When y is in the ball already, its elements bit for bit.
+        ``radius``. When y is in the ball already, its elements bit for bit. A fibre that vanishes is +0.0 throughout;
+        a zero of y in another may keep its sign.
 
     Raises:
         TypeError: an argument of the wrong type; a dtype that cannot be projected.
         ValueError: an argument of the right type that cannot be: a negative radius, axes that do not fit, an element
             that is NaN or infinite (its index is told), none or several of radius, sparsity and groups.
+
+    Warns:
+        NothingLeftWarning: groups were asked for, and all that could be left are tied, so that none is.
 
     Cost:
         Θ(size) work; two reads and one write of the tensor for l2 and linf leaves, a few reads more for l1 leaves and
@@ -75,13 +80,14 @@ def project(
     v = aggregate(y, mixed, threads)
     if not math.isfinite(float(climb(mixed, v)[-1])):
         raise ValueError(describe_bad(y, "y", mixed))
-    project_leaves(y, mixed, v, _radii(y, mixed, v, settle(goal, mixed, y), threads, own=own), result, threads)
+    top = crown(mixed, v, settle(goal, mixed, y))
+    warn(top.reach)
+    project_leaves(y, mixed, v, _radii(y, mixed, v, top, threads, own=own), result, threads)
     return result
 
 
-def _radii(y: Array, mixed: MixedNorm, v: Float64Array, goal: Goal, threads: int, *, own: bool) -> Float64Array:
+def _radii(y: Array, mixed: MixedNorm, v: Float64Array, top: Crown, threads: int, *, own: bool) -> Float64Array:
     """The fibres' radii, by the tree or by the exact projection's own algorithm."""
-    top = crown(mixed, v, goal)
     if top.inside or top.radius == 0.0 or not own:
         return top.radii
     return euclidean.water_levels(y, mixed, v, top.radius, threads)

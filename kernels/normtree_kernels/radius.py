@@ -7,7 +7,7 @@ import numpy as np
 from normtree_kernels import sweep
 from normtree_kernels.arguments import describe_bad
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
-from normtree_kernels.goal import Goal
+from normtree_kernels.goal import Goal, Reach, warn
 from normtree_kernels.leaves import aggregate
 from normtree_kernels.norms import Axes, MixedNorm
 from normtree_kernels.tree import climb
@@ -38,6 +38,9 @@ def radius_for(
     Raises:
         TypeError, ValueError: as `normtree_kernels.project`; an outermost level that is not l1.
 
+    Warns:
+        NothingLeftWarning: groups were asked for, and all that could be left are tied, so that none is.
+
     Cost:
         Reads the tensor once, and selects from its outermost groups' norms.
 
@@ -50,14 +53,13 @@ def radius_for(
         raise ValueError("sparsity: exactly one of sparsity and groups is wanted")
     goal = Goal(sparsity=sparsity, groups=groups)
     goal.check_fits(mixed, y.shape)
-    v = _outermost_norms(mixed, y)
-    if not math.isfinite(float(sweep.up("l1", v, 0))):
-        raise ValueError(describe_bad(y, "y", mixed))
-    return goal.radius_of(v)
+    reach = _reach(goal, mixed, y)
+    warn(reach)
+    return reach.radius
 
 
-def settle(goal: Goal, mixed: MixedNorm, y: Array) -> Goal:
-    """Return a goal that aggregates suffice to reach.
+def settle(goal: Goal, mixed: MixedNorm, y: Array) -> Goal | Reach:
+    """Return a goal that aggregates suffice to reach, or what is reached.
 
     The outermost groups' norms tell the radius, and the tree knows them; but for one level the groups are the
     elements themselves, so that the radius must be found first.
@@ -67,7 +69,14 @@ def settle(goal: Goal, mixed: MixedNorm, y: Array) -> Goal:
     """
     if goal.radius is not None or len(mixed.levels) > 1:
         return goal
-    return Goal(radius=radius_for(y, mixed, sparsity=goal.sparsity, groups=goal.groups))
+    return _reach(goal, mixed, y)
+
+
+def _reach(goal: Goal, mixed: MixedNorm, y: Array) -> Reach:
+    v = _outermost_norms(mixed, y)
+    if not math.isfinite(float(sweep.up("l1", v, 0))):
+        raise ValueError(describe_bad(y, "y", mixed))
+    return goal.reach(v)
 
 
 def _outermost_norms(mixed: MixedNorm, y: Array) -> Float64Array:

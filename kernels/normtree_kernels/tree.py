@@ -14,7 +14,7 @@ import numpy as np
 
 from normtree_kernels import sweep
 from normtree_kernels.dtypes import Float64Array
-from normtree_kernels.goal import Goal
+from normtree_kernels.goal import Goal, Reach
 from normtree_kernels.norms import MixedNorm
 
 
@@ -42,17 +42,23 @@ class Crown:
 
     Args:
         radii: float64, the shape of the kept axes in the norm's order: U_1.
-        radius: of the ball; NaN where the norm is not finite and the goal is no radius.
+        reach: the radius of the ball, NaN where the norm is not finite and the goal is no radius; and how many
+            outermost groups were asked for and are left.
         norm: the tensor's mixed norm before projection.
         inside: whether the tensor already lies in the ball, so that it is its own projection.
         steps: the upper levels' sweeps in the order they ran: up to the root, then down.
     """
 
     radii: Float64Array
-    radius: float
+    reach: Reach
     norm: float
     inside: bool
     steps: tuple[Step, ...]
+
+    @property
+    def radius(self) -> float:
+        """Of the ball."""
+        return self.reach.radius
 
 
 def climb(norm: MixedNorm, v: Float64Array, steps: list[Step] | None = None) -> list[Float64Array]:
@@ -76,13 +82,13 @@ def climb(norm: MixedNorm, v: Float64Array, steps: list[Step] | None = None) -> 
     return aggregates
 
 
-def crown(norm: MixedNorm, v: Float64Array, goal: Goal) -> Crown:
+def crown(norm: MixedNorm, v: Float64Array, goal: Goal | Reach) -> Crown:
     """Project the aggregates: climb to the root, project there, push the radii down to the fibres.
 
     Args:
         norm: mixed norm bound to the tensor's axes.
         v: float64, shape of the kept axes in the norm's order, from `sweep.up`.
-        goal: what to reach; a radius where the norm has one level, whose groups are the elements.
+        goal: what to reach; a radius, or what is reached, where the norm has one level, whose groups are the elements.
 
     Returns:
         The fibres' radii; when ``v`` is not finite, neither is the norm, and the radii mean nothing.
@@ -93,25 +99,25 @@ def crown(norm: MixedNorm, v: Float64Array, goal: Goal) -> Crown:
     steps: list[Step] = []
     aggregates = climb(norm, v, steps)
     total = float(aggregates[-1])
-    radius = _radius(norm, aggregates, goal)
-    u = np.asarray(min(radius, total))
+    reach = goal if isinstance(goal, Reach) else _reach(norm, aggregates, goal)
+    u = np.asarray(min(reach.radius, total))
     if math.isfinite(total):
         u = _descend(norm, aggregates, u, 0, steps)
     if u.shape != aggregates[0].shape:  # the norm is not finite
         u = np.broadcast_to(u, aggregates[0].shape)
     radii = u.reshape(v.shape)
-    return Crown(radii, radius, total, total <= radius, tuple(steps))
+    return Crown(radii, reach, total, total <= reach.radius, tuple(steps))
 
 
-def _radius(norm: MixedNorm, aggregates: list[Float64Array], goal: Goal) -> float:
+def _reach(norm: MixedNorm, aggregates: list[Float64Array], goal: Goal) -> Reach:
     if goal.radius is not None:
-        return goal.radius
+        return Reach(goal.radius)
     if len(norm.levels) == 1:
         raise ValueError("goal: of one level the groups are the elements; wanted a radius, found by radius.settle")
-    return goal.radius_of(aggregates[-2]) if np.isfinite(aggregates[-1]) else math.nan
+    return goal.reach(aggregates[-2]) if np.isfinite(aggregates[-1]) else Reach(math.nan)
 
 
-def crowns(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: Goal) -> list[Crown]:
+def crowns(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: Goal | Reach) -> list[Crown]:
     """Project the aggregates of several tensors under one root: their outermost groups, all together, are its vector.
 
     It is the projection of the tensors laid end to end along the outermost level: one ball for all of them.
@@ -141,15 +147,15 @@ def crowns(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: Goal) -
     total = float(sweep.up(outer, joined, 0))
     if not np.isfinite(total):
         return [_lost(v, levels, goal, taken) for v, levels, taken in zip(vs, aggregates, steps, strict=True)]
-    radius = goal.radius_of(joined)
+    reach = goal if isinstance(goal, Reach) else goal.reach(joined)
     u = np.empty_like(joined)
-    sweep.down(outer, joined, 0, np.asarray(total), np.asarray(min(radius, total)), u)
+    sweep.down(outer, joined, 0, np.asarray(total), np.asarray(min(reach.radius, total)), u)
     ends = np.cumsum([tops[i].size for i in order])
     parts = dict(zip(order, np.split(u, ends[:-1]), strict=True))
     result = []
     for i, (norm, v, levels) in enumerate(zip(norms, vs, aggregates, strict=True)):
         radii = _descend(norm, levels, parts[i], 1, steps[i]).reshape(v.shape)
-        result.append(Crown(radii, radius, float(levels[-1]), total <= radius, tuple(steps[i])))
+        result.append(Crown(radii, reach, float(levels[-1]), total <= reach.radius, tuple(steps[i])))
     return result
 
 
@@ -188,10 +194,10 @@ def _common_root(norms: Sequence[MixedNorm]) -> str:
     return outer.pop()
 
 
-def _lost(v: Float64Array, aggregates: list[Float64Array], goal: Goal, steps: list[Step]) -> Crown:
+def _lost(v: Float64Array, aggregates: list[Float64Array], goal: Goal | Reach, steps: list[Step]) -> Crown:
     """The crown of a tensor that stands under a root that is not finite."""
-    radius = math.nan if goal.radius is None else goal.radius
-    return Crown(np.full(v.shape, np.nan), radius, float(aggregates[-1]), False, tuple(steps))
+    reach = Reach(math.nan if goal.radius is None else goal.radius)
+    return Crown(np.full(v.shape, np.nan), reach, float(aggregates[-1]), False, tuple(steps))
 
 
 def _level_sizes(norm: MixedNorm, kept_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -230,6 +230,9 @@ def project(
         if timing:
             timing.write_text(json.dumps({name: taken.as_dict() for name, taken in timings.items()}, indent=2))
         console.print(table)
+        for name, taken in timings.items():
+            if taken.warning:
+                _complain(f"{name}: {taken.warning}" if several else taken.warning)
 
 
 @app.command(epilog="normtree plan 30522x384 --norm l1,linf --axes 1,0")

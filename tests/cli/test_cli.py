@@ -111,6 +111,17 @@ def test_it_keeps_so_many_groups(tmp_path: Path) -> None:
     assert (np.load(tmp_path / "x.npy") != 0).any(axis=1).sum() <= 7
 
 
+def test_it_says_where_no_group_is_left(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", np.ones((40, 30)))
+    done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--groups", 7, "--timing", tmp_path / "t.json")
+    assert done.exit_code == 0, done.stderr
+    assert (
+        done.stderr == "normtree: no group is left of the 7 asked for: the largest are tied, and ties share one fate\n"
+    )
+    (timing,) = json.loads((tmp_path / "t.json").read_text()).values()
+    assert (timing["groups_asked"], timing["groups_left"]) == (7, 0)
+
+
 def test_it_finds_the_nearest_point_where_asked(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", y := RNG.standard_normal((40, 30)))
     done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--radius", 5, "--exact")

@@ -393,3 +393,24 @@ def test_where_ray_finds_no_place_for_its_files_the_remedy_is_told(monkeypatch: 
     monkeypatch.setenv("RAY_TMPDIR", "/proc/normtree")
     with pytest.raises(EngineUnavailable, match=r"/proc/normtree.*set RAY_TMPDIR to a folder of this user's own"):
         RayExecutor(1)
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+@pytest.mark.parametrize("norm", ["l1", "l1,linf", "l1,l1"])
+def test_a_timing_tells_groups_asked_and_left(projector: Projector, norm: str, engine: str) -> None:
+    for y, goal, told in (
+        (noise((300, 70), "float64"), {"groups": 7}, (7, 7)),
+        (np.ones((300, 70)), {"groups": 7}, (7, 0)),
+        (noise((300, 70), "float64"), {"radius": 1.0}, (None, None)),
+    ):
+        plan = projector.plan(y.shape, y.dtype.str, norm=norm, engine=engine, **goal)  # type: ignore[arg-type]
+        _, timing = projector.project_array(y, plan)
+        assert (timing.groups_asked, timing.groups_left) == told
+        assert timing.as_dict()["warning"] == timing.warning
+        assert timing.warning.startswith("no group is left of the 7 asked for") == (told == (7, 0))
+
+
+@pytest.mark.parametrize("given", [{"radius": np.array(2.0)}, {"sparsity": np.array(0.5)}, {"groups": np.array(3)}])
+def test_a_plan_takes_numbers_without_axes(projector: Projector, given: dict[str, Any]) -> None:
+    (name, value), goal = *given.items(), projector.plan((6, 5), "<f4", norm="l1,linf", **given).goal
+    assert getattr(goal, name) == value.item()

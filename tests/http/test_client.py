@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from time import monotonic
@@ -109,6 +110,20 @@ def test_input_is_not_changed(near: Client) -> None:
     y.flags.writeable = False
     near.project(y, radius=2.0)
     np.testing.assert_array_equal(y, Y)
+
+
+@pytest.mark.parametrize("given", [{"radius": np.array(2.0)}, {"radius": np.float32(2)}, {"radius": Fraction(2)}])
+def test_numbers_of_other_libraries_are_numbers(near: Client, given: dict[str, Any]) -> None:
+    np.testing.assert_array_equal(near.project(Y, **given).x, nk.project(Y, "l1,linf", 2.0))
+
+
+def test_an_answer_tells_where_no_group_is_left(near: Client) -> None:
+    got = near.project(np.ones_like(Y), groups=3)
+    assert got.warning == "no group is left of the 3 asked for: the largest are tied, and ties share one fate"
+    assert (got.timing["groups_asked"], got.timing["groups_left"]) == (3, 0)
+    assert near.project(Y, groups=3).warning == ""
+    several = near.project_tensors({"a": Y, "b": np.ones_like(Y)}, groups=3)
+    assert several.warning == f"b: {got.warning}"
 
 
 def test_several_tensors_at_once(near: Client) -> None:

@@ -218,6 +218,26 @@ def test_compact_beside_tensors_that_pass_through(client: httpx.Client, weights:
     check(post(client, clash, output="compact"), 422, "invalid-parameter")
 
 
+def test_groups_asked_and_left_are_told(client: httpx.Client) -> None:
+    tied = np.repeat(np.array([[5.0], [3.0], [3.0], [1.0]]), 6, axis=1)
+    for groups, left in ((1, 1), (2, 1), (4, 4)):
+        answer = post(client, npy(tied), kind=NPY, certificate=1, groups=groups)
+        timing, told = (json.loads(answer.headers[f"x-normtree-{each}"]) for each in ("timing", "certificate"))
+        assert (timing["groups_asked"], timing["groups_left"], timing["warning"]) == (groups, left, "")
+        assert (told["groups_asked"], told["groups"][0] - told["zero_groups"][0]) == (groups, left)
+    none = json.loads(post(client, npy(np.ones((4, 6))), kind=NPY, groups=3).headers["x-normtree-timing"])
+    assert (none["groups_asked"], none["groups_left"]) == (3, 0)
+    assert none["warning"].startswith("no group is left of the 3 asked for")
+    several = tensors_body({"a": tied, "b": np.ones((4, 6))})
+    whole = json.loads(post(client, several, groups=2).headers["x-normtree-timing"])
+    assert (whole["groups_asked"], whole["groups_left"]) == (4, 1)
+    assert whole["warning"].startswith("b: no group is left of the 2 asked for")
+    assert [(one["groups_asked"], one["groups_left"]) for one in whole["tensors"]] == [(2, 1), (2, 0)]
+    together = post(client, several, groups=2, scope="global", certificate=1)
+    assert json.loads(together.headers["x-normtree-certificate"])["groups_asked"] == 2
+    assert json.loads(together.headers["x-normtree-timing"])["groups_left"] == 1
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_certificate(client: httpx.Client, exact: bool) -> None:
     y = noise(40, 30)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from normtree.engine.timing import STAGES
 from normtree.jobs import pictures
@@ -158,3 +159,27 @@ def test_a_large_model_s_page_shows_the_most_and_its_numbers_are_a_line_a_tensor
     assert set(re.findall("<tr><td>(layers[^<]*)</td><td>300×200", text)) == largest
     small = {line.split("<td>")[1] for line in text.split("<tr>") if "<td>300</td>" in line}
     assert not small
+
+
+def test_groups_asked_and_left_are_told(tmp_path: Path, make_recipe: Any) -> None:
+    (tmp_path / "in").mkdir()
+    y = np.random.default_rng(0).standard_normal((6, 4))
+    tensors = {"a": y, "b": np.ones((6, 4)), "c": np.ones((5, 4)), "v": np.ones(9)}
+    save_file(tensors, tmp_path / "in" / "model.safetensors")
+    rules = [
+        "tensors = '[ab]'\nnorm = 'l1,l2'\ngroups = 2",
+        "tensors = 'c'\nnorm = 'l1,l2'\ngroups = 3\nscope = 'global'",
+        "tensors = 'v'\nnorm = 'l1'\nsparsity = 0.5",
+    ]
+    run_job(make_recipe(tmp_path / "in", tmp_path / "out", *rules), Options(workers=1, engine="inline"))
+    report = json.loads((tmp_path / "out.normtree" / "report.json").read_text())
+    assert [(rule["groups_asked"], rule["groups_left"]) for rule in report["rules"]] == [(4, 2), (3, 0), (4, 0)]
+    assert [(t["name"], t["groups_asked"], t["groups_left"]) for t in report["tensors"]] == [
+        ("a", 2, 2), ("b", 2, 0), ("c", 3, 0), ("v", 4, 0),
+    ]  # fmt: skip
+    fate = "the largest are tied, and ties share one fate"
+    assert report["notes"] == [
+        f"b: no group is left of the 2 asked for: {fate}",
+        f"rules[1]: no group is left of the 3 asked for: {fate}",
+        f"v: no group is left of the 4 asked for: {fate}",
+    ]

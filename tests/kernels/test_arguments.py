@@ -1,5 +1,6 @@
 """Wrong arguments are refused by name; right ones are honoured, and the tensor is never changed."""
 
+import operator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16, float8_e5m2
+from numpy.lib.stride_tricks import as_strided
 
 import normtree_kernels as nk
 
@@ -51,7 +53,11 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("radius", True, TypeError, ".*got bool"),
     ("radius", np.True_, TypeError, ".*got bool"),
     ("radius", 1j, TypeError, ".*got complex"),
-    ("radius", Decimal(1), TypeError, ".*got Decimal"),
+    ("radius", np.array(True), TypeError, "wanted a real number, got ndarray"),
+    ("radius", np.array("1"), TypeError, "wanted a real number, got ndarray"),
+    ("radius", np.array(1j), TypeError, "wanted a real number, got ndarray"),
+    ("radius", np.timedelta64(1, "s"), TypeError, "wanted a real number, got timedelta64"),
+    ("radius", np.array(-1.0), ValueError, r"must be finite and >= 0, got -1\.0"),
     ("radius", np.array([1.0]), TypeError, ".*got ndarray"),
     ("radius", float("nan"), ValueError, "must be finite and >= 0, got nan"),
     ("radius", np.float32("inf"), ValueError, "must be finite and >= 0, got inf"),
@@ -73,6 +79,18 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("out", frozen(np.zeros((3, 3))), ValueError, ".*read-only"),
     ("out", Y.T, ValueError, "must be y itself or share no memory with y"),
     ("out", Y[::-1], ValueError, "must be y itself or share no memory with y"),
+    (
+        "out",
+        as_strided(np.zeros(5), (3, 3), (8, 8)),
+        ValueError,
+        "wanted each element in memory of its own, got strides",
+    ),
+    (
+        "out",
+        as_strided(np.zeros(3), (3, 3), (0, 8)),
+        ValueError,
+        "wanted each element in memory of its own, got strides",
+    ),
 ]
 
 # what to give instead of a radius -> the error, and how its message begins
@@ -92,10 +110,33 @@ WRONG_CHOICES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"groups": 2.0}, TypeError, "groups: wanted an integer, got float"),
     ({"groups": True}, TypeError, "groups: wanted an integer, got bool"),
     ({"groups": "2"}, TypeError, "groups: wanted an integer, got str"),
+    ({"groups": np.array(2.0)}, TypeError, "groups: wanted an integer, got ndarray"),
+    ({"groups": np.array([2])}, TypeError, "groups: wanted an integer, got ndarray"),
+    ({"sparsity": np.array(True)}, TypeError, "sparsity: wanted a real number, got ndarray"),
 ]
 
 WRONG_IDS = [f"{argument} {type(value).__name__}" for argument, value, *_ in WRONG]
-RADII = [2, 2.0, np.float32(2), np.int8(2), np.float64(2), Fraction(2)]
+
+
+class Scalar:
+    """A number of another library's, as torch's tensors without axes are."""
+
+    shape = ()
+
+    def __init__(self, value: float, dtype: str) -> None:
+        self._value, self.dtype = value, dtype
+
+    def __float__(self) -> float:
+        return float(self._value)
+
+    def __index__(self) -> int:
+        return operator.index(self._value)  # type: ignore[arg-type]
+
+
+RADII = [
+    2, 2.0, np.float32(2), np.int8(2), np.float64(2), Fraction(2), Decimal(2), np.array(2.0), np.array(2),
+    np.array(2, np.float16), Scalar(2.0, "torch.float32"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("argument", "value", "error", "message"), WRONG, ids=WRONG_IDS)

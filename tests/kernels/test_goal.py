@@ -48,3 +48,24 @@ def test_the_radius_of_a_number_of_groups_is_the_closed_form() -> None:
     v = np.array([3.0, 2.0, 0.5])
     assert [Goal(groups=k).radius_of(v) for k in range(4)] == [0.0, 1.0, 4.0, 5.5]
     assert Goal(radius=2.0).radius_of(v) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("v", "goal", "asked", "left"),
+    [
+        ([3.0, 2.0, 0.5], Goal(groups=2), 2, 2),
+        ([3.0, 2.0, 2.0, 0.5], Goal(groups=2), 2, 1),
+        ([2.0, 2.0, 2.0], Goal(groups=2), 2, 0),
+        ([2.0, 2.0, 0.0], Goal(groups=3), 3, 2),
+        ([2.0, 2.0, 0.0], Goal(groups=0), 0, 0),
+        ([0.0, 0.0, 0.0], Goal(groups=2), 2, 2),
+        ([3.0, 2.0, 1.0, 1.0], Goal(sparsity=0.25), 3, 2),
+        ([3.0, 2.0], Goal(radius=1.0), None, None),
+    ],
+)
+def test_what_is_reached_tells_groups_asked_and_left(
+    v: list[float], goal: Goal, asked: int | None, left: int | None
+) -> None:
+    reach = goal.reach(np.array(v))
+    assert (reach.asked, reach.left) == (asked, left)
+    assert bool(reach.warning) == (bool(asked) and left == 0)

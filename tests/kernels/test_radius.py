@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 import normtree_kernels as nk
 
+pytestmark = pytest.mark.filterwarnings("ignore::normtree_kernels.NothingLeftWarning")
+
 Y = np.array([[3, -1, 0.5], [1, 2, -0.5], [-2, 0.5, 0.25]])  # columns are the groups
 TEXTS = ["l1", "l1,linf", "l1,l1", "l1,l2", "l1,l2,linf", "l1,linf,l1"]
 
@@ -266,3 +268,29 @@ def test_other_wrong_arguments_are_refused_as_by_project(layout: Any) -> None:
         nk.radius_for(Y.astype(np.int64), "l1,linf", groups=1)
     with pytest.raises(ValueError, match=r"^y: .*overflows"):
         nk.radius_for(np.full((2, 2), 1e308), "l1,linf", groups=1)
+
+
+# --- ties -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["l1", "l1,linf", "l1,l2"])
+def test_it_warns_where_ties_leave_nothing_of_what_was_asked(text: str) -> None:
+    tied = np.ones((4, 3))
+    goals: list[dict[str, Any]] = [{"groups": 3}, {"sparsity": 0.25}]
+    for goal in goals:
+        wanted = 9 if text == "l1" and "sparsity" in goal else 3
+        message = f"no group is left of the {wanted} asked for: the largest are tied, and ties share one fate"
+        with pytest.warns(nk.NothingLeftWarning, match=message):
+            assert not nk.project(tied, text, **goal).any()
+        with pytest.warns(nk.NothingLeftWarning, match=message):
+            assert nk.radius_for(tied, text, **goal) == 0.0
+
+
+@pytest.mark.filterwarnings("error::normtree_kernels.NothingLeftWarning")
+def test_it_warns_of_nothing_else() -> None:
+    nk.project(np.zeros((4, 3)), "l1,linf", groups=2)
+    nk.project(np.ones((4, 3)), "l1,linf", groups=0)
+    nk.project(np.ones((4, 3)), "l1,linf", groups=4)
+    nk.project(np.ones((4, 3)), "l1,linf", 0.0)
+    some = nk.project(np.array([[3.0], [2.0], [2.0]]), "l1,linf", groups=2)
+    assert some.ravel().tolist() == [1.0, 0.0, 0.0]

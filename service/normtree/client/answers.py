@@ -24,6 +24,11 @@ class Projected:
     request_id: str
     trace_path: str | None
 
+    @property
+    def warning(self) -> str:
+        """What should be known of it: that groups were asked for, and none is left; else nothing."""
+        return str(self.timing.get("warning", ""))
+
 
 @dataclass(frozen=True)
 class ProjectedTensors:
@@ -44,6 +49,11 @@ class ProjectedTensors:
     certificate: Mapping[str, Any] | None
     request_id: str
     trace_path: str | None
+
+    @property
+    def warning(self) -> str:
+        """What should be known of them: of which tensors groups were asked for, and none is left; else nothing."""
+        return str(self.timing.get("warning", ""))
 
     def __getitem__(self, name: str) -> Any:
         """Return the projection of the tensor of that name."""

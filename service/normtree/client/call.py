@@ -167,9 +167,11 @@ def _type_name(array: Array, where: str) -> str:
 
 
 def _text(value: object) -> str:
-    """Write a parameter as a query has it; NumPy's scalars are numbers like others."""
-    if isinstance(value, np.generic):
+    """Write a parameter as a query has it; scalars and arrays without axes are numbers like others."""
+    if not isinstance(value, str) and getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
+    if not isinstance(value, str | int | float) and hasattr(value, "__float__"):
+        value = float(value)
     if isinstance(value, bool):
         return str(int(value))
     return repr(value) if isinstance(value, float) else str(value)

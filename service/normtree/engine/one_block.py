@@ -67,7 +67,7 @@ def run_one_block(work: Work, goal: Goal, terms: Terms) -> Run:
         span = Span("down", len(norm.levels) - 1, root_ns, down_ns, y.nbytes + x.nbytes, worker)
         phases.append(Phase("down", (span,), down_ns))
     steps = tuple(Span(s.sweep, s.level, s.start_ns, s.stop_ns, s.nbytes, worker) for s in top.steps)
-    return Run((top.norm,), finite, top.radius, tuple(phases), steps, start_ns, bytes_moved=0, retries=0)
+    return Run((top.norm,), finite, top.reach, tuple(phases), steps, start_ns, bytes_moved=0, retries=0)
 
 
 def _check(terms: Terms) -> None:

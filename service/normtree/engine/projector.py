@@ -215,7 +215,11 @@ class Projector:
             self._plan.cache_clear()
             self._planned_by = self.profile
         away = self.ray is not None and self.ray.is_away
-        plan = self._plan(shape, dtype, norm, axes, radius, sparsity, groups, exact, (engine, away), workers)
+        try:
+            goal = Goal(radius, sparsity, groups)
+        except (TypeError, ValueError) as error:
+            raise refusal(error) from error
+        plan = self._plan(shape, dtype, norm, axes, goal, exact, (engine, away), workers)
         if plan.engine == "ray" and self.ray:
             self.ray.check_there()
         return plan
@@ -226,18 +230,12 @@ class Projector:
         dtype: str,
         norm: str,
         axes: str | None,
-        radius: float | None,
-        sparsity: float | None,
-        groups: int | None,
+        goal: Goal,
         exact: bool,
         choice: tuple[str, bool],
         workers: int | None,
     ) -> Plan:
         """Make a plan; small requests are alike, and planning one takes longer than projecting it."""
-        try:
-            goal = Goal(radius, sparsity, groups)
-        except (TypeError, ValueError) as error:
-            raise refusal(error) from error
         try:
             check_dtype(np.dtype(dtype), "tensor")
         except TypeError as error:

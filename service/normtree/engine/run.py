@@ -23,7 +23,7 @@ from normtree.engine.timing import Span
 from normtree.engine.tree import Branch, Root, leaf_down, leaf_up, root
 from normtree.engine.watermark import Watermark
 from normtree_kernels.blocks import Block, split
-from normtree_kernels.goal import Goal
+from normtree_kernels.goal import Goal, Reach
 
 _POLL_S = 0.05
 
@@ -66,7 +66,7 @@ class Run:
     Args:
         norms: the tensors' own mixed norms; NaN or infinite where one holds such a value or its norm overflows.
         finite: whether all are, and all together; if not, nothing was projected.
-        radius: of the ball.
+        reach: the radius of the ball, and the outermost groups asked for and left.
         phases: in the order they ran.
         steps: the root's sweeps of the upper levels.
         start_ns: `time.perf_counter_ns` when the engine was asked.
@@ -76,7 +76,7 @@ class Run:
 
     norms: tuple[float, ...]
     finite: bool
-    radius: float
+    reach: Reach
     phases: tuple[Phase, ...]
     steps: tuple[Span, ...]
     start_ns: int
@@ -137,7 +137,7 @@ def run_tree(executor: Executor, slates: Arena, works: Sequence[Work], goal: Goa
         top = run.go(goal)
         moved = 0 if executor.in_process else run.bytes_shared
         done = tuple(phases.done)
-        return Run(top.norms, top.finite, top.radius, done, top.steps, start_ns, moved, phases.retries)
+        return Run(top.norms, top.finite, top.reach, done, top.steps, start_ns, moved, phases.retries)
 
 
 def _shapes(plan: Plan) -> list[tuple[int, ...]]:
@@ -180,8 +180,8 @@ class _Run:
         self._phases.note_root(top.span)
         if not top.finite:
             return top
-        if not top.inside and top.radius > 0.0:
-            self._find_levels(top.radius)
+        if not top.inside and top.reach.radius > 0.0:
+            self._find_levels(top.reach.radius)
         self._find_thresholds()
         self._project()
         return top

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Self
 
+from normtree_kernels.goal import nothing_left
+
 Sweep = Literal["up", "root", "down"]
 Stage = Literal["receive", "decode", "queue", "place", "up", "root", "down", "encode", "total"]
 STAGES: tuple[Stage, ...] = ("receive", "decode", "queue", "place", "up", "root", "down", "encode", "total")
@@ -84,7 +86,9 @@ class Timing(NamedTuple):
     ``wall_ms`` is up + root + down as the asker waited; ``work_ms`` the sum of all pieces; ``span_ms`` the critical
     path: the slowest leaf of each phase and the root. ``speedup`` compares the wall with the serial
     reference, which ``serial_is`` says was measured in the same request or modelled from the machine profile.
-    ``spans`` are the pieces themselves; they are no part of the schema, and `normtree.engine.trace` draws them.
+    ``groups_asked`` are the outermost groups that were to survive at most, and ``groups_left`` those that do; None
+    where the goal was a radius. ``spans`` are the pieces themselves; they are no part of the schema, and
+    `normtree.engine.trace` draws them.
     """
 
     engine: str
@@ -107,6 +111,8 @@ class Timing(NamedTuple):
     retries: int
     bytes_moved: int
     trace_id: str
+    groups_asked: int | None = None
+    groups_left: int | None = None
     spans: tuple[Span, ...] = ()
 
     @property
@@ -123,6 +129,11 @@ class Timing(NamedTuple):
     def efficiency(self) -> float:
         """Speed-up over workers."""
         return self.speedup / self.workers
+
+    @property
+    def warning(self) -> str:
+        """That groups were asked for, and none is left; else nothing."""
+        return nothing_left(self.groups_asked, self.groups_left)
 
     @property
     def overhead_ms(self) -> float:
@@ -148,4 +159,5 @@ class Timing(NamedTuple):
         plain["parallelism"] = self.parallelism
         plain["efficiency"] = self.efficiency
         plain["overhead_ms"] = self.overhead_ms
+        plain["warning"] = self.warning
         return plain

@@ -20,7 +20,7 @@ from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Span
 from normtree_kernels.blocks import Block
 from normtree_kernels.dtypes import Float64Array
-from normtree_kernels.goal import Goal
+from normtree_kernels.goal import Goal, Reach
 from normtree_kernels.norms import MixedNorm
 from normtree_kernels.radius import settle
 from normtree_kernels.sweep import active as sweep_active
@@ -57,7 +57,7 @@ class Root:
     Args:
         norms: the tensors' own mixed norms; NaN or infinite where one holds such a value or its norm overflows.
         finite: whether all are, and all together.
-        radius: of the ball.
+        reach: the radius of the ball, and the outermost groups asked for and left.
         inside: whether the tensors lie in it already.
         span: all of the root's work.
         steps: of that, the sweeps of the upper levels.
@@ -65,7 +65,7 @@ class Root:
 
     norms: tuple[float, ...]
     finite: bool
-    radius: float
+    reach: Reach
     inside: bool
     span: Span
     steps: tuple[Span, ...]
@@ -154,7 +154,7 @@ def root(branches: Sequence[Branch], goal: Goal) -> Root:
     steps = (Span(s.sweep, s.level, s.start_ns, s.stop_ns, s.nbytes, worker) for top in tops for s in top.steps)
     norms = tuple(top.norm for top in tops)
     finite = all(map(math.isfinite, norms)) and not any(np.isnan(top.radii).any() for top in tops)
-    return Root(norms, finite, tops[0].radius, tops[0].inside, span, tuple(steps))
+    return Root(norms, finite, tops[0].reach, tops[0].inside, span, tuple(steps))
 
 
 def _tops(branches: Sequence[Branch], goal: Goal) -> list[Crown]:
@@ -175,5 +175,5 @@ def find_crown(norm: MixedNorm, v: Float64Array, goal: Goal, source: Tensor) -> 
         source: the tensor, which is looked at where its elements are the groups.
     """
     if goal.radius is None and len(norm.levels) == 1:  # what is above the elements knows none of them
-        goal = settle(goal, norm, source.array()) if np.isfinite(v) else Goal(radius=0.0)
+        return crown(norm, v, settle(goal, norm, source.array()) if np.isfinite(v) else Goal(radius=0.0))
     return crown(norm, v, goal)

@@ -28,13 +28,20 @@ class Pair:
     norm: MixedNorm
 
 
-def certify_one(pair: Pair, radius: float) -> Told:
-    """Return evidence for a projection, and by which digests its input and output can be recognised."""
-    evidence = certify(pair.y, pair.x, pair.norm, radius)
-    return {**evidence.as_dict(), "sha256_before": _digest(pair.y), "sha256_after": _digest(pair.x)}
+def certify_one(pair: Pair, radius: float, groups_asked: int | None = None) -> Told:
+    """Return evidence for a projection, and by which digests its input and output can be recognised.
+
+    Args:
+        pair: the tensor and its projection.
+        radius: of the ball.
+        groups_asked: how many outermost groups were to survive at most; None where that was not asked.
+    """
+    evidence = certify(pair.y, pair.x, pair.norm, radius).as_dict()
+    asked = {} if groups_asked is None else {"groups_asked": groups_asked}
+    return {**evidence, **asked, "sha256_before": _digest(pair.y), "sha256_after": _digest(pair.x)}
 
 
-def certify_together(pairs: Sequence[Pair], radius: float) -> tuple[Told, list[Told]]:
+def certify_together(pairs: Sequence[Pair], radius: float, groups_asked: int | None = None) -> tuple[Told, list[Told]]:
     """Return evidence for tensors that were projected onto one ball, and for each on its own.
 
     No tensor alone can tell whether all lie in the ball that they share. So each is certified against its share of it,
@@ -43,6 +50,7 @@ def certify_together(pairs: Sequence[Pair], radius: float) -> tuple[Told, list[T
     Args:
         pairs: of two levels or more, with one outermost norm.
         radius: of the ball that they share.
+        groups_asked: how many of their outermost groups were to survive at most; None where that was not asked.
 
     Raises:
         ValueError: as `normtree_kernels.certify`.
@@ -64,6 +72,7 @@ def certify_together(pairs: Sequence[Pair], radius: float) -> tuple[Told, list[T
         "distance": math.hypot(*(float(str(one["distance"])) for one in each)),
         "groups": vectors[1].size,
         "zero_groups": int(vectors[1].size - np.count_nonzero(vectors[1])),
+        **({} if groups_asked is None else {"groups_asked": groups_asked}),
     }
     return whole, each
 

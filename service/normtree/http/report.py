@@ -11,7 +11,8 @@ from normtree.engine.timing import LevelTiming, Timing
 
 _TENSORS_SHOWN = 32
 _NAME_SHOWN = 100
-_SHOWN = ("engine", "radius", "wall_ms", "serial_ms", "speedup")
+_WARNED = 4
+_SHOWN = ("engine", "radius", "groups_asked", "groups_left", "warning", "wall_ms", "serial_ms", "speedup")
 
 
 def add_up(timings: Sequence[Timing]) -> Timing:
@@ -48,6 +49,8 @@ def add_up(timings: Sequence[Timing]) -> Timing:
         retries=sum(t.retries for t in timings),
         bytes_moved=sum(t.bytes_moved for t in timings),
         trace_id=first.trace_id,
+        groups_asked=_sum(t.groups_asked for t in timings),
+        groups_left=_sum(t.groups_left for t in timings),
         spans=tuple(span for t in timings for span in t.spans),
     )
 
@@ -62,6 +65,7 @@ def timing_headers(whole: Timing, each: Mapping[str, Timing | None]) -> dict[str
     """
     found = whole.as_dict()
     if len(each) > 1:
+        found["warning"] = _warning(each) or whole.warning
         found["tensors"] = [
             {"name": name[:_NAME_SHOWN], **({key: getattr(timing, key) for key in _SHOWN} if timing else {})}
             for name, timing in list(each.items())[:_TENSORS_SHOWN]
@@ -108,8 +112,21 @@ def _flatten_into(found: dict[str, str | int | float | bool], name: str, value: 
         _flatten_into(found, name, dict(enumerate(value)))
     elif isinstance(value, list | tuple):
         found[name] = ",".join(map(str, value))
-    else:
+    elif value is not None:
         found[name] = str(value)
+
+
+def _warning(each: Mapping[str, Timing | None]) -> str:
+    """Name tensors of which something is to be known, the first ones if there are many."""
+    found = [f"{name[:_NAME_SHOWN]}: {one.warning}" for name, one in each.items() if one and one.warning]
+    more = [f"and {len(found) - _WARNED} more tensors"] if len(found) > _WARNED else []
+    return "; ".join([*found[:_WARNED], *more])
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """Add numbers, none of which may be missing."""
+    known = list(numbers)
+    return None if None in known else sum(filter(None, known))
 
 
 def _add_level(levels: Sequence[LevelTiming]) -> LevelTiming:

@@ -136,7 +136,8 @@ class Work:
         done, timings = {}, []
         for item in self.items:
             timing = self._project(item, projector)
-            certificate = certify_one(_pair(item), timing.radius) if self.query.certificate else None
+            asked = timing.radius, timing.groups_asked
+            certificate = certify_one(_pair(item), *asked) if self.query.certificate else None
             timings.append(timing)
             done[item.entry.name] = Done(timing, certificate, _compact(item))
         return Outcome(done, add_up(timings))
@@ -157,7 +158,8 @@ class Work:
         whole: Told | None = None
         each: Sequence[Told | None] = [None] * len(self.items)
         if self.query.certificate:
-            whole, each = certify_together([_pair(item) for item in self.items], timing.radius)
+            pairs = [_pair(item) for item in self.items]
+            whole, each = certify_together(pairs, timing.radius, timing.groups_asked)
         done = {
             item.entry.name: Done(None, certificate, _compact(item))
             for item, certificate in zip(self.items, each, strict=True)

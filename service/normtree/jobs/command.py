@@ -60,7 +60,7 @@ def run(console: Console, bars: Console, path: Path, options: Options) -> None:
     with _bars(bars) as bar:
         outcome = run_job(recipe, options, _watch(bar))
     console.print(_results(outcome))
-    for note in outcome.plan.notes:
+    for note in outcome.notes:
         console.print(f"note: {printable(note)}", highlight=False, markup=False, soft_wrap=True)
     console.print(printable_lines(_closing(outcome)), highlight=False, markup=False, soft_wrap=True)
 

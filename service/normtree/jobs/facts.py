@@ -35,6 +35,9 @@ class Facts:
         distance: Euclidean distance of the output from the input.
         groups: number of groups a level, outermost first; the last are the elements.
         zero_groups: how many of them are zero in the output.
+        groups_asked: how many outermost groups were to survive at most, of all tensors together where the rule's scope
+            is global; None where the goal was a radius.
+        groups_left: how many of these do, as the root counts them.
         zeros: the outermost groups that are zero, as ranges: ``0-3,7``.
         histogram: outermost groups by the doublings of their norm from the threshold, or from their mean where there
             is no threshold; the first and last bins hold all beyond.
@@ -54,6 +57,8 @@ class Facts:
     distance: float
     groups: tuple[int, ...]
     zero_groups: tuple[int, ...]
+    groups_asked: int | None
+    groups_left: int | None
     zeros: str
     histogram: tuple[int, ...]
 
@@ -109,6 +114,8 @@ def facts_of(name: str, shard: str, rule: int, layout: Layout, v: Float64Array, 
         distance=after.distance,
         groups=(*(int(level.size) for level in levels[-2::-1]), size),
         zero_groups=(*zero, size - after.nonzero),
+        groups_asked=top.crown.reach.asked,
+        groups_left=top.crown.reach.left,
         zeros=ranges(np.flatnonzero(levels[-2] == 0.0)) if len(norm.levels) > 1 else "",
         histogram=histogram(outer, top.threshold),
     )

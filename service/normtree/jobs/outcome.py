@@ -5,6 +5,9 @@ from typing import Any
 
 from normtree.jobs.facts import Facts
 from normtree.jobs.plan import JobPlan
+from normtree_kernels.goal import nothing_left
+
+_NAMED = 10  # tensors of which no group is left; of more the report's own numbers tell
 
 
 @dataclass(frozen=True)
@@ -28,3 +31,17 @@ class Outcome:
     state_url: str
     resumed: bool
     was_completed: bool
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of it that nobody asked: what the plan tells, and where no group is left."""
+        scopes = [rule.scope for rule in self.plan.recipe.rules]
+        told = {}
+        for each in self.facts:
+            text = nothing_left(each.groups_asked, each.groups_left)
+            if text:
+                whose = f"rules[{each.rule}]" if scopes[each.rule] == "global" else each.name
+                told[whose] = f"{whose}: {text}"
+        lines = list(told.values())
+        more = [f"and {len(lines) - _NAMED} tensors more of which no group is left"] if len(lines) > _NAMED else []
+        return [*self.plan.notes, *lines[:_NAMED], *more]

@@ -81,7 +81,7 @@ def make_report(outcome: Outcome, floor: Floor | None) -> dict[str, Any]:
             "bytes_saved": sum(removal["bytes_saved"] for removal in removals),
             "tensors": removals,
         },
-        "notes": plan.notes,
+        "notes": outcome.notes,
     }
 
 
@@ -168,9 +168,19 @@ def _rule(rule: Rule, facts: list[Facts]) -> dict[str, Any]:
         "groups": groups,
         "zero_groups": zero,
         "zero_share": zero / groups if groups else 0.0,
+        "groups_asked": _asked(rule, [each.groups_asked for each in facts]),
+        "groups_left": _asked(rule, [each.groups_left for each in facts]),
         "vanishing": any(each.threshold is not None for each in facts),
         "histogram": [sum(counts) for counts in zip(*(each.histogram for each in facts), strict=True)],
     }
+
+
+def _asked(rule: Rule, counts: list[int | None]) -> int | None:
+    """Add what was asked of, or is left of, each tensor; of those that share a ball each tells of all."""
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts) or not known:
+        return None
+    return known[0] if rule.scope == "global" else sum(known)
 
 
 def _certificate(facts: Facts, rule: Rule) -> dict[str, object]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from normtree.errors import InvalidTensor
 from normtree_kernels.dtypes import Float64Array
-from normtree_kernels.goal import Goal
+from normtree_kernels.goal import Goal, Reach
 from normtree_kernels.norms import MixedNorm
 from normtree_kernels.tree import Crown, climb, crown, crowns
 
@@ -20,10 +20,12 @@ class Aim:
     Args:
         goal: the goal; None for a share.
         relative_radius: the share, 0 to 1; None for a goal.
+        settled: what reaches the goal, where that was found already.
     """
 
     goal: Goal | None = None
     relative_radius: float | None = None
+    settled: Goal | Reach | None = None
 
     def for_norm(self, norm: float) -> Goal:
         """Return the goal for a tensor, or tensors together, of that norm."""
@@ -59,7 +61,7 @@ def top_of(norm: MixedNorm, v: Float64Array, aim: Aim) -> Top:
     total = float(climb(norm, v)[-1])
     if not math.isfinite(total):
         raise InvalidTensor(f"its norm ({norm}) overflows float64; scale the tensor down")
-    top = crown(norm, v, aim.for_norm(total))
+    top = crown(norm, v, aim.settled or aim.for_norm(total))
     return Top(top, _threshold([norm], [v], [top]))
 
 

@@ -15,7 +15,7 @@ from normtree.jobs.questions import Above, Active, Digits, Excess, Question, Sam
 from normtree.jobs.root import Aim, Top, top_of
 from normtree_kernels import euclidean, parts, ranks
 from normtree_kernels.dtypes import Array, Float64Array
-from normtree_kernels.goal import Goal, lowered
+from normtree_kernels.goal import Reach, lowered
 
 Answers = tuple[Array, ...]
 Asking = Generator[Question, Answers, Any]
@@ -54,7 +54,7 @@ def search(work: Work, v: Float64Array, top: Top | None = None) -> Search:
     seen: dict[bytes, Answers] = {}
     layout = work.layout
     if top is None:
-        aim = Aim(Goal(radius=(yield from _ranked(work, v, seen)))) if work.ranks else work.aim
+        aim = Aim(settled=(yield from _ranked(work, v, seen))) if work.ranks else work.aim
         top = top_of(layout.norm, layout.to_norm(v), aim)
         if work.own and not top.crown.inside and top.crown.radius > 0.0:
             mu = layout.to_norm((yield from _levels(v, top.crown.radius)))
@@ -107,13 +107,16 @@ def _shaped(levels: parts.Levels, shape: tuple[int, ...]) -> parts.Levels:
 
 
 def _ranked(work: Work, v: Float64Array, seen: dict[bytes, Answers]) -> Asking:
-    """Search the radius that leaves a number of elements: `normtree_kernels.goal.Goal.radius_of`, in parts."""
+    """Search the radius that leaves a number of elements: `normtree_kernels.goal.Goal.reach`, in parts."""
     goal, size, norm = work.aim.goal, work.layout.fibre, float(v.reshape(()))
     if goal is None or goal.radius is not None:
         raise TypeError(f"{work.name}: wanted a goal that ranks elements, got {goal}")
     survivors = goal.survivors(size)
+    if norm == 0.0:
+        return Reach(0.0, survivors, survivors)
     if survivors == size:
-        return norm
+        _, count = yield Above(0.0)
+        return Reach(norm, survivors, int(count))
     tau = yield from _rank(size - survivors - 1, work.layout.element)
     sums, count = yield Above(tau)
     radii = lowered(min(ranks.total(sums), norm), int(count))
@@ -122,7 +125,8 @@ def _ranked(work: Work, v: Float64Array, seen: dict[bytes, Answers]) -> Asking:
         while True:
             radius = radii.send((yield from _survivors(work, v, radius, seen)))
     except StopIteration as found:
-        return found.value
+        radius, left = found.value
+        return Reach(radius, survivors, left)
 
 
 def _rank(rank: int, dtype: np.dtype[Any]) -> Asking:

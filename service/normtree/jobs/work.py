@@ -142,7 +142,7 @@ def _whole(work: Work, reader: Reader, sink: Sink, scratch: Scratch) -> Facts:
     with named(work):
         if work.ranks and work.aim.goal:
             tensor = y.view(work.layout.element).reshape(work.layout.shape)
-            work = replace(work, aim=Aim(settle(work.aim.goal, work.layout.norm, tensor)))
+            work = replace(work, aim=Aim(settled=settle(work.aim.goal, work.layout.norm, tensor)))
         found = _answered(work, v, panels)
     box = cut.box(0, cut.count)
     lowered = [_down(work, held, found.balls, box, sink, scratch) for held in panels]

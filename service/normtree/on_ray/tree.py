@@ -92,7 +92,7 @@ class Tree:
         self._note_root(2 * norms.nbytes)
         made = self._down(plan, bound, norms, radii, ups)
         steps = tuple(Span(s.sweep, s.level, s.start_ns, s.stop_ns, s.nbytes, _ROOT_ROW) for s in top.steps)
-        run = Run((top.norm,), True, top.radius, tuple(self._phases), steps, self._start_ns, self._moved, self._retries)
+        run = Run((top.norm,), True, top.reach, tuple(self._phases), steps, self._start_ns, self._moved, self._retries)
         return Grown(plan, run, made, len(self._nodes))
 
     def _levels(self, plan: Plan, bound: Bound, norms: Float64Array, top: Crown) -> Float64Array:
