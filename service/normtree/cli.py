@@ -226,7 +226,7 @@ def project(
                 table.add_row(
                     Text(printable(name)), "×".join(map(str, y.shape)), *_zeros(y, x), f"{timings[name].wall_ms:.1f}"
                 )
-        write_file(target, TensorFile(tensors, file.metadata, file.opaque))
+        write_file(target, TensorFile(tensors, file.metadata, file.opaque, file.mode))
         if timing:
             timing.write_text(json.dumps({name: taken.as_dict() for name, taken in timings.items()}, indent=2))
         console.print(table)

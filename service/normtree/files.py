@@ -68,11 +68,13 @@ class TensorFile:
         tensors: arrays by name; a `.npy` file holds one, named ``y``.
         metadata: the texts a `.safetensors` file carries.
         opaque: its tensors that are no arrays, by name.
+        mode: its permissions.
     """
 
     tensors: Mapping[str, Array]
     metadata: Mapping[str, str] = field(default_factory=dict)
     opaque: Mapping[str, Opaque] = field(default_factory=dict)
+    mode: int = 0o666
 
 
 def check_suffix(path: Path) -> str:
@@ -105,7 +107,7 @@ def read_file(path: Path) -> TensorFile:
         ValueError: it is not what its suffix says.
     """
     if check_suffix(path) == ".npy":
-        return TensorFile({"y": _read_npy(path)})
+        return TensorFile({"y": _read_npy(path)}, mode=_mode(path))
     data = path.read_bytes()
     try:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
@@ -117,11 +119,13 @@ def read_file(path: Path) -> TensorFile:
         for name, entry in entries
         if entry["dtype"] not in _DTYPES
     }
-    return TensorFile(tensors, _metadata(data), opaque)
+    return TensorFile(tensors, _metadata(data), opaque, _mode(path))
 
 
 def write_file(path: Path, file: TensorFile) -> None:
     """Write tensors to a file beside ``path`` and rename it into place, so that no half file is ever seen.
+
+    Its permissions are those of the file that the tensors are of, less the umask's.
 
     Raises:
         OSError: it cannot be written.
@@ -133,7 +137,7 @@ def write_file(path: Path, file: TensorFile) -> None:
                 beside.write(part)
             beside.flush()
             os.fsync(beside.fileno())
-            Path(beside.name).chmod(0o666 & ~_umask())
+            Path(beside.name).chmod(file.mode & ~_umask())
             Path(beside.name).replace(path)
         except BaseException:
             Path(beside.name).unlink(missing_ok=True)
@@ -202,6 +206,10 @@ def _metadata(data: bytes) -> dict[str, str]:
     length = int.from_bytes(data[:8], "little")
     metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
     return metadata
+
+
+def _mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
 
 
 def _umask() -> int:

@@ -245,6 +245,22 @@ def test_a_terminal_of_ascii_gets_what_it_has_letters_for(tmp_path: Path) -> Non
     assert "gewicht?" in done.stdout
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+@pytest.mark.parametrize(("mode", "wanted"), [(0o600, 0o600), (0o644, 0o640), (0o777, 0o750), (0o444, 0o440)])
+def test_the_output_has_the_inputs_permissions_less_the_umasks(
+    tmp_path: Path, suffix: str, mode: int, wanted: int
+) -> None:
+    source, target = (tmp_path / f"{name}{suffix}" for name in ("in", "out"))
+    write_file(source, TensorFile({"y": RNG.standard_normal((4, 3))}))
+    source.chmod(mode)
+    before = os.umask(0o027)
+    try:
+        assert run("project", source, target, "--sparsity", 0.5).exit_code == 0
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o777 == wanted
+
+
 def test_a_folder_that_is_not_there_is_told_before_the_work(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", RNG.standard_normal((4, 3)))
     done = run("project", tmp_path / "y.npy", tmp_path / "none" / "x.npy", "--radius", 1)

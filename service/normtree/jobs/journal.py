@@ -63,6 +63,11 @@ class Journal:
         return {entry["name"]: tuple(map(Facts.of_dict, entry["facts"])) for entry in shards}
 
     @property
+    def shards(self) -> frozenset[str]:
+        """The shards that are finished."""
+        return frozenset(entry["name"] for entry in self._entries if entry["what"] == "shard")
+
+    @property
     def proofs(self) -> dict[str, Proof]:
         """What proves the files of the output, as it was noted last."""
         found: dict[str, Proof] = {}

@@ -30,7 +30,7 @@ class Output:
         self._shards = {shard.name: shard for shard in checkpoint.shards}
         self._others = checkpoint.others
         self.proofs: dict[str, Proof] = {}
-        known = self._others.keys() | journal.finished.keys()  # a shard's facts may be lost, and its proof not
+        known = self._others.keys() | journal.shards  # a shard's facts may be lost, and its proof not
         noted = {name: proof for name, proof in journal.proofs.items() if name in known}
         for name in self._shards.keys() & noted.keys():
             if self._target.waits(name, noted[name]) and not self._target.taken(name):
