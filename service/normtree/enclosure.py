@@ -233,7 +233,8 @@ def _parts(folder: str, name: str) -> list[str]:
     parts = name.split("/")
     with suppress(UnicodeEncodeError):
         is_name = name == "." or not any(part in ("", ".", "..") for part in parts)
-        if is_name and os.path.isabs(folder) and b"\0" not in os.fsencode(folder + name):
+        is_folder = os.path.isabs(folder) and ".." not in folder.split("/")
+        if is_name and is_folder and b"\0" not in os.fsencode(folder + name):
             return parts
     raise OSError(errno.EINVAL, f"wanted a name below an absolute folder, got {name!r} below {folder!r}")
 

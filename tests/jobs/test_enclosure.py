@@ -100,8 +100,9 @@ def test_a_name_that_leads_out_or_is_none_is_refused(inside: Enclosure, name: st
     with pytest.raises(OSError, match="wanted a name below an absolute folder") as caught:
         inside.read(name)
     assert caught.value.errno == errno.EINVAL
-    with pytest.raises(OSError, match="wanted a name below an absolute folder"):
-        Enclosure("folder").read("file")
+    for folder in ("folder", f"{inside.path}/../elsewhere"):
+        with pytest.raises(OSError, match="wanted a name below an absolute folder"):
+            Enclosure(folder).read("victim")
 
 
 def test_folders_come_to_be_with_the_permissions_that_are_asked_for(tmp_path: Path) -> None:

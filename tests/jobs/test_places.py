@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from normtree.errors import InvalidCheckpoint, InvalidRecipe, JobConflict, NormtreeError, StorageFailed
 from normtree.jobs import roots
-from normtree.jobs.open_places import open_places
+from normtree.jobs.open_places import open_places, open_state
 from normtree.jobs.recipe import read_recipe
 from normtree.jobs.run import Options, plan_job, run_job
 from normtree.jobs.state import LocalState
@@ -269,6 +269,15 @@ def refused_by_run(recipe: Any, kind: type[NormtreeError] = InvalidRecipe) -> st
     with pytest.raises(kind) as caught:
         run_job(recipe, INLINE)
     return str(caught.value)
+
+
+def test_a_state_is_not_reached_by_dots(tmp_path: Path) -> None:
+    (tmp_path / "roots").mkdir()
+    (tmp_path / "out.normtree").mkdir()
+    (tmp_path / "out.normtree" / "report.json").write_text("{}")
+    assert open_state(f"{tmp_path}/out").read("report.json") == b"{}"
+    with pytest.raises(StorageFailed, match="wanted a name below an absolute folder"):
+        open_state(f"{tmp_path}/roots/../out").read("report.json")
 
 
 def test_what_is_in_an_outputs_place_counts_whatever_it_is(model: Path, tmp_path: Path, make_recipe: Any) -> None:

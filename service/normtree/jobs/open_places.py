@@ -103,7 +103,7 @@ def open_state(place: str) -> State:
         from normtree.jobs.remote import RemoteState
 
         return RemoteState(place.rstrip("/") + SUFFIX)
-    return LocalState(os.path.abspath(path_of(place).rstrip("/")) + SUFFIX)
+    return LocalState(os.path.join(os.getcwd(), path_of(place).rstrip("/")) + SUFFIX)
 
 
 def open_source(place: str) -> tuple[Folder, str | None]:
