@@ -149,4 +149,5 @@ def _wait_for_port(made: Wire) -> None:
 
 def _environment() -> dict[str, str]:
     """The namespaces are closed to the outside: no token is needed between the two nodes."""
-    return {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "NUMBA_NUM_THREADS": "1"}
+    own = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "NUMBA_NUM_THREADS": "1"}
+    return {**os.environ, **own, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # an embedded Ray of ours has it otherwise

@@ -3,23 +3,50 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
+from socket import AF_UNIX, SOCK_STREAM, socket
+from tempfile import TemporaryDirectory
 from threading import Thread, Timer
 from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
+from normtree.engine import line as line_module
 from normtree.engine.line import Answerer, Line, LineBroken, new_key
 from normtree.engine.process import Process, pid_namespace
 from normtree.engine.stop import Stopped
 
 
-def serve(key: bytes, addresses: Connection) -> None:
-    answerer = Answerer(key)
+def serve(key: bytes, folder: str, addresses: Connection) -> None:
+    answerer = Answerer(key, folder)
     addresses.send(answerer.address)
     answerer.answer()
+
+
+OTHER_WORKER = """
+import os, socket, sys, time
+os.setuid(65534)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("listening", flush=True)
+time.sleep(300)
+"""
+OTHER_ASKER = """
+import os, socket, sys
+os.setuid(65534)
+try:
+    end = socket.socket(socket.AF_UNIX)
+    end.connect(sys.argv[1])
+    print(end.recv(1))
+except OSError as error:
+    print(type(error).__name__)
+"""
 
 
 def fail(error: Exception) -> None:
@@ -36,18 +63,33 @@ def nap(seconds: float) -> int:
 
 
 @pytest.fixture
-def worker() -> Iterator[tuple[Line, Any]]:
+def folder() -> Iterator[str]:
+    """One with a short path, whose sockets all go."""
+    with TemporaryDirectory(prefix="ntl-") as name:
+        yield name
+        assert list(Path(name).iterdir()) == []
+
+
+@pytest.fixture
+def answerer(folder: str) -> Iterator[tuple[str, bytes, Any]]:
+    """The address of an answering process, the key, and the process."""
     key = new_key()
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(key, theirs))
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(key, folder, theirs))
     process.start()
-    theirs.close()
-    line = Line(ours.recv(), key)
+    theirs.close()  # a process that does not come up is then the pipe's end
+    yield ours.recv(), key, process
+    process.join(10)
+    assert process.exitcode is not None
+
+
+@pytest.fixture
+def worker(answerer: tuple[str, bytes, Any]) -> Iterator[tuple[Line, Any]]:
+    address, key, process = answerer
+    line = Line(address, key)
     yield line, process
     line.hang_up()
     line.close()
-    process.join(10)
-    assert process.exitcode is not None
 
 
 def test_a_leaf_runs_in_the_worker(worker: tuple[Line, Any]) -> None:
@@ -102,15 +144,68 @@ def test_hanging_up_breaks_a_call_in_another_thread(worker: tuple[Line, Any]) ->
     assert broken == [True]
 
 
-def test_who_does_not_know_the_key_is_not_heard() -> None:
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(new_key(), theirs))
-    process.start()
-    theirs.close()  # a process that does not come up is then the pipe's end
-    with pytest.raises(multiprocessing.AuthenticationError):
-        Line(ours.recv(), new_key())
-    process.join(10)
-    assert process.exitcode == 1
+def test_who_is_not_the_asker_is_hung_up_on_and_costs_nothing(answerer: tuple[str, bytes, Any]) -> None:
+    """Some say nothing, some something else, one does not know the key: whoever does is answered after all of them."""
+    address, key, process = answerer
+    for said in (b"", b"\0" * 64, b"\xff" * 4):
+        with socket(AF_UNIX, SOCK_STREAM) as other:
+            other.connect(address)
+            other.sendall(said)
+    with pytest.raises(LineBroken):
+        Line(address, new_key())
+    line = Line(address, key)
+    assert line.call(nap, (0.0,)) == process.pid
+    line.hang_up()
+    line.close()
+
+
+def test_who_says_nothing_is_not_waited_for(answerer: tuple[str, bytes, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    address, key, process = answerer
+    with socket(AF_UNIX, SOCK_STREAM) as silent:
+        silent.connect(address)
+        monkeypatch.setattr(line_module, "_PROOF_S", 120)  # of the asker, who waits until the silent one is hung up on
+        line = Line(address, key)
+    assert line.call(nap, (0.0,)) == process.pid
+    line.hang_up()
+    line.close()
+
+
+def test_an_asker_does_not_wait_for_one_that_does_not_answer(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "_PROOF_S", 1)
+    address = f"{folder}/silent"
+    with socket(AF_UNIX, SOCK_STREAM) as silent:
+        silent.bind(address)
+        silent.listen()
+        with pytest.raises(LineBroken):
+            Line(address, new_key())
+    Path(address).unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_worker_of_another_user_is_refused(folder: str) -> None:
+    address = f"{folder}/other"
+    os.chmod(folder, 0o777)
+    with subprocess.Popen([sys.executable, "-c", OTHER_WORKER, address], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "listening\n"
+        with pytest.raises(LineBroken, match="user 65534 is at the other end"):
+            Line(address, new_key())
+        other.kill()
+    Path(address).unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_an_asker_of_another_user_is_hung_up_on(answerer: tuple[str, bytes, Any]) -> None:
+    address, key, process = answerer
+    ask = [sys.executable, "-c", OTHER_ASKER, address]
+    assert subprocess.run(ask, capture_output=True, text=True, check=False).stdout == "PermissionError\n"
+    os.chmod(Path(address).parent, 0o755)
+    os.chmod(address, 0o777)
+    assert subprocess.run(ask, capture_output=True, text=True, check=False).stdout == "b''\n"
+    line = Line(address, key)
+    assert line.call(nap, (0.0,)) == process.pid
+    line.hang_up()
+    line.close()
 
 
 @pytest.mark.kills

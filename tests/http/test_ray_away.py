@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ KINDS = (
     "normtree.engine.driver",
 )  # fmt: skip
 HANG_S = 120.0
+LISTENS = "0A"
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}  # of IPv4, and mapped into IPv6
 DEADLINE_S = 30.0
 Y = np.random.default_rng(0).standard_normal((200, 300), np.float32)
 X = nk.project(Y, "l1,linf", 2.0)
@@ -153,6 +156,29 @@ def test_threads_answer_until_ray_is_back(running: Running, kind: str) -> None:
     assert running.is_right("ray")
     assert running.metric("normtree_workers_ready") == running.metric("normtree_ray_up") == 1
     assert running.metric("normtree_ray_restarts_total") == before["restarts"] + 1
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses at which a process listens, as the kernel writes them."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            inodes.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == LISTENS and row[9] in inodes}
+
+
+def test_ray_listens_on_loopback_only_and_its_files_are_the_service_s_own(running: Running) -> None:
+    found = {command.split("\0")[0]: listening(pid) for pid, command in running.processes.items()}
+    assert set().union(*found.values()) == LOOPBACK, found
+    raylet = command_of(running.one("raylet"))
+    (session,) = {Path(word.partition("=")[2]) for word in raylet.split("\0") if word.startswith("--session_dir=")}
+    assert session.parent.parent.stat().st_mode & 0o777 == 0o700
+    modes = []
+    for folder in Path("/dev/shm").glob("ntlines-*"):  # other services' too
+        with suppress(FileNotFoundError):
+            modes.append(folder.stat().st_mode & 0o777)
+    assert set(modes) == {0o700}
 
 
 def test_stopped_processes_of_ray_change_nothing(running: Running) -> None:

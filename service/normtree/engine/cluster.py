@@ -60,13 +60,14 @@ class Cluster:
         nodes: how many it has, as of some seconds ago.
     """
 
-    def __init__(self, workers: int, address: str | None, folder: Path) -> None:
+    def __init__(self, workers: int, address: str | None, folder: Path, lines: Path) -> None:
         """Begin to connect.
 
         Args:
             workers: CPUs of a cluster that is started.
             address: of a cluster with a node on this machine; None starts one.
             folder: for the files of a cluster that is started; its parent is this process's own.
+            lines: folder of this process's own, where workers listen.
 
         Raises:
             EngineUnavailable: nobody listens at the address.
@@ -74,6 +75,7 @@ class Cluster:
         self.version, self.nodes = "", 0
         self._where = address or "an embedded cluster"
         self._address = address
+        self._lines = str(lines)
         self._numbers = itertools.count()
         self._hires: dict[int, Future[Hired]] = {}
         self._connected: Future[Connected] = Future()
@@ -84,7 +86,7 @@ class Cluster:
         self._session = Session(self._child.pid)
         self._parts = [Part("driver", Process(self._child.pid))]
         Thread(target=self._listen, name="normtree-driver", daemon=True).start()
-        self._send(Connect(workers, address, str(folder), os.getpid(), (str(folder.parent),)))
+        self._send(Connect(workers, address, str(folder), os.getpid(), (str(folder.parent), str(lines))))
 
     def wait(self, given_up: Event) -> None:
         """Wait until the cluster is there.
@@ -121,7 +123,7 @@ class Cluster:
         number = next(self._numbers)
         with self._lock:
             future = self._hires[number] = Future()
-        self._send(Hire(number, key, segments))
+        self._send(Hire(number, key, self._lines, segments))
         try:
             hired = future.result(_WARM_S)
         except FutureTimeoutError:

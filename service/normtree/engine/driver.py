@@ -76,7 +76,7 @@ class Driver:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             # A worker stays for good: counted as a CPU it would leave none to other work on the cluster.
             worker: Any = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(Host)  # type: ignore[call-overload]
-            actor = self._workers[hire.number] = worker.remote(hire.key, hire.segments)
+            actor = self._workers[hire.number] = worker.remote(hire.key, hire.folder, hire.segments)
             identity = ray.get(actor.identity.remote(), timeout=_WARM_S)
             actor.answer.remote()
         except Exception as error:  # whatever Ray raises: the service is to hear of it

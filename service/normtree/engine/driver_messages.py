@@ -30,11 +30,13 @@ class Hire:
     Args:
         number: of the worker; no two have the same.
         key: of the line to it.
+        folder: where it listens.
         segments: that it maps in advance.
     """
 
     number: int
     key: bytes
+    folder: str
     segments: Sequence[str]
 
 

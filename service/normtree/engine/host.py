@@ -10,10 +10,11 @@ class Host:
 
     Args:
         key: of the line to it.
+        folder: where it listens.
         segments: those that it maps in advance.
     """
 
-    def __init__(self, key: bytes, segments: Sequence[str]) -> None:
+    def __init__(self, key: bytes, folder: str, segments: Sequence[str]) -> None:
         """Load the kernels that are there, map segments, so that no request pays for either, and listen."""
         # Loaded here, for the driver needs no more of this class than its name.
         from normtree.engine.line import Answerer
@@ -24,7 +25,7 @@ class Host:
         for segment in segments:
             with suppress(FileNotFoundError):  # given up meanwhile
                 attach(segment, populate=True)
-        self._answerer = Answerer(key)
+        self._answerer = Answerer(key, folder)
 
     def identity(self) -> tuple[str, int, int, int]:
         """Where to call, this process, the one that started it, and the namespace in which their ids mean something."""

@@ -1,22 +1,43 @@
 """The line to a worker process: calls one way and what came of them the other, over a Unix socket.
 
 A call is a few hundred bytes and takes a tenth of a millisecond there and back. When a worker ends, however it ends,
-the kernel closes its end, and the one who waits knows at once. Both ends prove that they know the key before either
-reads anything else, and the socket has no name in any folder, so nothing is left of it.
+the kernel closes its end, and the one who waits knows at once. The socket lies in a folder that nobody else may enter,
+until the line is made. Either end asks the kernel whose the other is, and both prove that they know the key before
+they read anything else; whoever is neither is hung up on, and costs a moment.
 """
 
+import logging
 import os
 import secrets
+import struct
 import traceback
 from contextlib import suppress
-from multiprocessing.connection import Client, Connection, Listener
-from socket import SHUT_RDWR, socket
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from pathlib import Path
+from socket import (
+    AF_UNIX,
+    SHUT_RDWR,
+    SO_PEERCRED,
+    SO_RCVTIMEO,
+    SO_SNDTIMEO,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    socket,
+)
 from typing import Any
 
 from normtree.engine.executor import Leaf
 from normtree.engine.stop import Stopped
 
 _KEY_BYTES = 32
+_TOKEN_BYTES = 4
+_PROOF_S = 10
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
+_TIME = struct.Struct("2l")
+_ROOT = 0
+
+logger = logging.getLogger(__name__)
 
 
 class LineBroken(Exception):
@@ -31,15 +52,20 @@ class Line:
         key: and the key it was made with.
 
     Raises:
-        LineBroken: the worker has ended.
+        LineBroken: the worker has ended, is stopped, or is another's.
     """
 
     def __init__(self, address: str, key: bytes) -> None:
-        """Connect; blocks until the worker answers."""
+        """Connect, and wait until the worker answers, but not for long."""
+        end = socket(AF_UNIX, SOCK_STREAM)
         try:
-            self._connection = Client(address, authkey=key)
-        except (OSError, EOFError) as error:
-            raise LineBroken from error
+            end.settimeout(_PROOF_S)
+            end.connect(address)
+            self._connection = _prove(end, key, asks=True)
+        except (OSError, EOFError, AuthenticationError) as error:
+            end.close()
+            raise LineBroken(str(error)) from error
+        Path(address).unlink(missing_ok=True)  # nobody else is to connect
 
     def call(self, leaf: Leaf[Any], args: tuple[Any, ...]) -> Any:
         """Have the worker run a leaf, and return what it returns.
@@ -72,21 +98,20 @@ class Answerer:
 
     Args:
         key: shared with the asker, and nobody else.
+        folder: of the asker's own, where to listen.
     """
 
-    def __init__(self, key: bytes) -> None:
-        """Listen, at an address of the kernel's own namespace for sockets."""
-        self._listener = Listener(f"\0normtree-{os.getpid()}-{secrets.token_hex(8)}", authkey=key)
-
-    @property
-    def address(self) -> str:
-        """What `Line` connects to."""
-        address = self._listener.address
-        return address.decode() if isinstance(address, bytes) else str(address)
+    def __init__(self, key: bytes, folder: str) -> None:
+        """Listen."""
+        self._key = key
+        self.address = f"{folder}/{os.getpid()}-{secrets.token_hex(_TOKEN_BYTES)}"
+        self._listener = socket(AF_UNIX, SOCK_STREAM)
+        self._listener.bind(self.address)
+        self._listener.listen()
 
     def answer(self) -> None:
         """Run the leaves that the asker calls, one after the other, until it hangs up or ends."""
-        with self._listener.accept() as connection:
+        with self._accept() as connection:
             self._listener.close()
             while True:
                 try:
@@ -96,6 +121,47 @@ class Answerer:
                     return
                 except Exception as error:  # an outcome that cannot be sent; nothing of it has been
                     connection.send((None, TypeError(f"{leaf.__name__}: {error}")))
+
+    def _accept(self) -> "Connection[Any, Any]":
+        """Wait for the asker; hang up on whoever else comes."""
+        while True:
+            end, _ = self._listener.accept()
+            try:
+                return _prove(end, self._key, asks=False)
+            except (OSError, EOFError, AuthenticationError) as error:
+                end.close()
+                logger.warning("hung up on another than the service: %s", error)
+
+
+def _prove(end: socket, key: bytes, *, asks: bool) -> "Connection[Any, Any]":
+    """Make sure of the other end, within a bound, and return the connection to it.
+
+    Raises:
+        PermissionError: it belongs to another user.
+        OSError, EOFError: it does not answer, or is gone.
+        multiprocessing.AuthenticationError: it does not know the key.
+    """
+    user = _CREDENTIALS.unpack(end.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size))[1]
+    if user not in (os.geteuid(), _ROOT):
+        raise PermissionError(f"user {user} is at the other end of the line")
+    end.settimeout(None)
+    _bound(end, _PROOF_S)
+    connection: Connection[Any, Any] = Connection(os.dup(end.fileno()))
+    try:
+        for step in (answer_challenge, deliver_challenge) if asks else (deliver_challenge, answer_challenge):
+            step(connection, key)
+    except BaseException:
+        connection.close()
+        raise
+    _bound(end, 0)
+    end.close()
+    return connection
+
+
+def _bound(end: socket, seconds: int) -> None:
+    """Let no read or write take longer; 0: as long as it takes."""
+    for option in (SO_RCVTIMEO, SO_SNDTIMEO):
+        end.setsockopt(SOL_SOCKET, option, _TIME.pack(seconds, 0))
 
 
 def hang_up(connection: "Connection[Any, Any]") -> None:

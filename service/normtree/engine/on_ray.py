@@ -19,6 +19,7 @@ from threading import Event, Thread
 from time import monotonic
 from typing import Any, TypeVar
 
+from normtree.engine.arena import shared_memory
 from normtree.engine.cluster import Cluster
 from normtree.engine.crew import Away, Crew, Worker
 from normtree.engine.environment import FOLDER_WANTED
@@ -36,6 +37,7 @@ _LOOK_S = 0.25
 _STARVED_S = 60.0
 _FIRST_START_S = 10.0  # what a start is taken to last, before there has been one
 _PREFIX = "ntray-"
+_LINES_PREFIX = "ntlines-"
 _PLACE_LENGTH = 26  # Ray's sockets lie below, whose paths may have 107 characters
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class RayExecutor:
         self._closing, self._decided = Event(), Event()
         try:
             self._folder = OwnFolder(_place(), _PREFIX)
+            self._lines = OwnFolder(shared_memory(), _LINES_PREFIX)
         except OSError as error:
             raise EngineUnavailable(f"Ray cannot keep its files: {error}; {FOLDER_WANTED}") from error
         self._crew = Crew(workers, segments, self._away("it has not been started"))
@@ -143,6 +146,7 @@ class RayExecutor:
         self._keeper.join()
         self._lanes.close()
         self._folder.close()
+        self._lines.close()
 
     def _keep(self) -> None:
         """Have a cluster, and another where it is lost; where the first cannot be had, leave it at that."""
@@ -159,7 +163,7 @@ class RayExecutor:
         """Start or join a cluster, and stay with it until it is lost; return why it was, or could not be had."""
         cluster = None
         try:
-            cluster = Cluster(self._workers, self._address, self._session_folder())
+            cluster = Cluster(self._workers, self._address, self._session_folder(), self._lines.path)
             cluster.wait(self._closing)
             self._crew.begin(cluster)
             why = self._warm(cluster)
