@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,7 @@ class LocalFolder:
                 os.close(descriptor)  # a shared disk may tell of its errors only now
 
     def finish(self, name: str, mode: int) -> Proof:
-        """Sync a file and read it back, most likely from memory."""
+        """Sync a file, and meanwhile read it back, most likely from memory."""
         where = self._path(self._beside(name))
         with told(where):
             descriptor = self._inside.open(self._beside(name))
@@ -112,9 +113,11 @@ class LocalFolder:
                 found = os.fstat(descriptor)
                 if found.st_mode & ~mode & 0o777:
                     os.fchmod(descriptor, found.st_mode & mode & 0o777)
-                os.fsync(descriptor)
+                with ThreadPoolExecutor(1, "normtree-sync") as syncer:
+                    syncing = syncer.submit(os.fsync, descriptor)
+                    digest = digest_of(LocalReader(descriptor, where), found.st_size)
+                    syncing.result()
                 found = os.fstat(descriptor)
-                digest = digest_of(LocalReader(descriptor, where), found.st_size)
             finally:
                 os.close(descriptor)
         return Proof(found.st_size, str(found.st_mtime_ns), found.st_ino, digest=digest)
