@@ -25,6 +25,9 @@ class KeyRing:
         fixed: lines of keys, from the environment; empty for none.
         file: a file of such lines; None for none.
 
+    Attributes:
+        revision: grows when the keys change.
+
     Raises:
         ValueError: a line is no key, or there is none; the file can be written by others.
         OSError: the file cannot be read.
@@ -35,6 +38,7 @@ class KeyRing:
         self._file = file
         self._from_file = read_key_file(file) if file else ()
         self._broken = 0
+        self.revision = 0
 
     @property
     def required(self) -> bool:
@@ -68,6 +72,7 @@ class KeyRing:
         self._broken = 0
         if found != self._from_file:
             self._from_file = found
+            self.revision += 1
             logger.info("%s: %d keys read again", self._file, len(found))
 
     @contextmanager

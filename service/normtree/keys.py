@@ -13,6 +13,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+NO_KEY = "anonymous"  # the name of every client where no keys are asked for
 _PREFIX = "nt_"
 _RANDOM_BYTES = 32
 _ADMIN = "admin"

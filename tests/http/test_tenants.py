@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,12 @@ from fastapi import FastAPI
 from safetensors.numpy import save_file
 
 from normtree.engine.projector import Projector
+from normtree.http.admission import Admission
 from normtree.http.app import create_app
+from normtree.http.job_events import JobEvents
+from normtree.jobs.board import JobBoard
+from normtree.jobs.recipe import recipe_of
+from normtree.key_ring import KeyRing
 from normtree.keys import new_key
 from normtree.settings import Settings
 
@@ -27,12 +33,20 @@ SHARED = "/v2/systemsharedmemory"
 
 
 @pytest.fixture(scope="module")
-def app(projector: Projector, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+def app(projector: Projector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
     root = tmp_path_factory.mktemp("root")
     (root / "in").mkdir()
     save_file({"w": Y}, root / "in" / "m.safetensors")
     keys = ";".join(map(str, KEYS))
-    return create_app(projector, Settings(inline_only=True, shared_memory=True, jobs_roots=str(root), keys=keys))
+    settings = Settings(inline_only=True, shared_memory=True, jobs_roots=str(root), keys=keys)
+    found = create_app(projector, settings)
+    yield found
+
+    async def end() -> None:
+        async with found.router.lifespan_context(found):
+            pass
+
+    asyncio.run(end())
 
 
 def ask(app: FastAPI, who: Mapping[str, str], method: str, path: str, **given: Any) -> httpx.Response:
@@ -92,6 +106,59 @@ def test_shared_memory_is_its_client_s(app: FastAPI) -> None:
         assert names(app, ROOT) == ["mine"]
         ask(app, ROOT, "POST", f"{SHARED}/region/mine/unregister")
         assert names(app, ADA) == []
+
+
+def post(app: FastAPI, who: Mapping[str, str], output: str) -> httpx.Response:
+    recipe = {"input": "in", "output": output, "rules": [{"tensors": "w", "sparsity": 0.5}]}
+    return ask(app, who, "POST", "/v1/jobs", json=recipe, headers={"Idempotency-Key": "k"})
+
+
+def test_jobs_are_their_client_s(app: FastAPI) -> None:
+    mine = post(app, ADA, "out-a").json()
+    path = f"/v1/jobs/{mine['id']}"
+    hers = post(app, BOB, "out-b")  # an Idempotency-Key is each client's own
+    assert (hers.status_code, hers.json()["owner"]) == (202, "bob")
+    asked = [("GET", path), ("DELETE", path), ("GET", f"{path}/events"), ("GET", f"{path}/report"),
+             ("GET", f"/v1/jobs?before={mine['id']}")]  # fmt: skip
+    for method, where in asked:
+        answer = ask(app, BOB, method, where)
+        assert (answer.status_code, answer.json()["code"]) == (404, "job-not-found")
+        assert answer.json()["detail"] == ask(app, BOB, "GET", "/v1/jobs/none").json()["detail"]
+    listed = {who: [job["owner"] for job in ask(app, headers, "GET", "/v1/jobs").json()["jobs"]]
+              for who, headers in (("ada", ADA), ("bob", BOB), ("root", ROOT))}  # fmt: skip
+    assert listed == {"ada": ["ada"], "bob": ["bob"], "root": ["bob", "ada"]}
+    assert "event: completed" in ask(app, ADA, "GET", f"{path}/events").text
+    assert [ask(app, who, "GET", f"{path}/report").status_code for who in (ADA, ROOT, BOB)] == [200, 200, 404]
+
+
+def test_events_end_when_their_key_is_revoked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = tmp_path / "python"
+    endless.write_text("#!/bin/sh\nexec sleep 100\n")
+    endless.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(endless))
+    file = tmp_path / "keys"
+    file.write_text(f"{KEYS[0]}\n{KEYS[1]}\n")
+    ring = KeyRing("", file)
+    board = JobBoard(tmp_path / "board", 1, 2**26)
+    rules = [{"tensors": "w", "sparsity": 0.5}]
+    recipe = recipe_of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "rules": rules})
+    job, _ = board.submit(recipe, None, "ada")
+
+    async def main() -> None:
+        events = JobEvents(board, Admission(Settings(inline_only=True)), ring)
+        ada, bob = (events.follow(job.id, key) for key in KEYS[:2])
+        for told in (ada, bob):
+            assert (await anext(told)).startswith("event: progress")
+        file.write_text(f"{KEYS[1]}\n")
+        ring.look_again()
+        async with asyncio.timeout(60):
+            assert [text async for text in ada if "progress" not in text] == []
+        await bob.aclose()
+
+    try:
+        asyncio.run(main())
+    finally:
+        board.close()
 
 
 def test_traces_are_their_client_s(app: FastAPI) -> None:

@@ -239,7 +239,7 @@ def test_so_many_jobs_wait_and_so_many_are_remembered(
             first = board.submit(recipe, None)[0]
             until(lambda: board.get(first.id).state == "running")
         jobs = [board.submit(other(recipe, str(i)), None)[0] for i in range(3)]
-        with pytest.raises(QueueFull, match="at most 3 jobs may wait"):
+        with pytest.raises(QueueFull, match="at most 3 jobs of a key may wait"):
             board.submit(other(recipe, "more"), None)
         assert [job.id for job in board.page(2)] == [jobs[2].id, jobs[1].id]
         assert [job.id for job in board.page(9, jobs[1].id)] == [jobs[0].id, first.id]
@@ -247,6 +247,30 @@ def test_so_many_jobs_wait_and_so_many_are_remembered(
             board.cancel(job.id)
         until(lambda: len(list((tmp_path / "board").glob("*.job"))) == 2)
         assert [job.id for job in board.page(9)] == [jobs[2].id, jobs[1].id]
+
+
+@pytest.mark.usefixtures("quick")
+def test_owners_take_turns_and_have_each_their_own_queue_keys_and_memory(
+    tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_module, "_KEPT", 2)
+    with opened(tmp_path / "board", queue_limit=2) as board:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", program(tmp_path / "python", "exec sleep 100"))
+            first = board.submit(recipe, "k", "ada")[0]
+            until(lambda: board.get(first.id).state == "running")
+        for name in ("a1", "a2"):
+            board.submit(other(recipe, name), None, "ada")
+        with pytest.raises(QueueFull):
+            board.submit(other(recipe, "a3"), None, "ada")
+        bob = board.submit(other(recipe, "b"), "k", "bob")
+        assert bob[1]
+        assert bob[0].id != first.id
+        board.cancel(first.id)
+        until(lambda: all(job.ended for job in board.page(9)) and len(board.page(9, owner="ada")) == 2)
+        assert [job.owner for job in board.page(9, owner="bob")] == ["bob"]
+        ends = {job.recipe["output"].rpartition("-")[2]: job.ended for job in board.page(9)}
+        assert ends["b"] < ends["a2"]  # though it was posted after it
 
 
 @pytest.mark.usefixtures("quick")

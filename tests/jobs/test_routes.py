@@ -259,7 +259,8 @@ def test_places_that_are_none_or_overlap_are_the_clients_mistake(
 ) -> None:
     if not (root / "circle").is_symlink():
         (root / "circle").symlink_to("circle")
-    answer = client.post("/v1/jobs", content=json.dumps(recipe("never") | changes))
+    body = json.dumps(recipe("never") | changes)
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text
     assert answer.json()["code"] == "invalid-recipe"
     assert answer.json()["pointer"] == pointer

@@ -90,7 +90,7 @@ def create_app(projector: Projector, settings: Settings, log: Observer = log_req
         app.include_router(router(service))
     if service.regions:
         app.include_router(shared_memory_router(service.regions, settings))
-    app.include_router(jobs_router(service, board))
+    app.include_router(jobs_router(service, board, keys))
     app.include_router(traces_router(service))
     app.include_router(metrics_router(metrics))
     app.include_router(docs_router(app.title, URL))

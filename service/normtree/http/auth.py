@@ -7,9 +7,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from normtree.errors import KeyMissing, KeyRefused
 from normtree.http.head import head_of
 from normtree.key_ring import KeyRing
-from normtree.keys import Key
+from normtree.keys import NO_KEY, Key
 
-ANONYMOUS = "anonymous"
+ANONYMOUS = NO_KEY
 # What an orchestrator, a scraper and a browser ask for without a key. None of it shows data, names or keys.
 _OPEN = ("/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json", "/docs")
 _OPEN_FOLDER = "/docs/"

@@ -9,6 +9,8 @@ from normtree.errors import NormtreeError
 from normtree.http.admission import Admission
 from normtree.jobs.board import JobBoard
 from normtree.jobs.job import Job
+from normtree.key_ring import KeyRing
+from normtree.keys import Key
 
 _LOOK_S = 0.2
 _A_LISTENER_S = 5e-4  # so many are told less often, and leave time for everybody else
@@ -38,14 +40,17 @@ class JobEvents:
     Args:
         board: of the jobs.
         admission: knows when the service drains, which ends all that is told.
+        keys: a key that is revoked ends what is told to who has shown it.
     """
 
-    def __init__(self, board: JobBoard, admission: Admission) -> None:
-        self._board, self._admission = board, admission
+    def __init__(self, board: JobBoard, admission: Admission, keys: KeyRing) -> None:
+        self._board, self._admission, self._keys = board, admission, keys
         self._watches: dict[str, _Watch] = {}
 
-    async def follow(self, job_id: str) -> AsyncIterator[str]:
-        """Tell of each change until the job ends, or the service does; who is slow misses some that lie between.
+    async def follow(self, job_id: str, key: Key | None = None) -> AsyncIterator[str]:
+        """Tell of each change until the job ends, the service does, or the key is revoked.
+
+        Who is slow misses some that lie between.
 
         Raises:
             JobNotFound: there is no such job.
@@ -54,7 +59,7 @@ class JobEvents:
         woken, told = asyncio.Event(), ""
         watch.listeners.add(woken)
         try:
-            while True:
+            while key is None or self._keys.holds(key):
                 woken.clear()
                 if watch.text != told:
                     told = watch.text
@@ -87,6 +92,7 @@ class JobEvents:
             del self._watches[job_id]
 
     async def _look(self, job_id: str, watch: _Watch) -> None:
+        revision = self._keys.revision
         while not watch.is_over:
             await asyncio.sleep(max(_LOOK_S, _A_LISTENER_S * len(watch.listeners)))
             try:
@@ -95,9 +101,9 @@ class JobEvents:
                 watch.is_over = True
             else:
                 text, watch.is_over = _text(job), job.has_ended or self._admission.draining
-                if text == watch.text and not watch.is_over:
+                if text == watch.text and not watch.is_over and revision == self._keys.revision:
                     continue
-                watch.text = text
+                watch.text, revision = text, self._keys.revision
             for number, woken in enumerate(tuple(watch.listeners), 1):
                 woken.set()
                 if number % _TOLD_AT_ONCE == 0:

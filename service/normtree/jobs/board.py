@@ -24,12 +24,13 @@ from normtree.jobs.open_places import open_state
 from normtree.jobs.process import STOP_S, JobProcess
 from normtree.jobs.recipe import Recipe
 from normtree.jobs.roots import FOLDER
+from normtree.keys import NO_KEY
 from normtree.settings import Settings
 
 _OPEN_S = 5.0  # a disk that answers has told of the jobs before it takes requests
 _RETRY_S = 2.0
 _RETRY_AFTER_S = 5
-_KEPT = 1000  # jobs that have ended; older ones are forgotten
+_KEPT = 1000  # jobs of an owner that have ended; older ones are forgotten
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class JobBoard:
         workers: threads of the one job that runs.
         memory_bytes: bound of its buffers and aggregates; None: as the machine has it.
         roots: folders that jobs may not leave; none: they may.
-        queue_limit: jobs that may wait.
+        queue_limit: jobs of one owner that may wait.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class JobBoard:
         self._changed = threading.Condition()  # guards what follows; nobody waits for a disk under it
         self._jobs: dict[str, Job] = {}
         self._queue: deque[str] = deque()
+        self._served: dict[str, int] = {}
+        self._turn = 0
         self._unnoted: set[str] = set()
         self._is_noted = True  # or what could not be noted was tried a moment ago
         self._process: JobProcess | None = None
@@ -78,19 +81,21 @@ class JobBoard:
         with self._changed:
             return self._trouble.detail if self._trouble else None
 
-    def submit(self, recipe: Recipe, key: str | None) -> tuple[Job, bool]:
+    def submit(self, recipe: Recipe, key: str | None, owner: str = NO_KEY) -> tuple[Job, bool]:
         """Take a job; it is noted before anybody is told of it.
 
         Args:
             recipe: of places that the service may read and write.
-            key: with a key that came before, the job it came with is returned; one that was interrupted is resumed.
+            key: with a key of this owner's that came before, the job it came with is returned; one that was
+                interrupted is resumed.
+            owner: whose the job is.
 
         Returns:
             The job, and whether it is new or runs anew.
 
         Raises:
             JobConflict: the key came before with another recipe; the service is closing.
-            QueueFull: too many jobs wait.
+            QueueFull: too many jobs of the owner's wait.
             NotReady, StorageFailed, StorageFull: it cannot be noted.
         """
         if self._notes is None:
@@ -99,14 +104,14 @@ class JobBoard:
         with self._taking:
             with self._changed:
                 self._check_open()
-                known = next((job for job in self._jobs.values() if key is not None and job.key == key), None)
+                known = self._known(key, owner)
                 if known and known.digest != digest:
                     raise JobConflict("Idempotency-Key: it came before with another recipe", pointer="Idempotency-Key")
                 if known and known.state != "interrupted":
                     return known, False
-                self._check_room()
+                self._check_room(owner)
             plain = recipe.model_dump(mode="json", exclude_none=True)
-            new = Job(uuid.uuid4().hex, "queued", plain, time(), key=key, digest=digest)
+            new = Job(uuid.uuid4().hex, "queued", plain, time(), key=key, digest=digest, owner=owner)
             job = replace(known, state="queued", ended=None, progress={}) if known else new
             self._notes.write(job)
             with self._changed:
@@ -115,12 +120,13 @@ class JobBoard:
                 self._changed.notify_all()
         return job, True
 
-    def page(self, limit: int, before: str | None = None) -> list[Job]:
+    def page(self, limit: int, before: str | None = None, owner: str | None = None) -> list[Job]:
         """Return jobs, the newest first.
 
         Args:
             limit: how many at most.
             before: of those older than this one.
+            owner: of this one's alone; None: of all.
 
         Raises:
             JobNotFound: there is no such job.
@@ -128,7 +134,7 @@ class JobBoard:
         """
         with self._changed:
             self._check_open()
-            jobs = sorted(self._jobs.values(), key=_age)
+            jobs = sorted((job for job in self._jobs.values() if owner in (None, job.owner)), key=_age)
         if before is not None:
             than = _age(self.get(before))
             jobs = [job for job in jobs if _age(job) > than]
@@ -144,7 +150,7 @@ class JobBoard:
         with self._changed:
             self._check_open()
             if id_ not in self._jobs:
-                raise JobNotFound("there is no job of that id", pointer="id", got=id_)
+                raise no_such_job(id_)
             return self._jobs[id_]
 
     def cancel(self, id_: str) -> Job:
@@ -193,13 +199,21 @@ class JobBoard:
         if self._trouble and not self._opened.is_set():
             raise self._trouble
 
-    def _check_room(self) -> None:
+    def _known(self, key: str | None, owner: str) -> Job | None:
+        if key is None:
+            return None
+        return next((job for job in self._jobs.values() if (job.key, job.owner) == (key, owner)), None)
+
+    def _check_room(self, owner: str) -> None:
         if self._closing:
             raise JobConflict("the service is closing")
-        waiting = sum(self._jobs[id_].state == "queued" for id_ in self._queue)
+        jobs = (self._jobs[id_] for id_ in self._queue)
+        waiting = sum(job.state == "queued" and job.owner == owner for job in jobs)
         if waiting >= self._queue_limit:
             raise QueueFull(
-                f"at most {self._queue_limit} jobs may wait", limit=self._queue_limit, retry_after_s=_RETRY_AFTER_S
+                f"at most {self._queue_limit} jobs of a key may wait",
+                limit=self._queue_limit,
+                retry_after_s=_RETRY_AFTER_S,
             )
 
     def _work(self) -> None:
@@ -245,8 +259,9 @@ class JobBoard:
         with self._changed:
             self._is_noted = True
             ended = sorted((job for job in self._jobs.values() if job.has_ended), key=_age)
-            for job in ended[_KEPT:]:
-                self._unnoted.add(self._jobs.pop(job.id).id)
+            for owner in {job.owner for job in ended}:
+                for job in [job for job in ended if job.owner == owner][_KEPT:]:
+                    self._unnoted.add(self._jobs.pop(job.id).id)
             chores = {id_: self._jobs.get(id_) for id_ in self._unnoted}
         trouble = None
         for id_, noted in chores.items():
@@ -271,8 +286,8 @@ class JobBoard:
         """Run the next job to its end; come back without one after a while."""
         self._wait(lambda: self._closing or self._queue or not self._is_noted)
         with self._changed:
-            job = self._jobs.get(self._queue.popleft()) if self._queue and not self._closing else None
-        if job is None or job.state != "queued":
+            job = self._next() if self._queue and not self._closing else None
+        if job is None:
             return
         try:
             process = JobProcess(job.id, job.recipe, self._memory_bytes, self._workers, self._roots)
@@ -281,6 +296,17 @@ class JobBoard:
                 self._end(replace(self._jobs[job.id], state="failed", error=died(f"it did not start: {error}")))
             return
         self._follow(job.id, process)
+
+    def _next(self) -> Job | None:
+        """Take, of the jobs that wait, the oldest of who has had none for the longest."""
+        waiting = [job for id_ in self._queue if (job := self._jobs.get(id_)) and job.state == "queued"]
+        self._queue = deque(job.id for job in waiting)
+        job = min(waiting, key=lambda job: self._served.get(job.owner, 0), default=None)
+        if job:
+            self._queue.remove(job.id)
+            self._turn += 1
+            self._served[job.owner] = self._turn
+        return job
 
     def _follow(self, id_: str, process: JobProcess) -> None:
         """Take in what the process tells until it ends, and note how it did."""
@@ -333,6 +359,11 @@ def open_board(settings: Settings) -> Iterator[JobBoard]:
         yield board
     finally:
         board.close()
+
+
+def no_such_job(id_: str) -> JobNotFound:
+    """Return the error for an id that is no job's, or none that the one who asks may know of."""
+    return JobNotFound("there is no job of that id", pointer="id", got=id_)
 
 
 def _age(job: Job) -> tuple[float, str]:

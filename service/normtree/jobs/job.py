@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from normtree import strict_json
 from normtree.jobs.recipe import Recipe
+from normtree.keys import NO_KEY
 
 JobState = Literal["queued", "running", "completed", "failed", "cancelled", "interrupted"]
 ENDED = ("completed", "failed", "cancelled", "interrupted")
@@ -30,6 +31,7 @@ class Job:
         error: ``status code title detail`` of what made it fail; None otherwise.
         key: the Idempotency-Key it came with; None without.
         digest: SHA-256 of what was posted.
+        owner: name of the key of who posted it.
     """
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -41,6 +43,7 @@ class Job:
     error: dict[str, int | str] | None = None
     key: str | None = None
     digest: str = ""
+    owner: str = NO_KEY
 
     @staticmethod
     def of_note(raw: bytes) -> "Job":

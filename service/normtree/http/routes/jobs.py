@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 
 from normtree import errors
 from normtree.http.aside import Aside
+from normtree.http.auth import caller_of, client_name
 from normtree.http.bodies import strict_json
 from normtree.http.head import head_of
 from normtree.http.job_events import JobEvents
@@ -15,10 +16,11 @@ from normtree.http.media import answer_type
 from normtree.http.problems import problem_responses
 from normtree.http.receive import read_whole
 from normtree.http.service import Service
-from normtree.jobs.board import JobBoard
+from normtree.jobs.board import JobBoard, no_such_job
 from normtree.jobs.job import Job
 from normtree.jobs.recipe import Recipe, parse_recipe, recipe_of
 from normtree.jobs.roots import within
+from normtree.key_ring import KeyRing
 
 BODY_LIMIT_BYTES = 2**16
 _JSON, _TOML, _HTML = "application/json", "application/toml", "text/html"
@@ -54,13 +56,13 @@ _TAKEN: dict[int | str, dict[str, Any]] = {
 }
 
 
-def jobs_router(service: Service, board: JobBoard) -> APIRouter:
+def jobs_router(service: Service, board: JobBoard, keys: KeyRing) -> APIRouter:
     """Make the router of the batch jobs."""
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     deadline_s = service.settings.deadline_s
     taking = Aside("normtree-jobs-taking", _WAITING, deadline_s)
     reading = Aside("normtree-jobs-reading", _WAITING, deadline_s)
-    follow = JobEvents(board, service.admission).follow
+    follow = JobEvents(board, service.admission, keys).follow
 
     @router.post("", status_code=202, response_class=JSONResponse, responses={**_TAKEN, **_POST_PROBLEMS},
                  openapi_extra=_REQUEST)  # fmt: skip
@@ -70,30 +72,38 @@ def jobs_router(service: Service, board: JobBoard) -> APIRouter:
         """Take a job, or find the one that the same Idempotency-Key came with."""
         service.check_ready()
         raw, media_type = await _read_body(request, service)
-        roots = service.settings.jobs_folders
-        job, new = await taking.run(lambda: board.submit(within(_parse(raw, media_type), roots), idempotency_key))
+        roots, owner = service.settings.jobs_folders, client_name(request.scope)
+        job, new = await taking.run(
+            lambda: board.submit(within(_parse(raw, media_type), roots), idempotency_key, owner)
+        )
         headers = {"Location": f"/v1/jobs/{job.id}"}
         return JSONResponse(job.as_dict(), 202 if new else 200, headers=headers)
 
     @router.get("", responses=problem_responses(errors.JobNotFound, errors.InvalidParameter, *_UNKNOWN))
     async def jobs(
-        limit: Annotated[int, Query(ge=1, le=_PAGE_MOST)] = _PAGE, before: Annotated[str | None, Query()] = None
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=_PAGE_MOST)] = _PAGE,
+        before: Annotated[str | None, Query()] = None,
     ) -> dict[str, Any]:
-        """List jobs, the newest first; ``next`` is where the list goes on, null at its end."""
-        found = board.page(limit + 1, before)
+        """List the client's jobs, the newest first; ``next`` is where the list goes on, null at its end."""
+        caller = caller_of(request.scope)
+        if before is not None:
+            _find(board, before, request)
+        found = board.page(limit + 1, before, None if caller.admin else caller.name)
         shown = _bounded(found[:limit])
         more = len(shown) < len(found)
         following = f"/v1/jobs?limit={limit}&before={shown[-1]['id']}" if more else None
         return {"jobs": shown, "next": following}
 
     @router.get("/{job_id}", responses=problem_responses(errors.JobNotFound, *_UNKNOWN))
-    async def job(job_id: str) -> dict[str, Any]:
+    async def job(job_id: str, request: Request) -> dict[str, Any]:
         """Tell how far a job is."""
-        return board.get(job_id).as_dict()
+        return _find(board, job_id, request).as_dict()
 
     @router.delete("/{job_id}", responses=problem_responses(errors.JobNotFound, *_UNKNOWN))
-    async def cancel(job_id: str) -> dict[str, Any]:
+    async def cancel(job_id: str, request: Request) -> dict[str, Any]:
         """End a job; posted again, the same recipe resumes it."""
+        _find(board, job_id, request)
         return board.cancel(job_id).as_dict()
 
     @router.get("/{job_id}/events", response_class=StreamingResponse, responses={
@@ -101,11 +111,13 @@ def jobs_router(service: Service, board: JobBoard) -> APIRouter:
               "content": {"text/event-stream": {"schema": {"type": "string"}}}},
         **problem_responses(errors.JobNotFound, *_UNKNOWN),
     })  # fmt: skip
-    async def events(job_id: str) -> StreamingResponse:
+    async def events(job_id: str, request: Request) -> StreamingResponse:
         """Follow a job until it ends."""
-        board.get(job_id)
+        _find(board, job_id, request)
         quiet = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(follow(job_id), media_type="text/event-stream", headers=quiet)
+        return StreamingResponse(
+            follow(job_id, caller_of(request.scope).key), media_type="text/event-stream", headers=quiet
+        )
 
     @router.get("/{job_id}/report", response_class=Response, responses={
         200: {"description": "The report, as JSON or as a page.",
@@ -115,11 +127,24 @@ def jobs_router(service: Service, board: JobBoard) -> APIRouter:
     async def report(job_id: str, request: Request) -> Response:
         """Return the report of a job that has completed; a page where the client prefers one."""
         media_type = answer_type(head_of(request.scope), (_JSON, _HTML), "a report is written as")
+        _find(board, job_id, request)
         name = "report.html" if media_type == _HTML else "report.json"
         headers = {"Content-Security-Policy": _POLICY} if media_type == _HTML else None
         return Response(await reading.run(lambda: board.report(job_id, name)), media_type=media_type, headers=headers)
 
     return router
+
+
+def _find(board: JobBoard, job_id: str, request: Request) -> Job:
+    """Return a job of the client's, or any for an admin.
+
+    Raises:
+        JobNotFound: there is none of that id, or it is another client's.
+    """
+    job = board.get(job_id)
+    if not caller_of(request.scope).may_use(job.owner):
+        raise no_such_job(job_id)
+    return job
 
 
 def _bounded(found: Sequence[Job]) -> list[dict[str, Any]]:
