@@ -12,6 +12,8 @@ import ml_dtypes  # noqa: F401 - makes "bfloat16" a name that NumPy knows
 import numpy as np
 from numpy.typing import NDArray
 
+from normtree.errors import RegionRefused
+
 _LINE_BYTES = 64
 
 
@@ -49,14 +51,14 @@ class Tensor:
 
         Raises:
             FileNotFoundError: the segment is gone, or is on another node.
-            ValueError: the segment ends before the tensor does.
+            RegionRefused: the segment ends before the tensor does: ours never do, a client's may have been cut short.
         """
         memory = attach(self.segment) if self.memory is None else self.memory
         try:
             array: NDArray[Any] = np.ndarray(self.shape, self.dtype, memory, self.offset, order=self.order)
         except TypeError:
-            where = f"{self.segment or 'memory'}, from byte {self.offset}"
-            raise ValueError(f"{where}: the buffer is too small for {self.shape} {self.dtype}") from None
+            detail = f"shared memory: from byte {self.offset} it is too short for {self.shape} {self.dtype}"
+            raise RegionRefused(detail, pointer="byte_size", limit=len(memory)) from None
         array.flags.writeable = writable
         return array
 

@@ -1,23 +1,29 @@
 """Regions of clients' shared memory, by Triton's extension of the Open Inference Protocol.
 
 A client on this machine registers a segment that it made, and then names parts of it instead of sending tensors. The
-service keeps what it registers open: so a name always means the same memory, whatever the client does with its own.
+service links what it registers under a name of its own: so a name always means the same memory, for the workers too,
+whatever the client does with its own name.
 
-Nothing of it is mapped: who works in a map of a segment that its client cuts short is ended by the kernel. Bytes are
-copied out of it before the work and into it after, by calls that tell of its end; so the client may also write to its
-tensor meanwhile, or have the projection put in its place.
+The size is checked at every use, before and after. A client that cuts its segment short while the service works in it
+ends no more than the worker that touches it: this process guards what it maps. Its region is refused from then on.
 """
 
 import errno
+import fcntl
 import os
 import re
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from time import sleep
 
+from normtree.engine.arena import PREFIX, lock_own
+from normtree.engine.guard import Guarded, guard, release
+from normtree.engine.tensor import Tensor, attach
 from normtree.errors import InvalidParameter, RegionRefused
 from normtree.http.auth import ANYBODY, Caller
 from normtree.http.bodies.contents import Entry
@@ -28,10 +34,10 @@ _FOLDER = Path("/dev/shm")
 _KEY = re.compile(r"/[A-Za-z0-9_.-]{1,200}", re.ASCII)
 _NAME_SHOWN = 80
 _REGIONS_LIMIT = 1024
-_WRITE_BYTES = 2**24  # at once, and then the segment is looked at again
+_TRIES, _BETWEEN_S = 5, 0.002
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Registered:
     """A region.
 
@@ -41,7 +47,11 @@ class Registered:
         key: the client's name for the segment.
         offset: bytes of the segment before the region.
         nbytes: bytes of the region.
-        descriptor: of the segment, open.
+        link: our name for the segment.
+        descriptor: of the segment, open and locked, so that it is not taken for an orphan.
+        guarded: this process's map of the segment.
+        uses: requests that use it.
+        gone: whether it is to be closed once there is none.
     """
 
     owner: str
@@ -49,7 +59,11 @@ class Registered:
     key: str
     offset: int
     nbytes: int
+    link: Path
     descriptor: int
+    guarded: Guarded
+    uses: int = 0
+    gone: bool = False
 
     @property
     def segment(self) -> tuple[int, int]:
@@ -61,52 +75,43 @@ class Registered:
         """As the extension has it."""
         return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.nbytes}
 
+    def check(self) -> None:
+        """Refuse it if its segment was cut short, now or before.
+
+        Raises:
+            RegionRefused: it was.
+        """
+        try:
+            _check_size(self.descriptor, self.offset + self.nbytes, self.name)
+        except RegionRefused:
+            self.guarded.cut = True  # whoever has mapped it meanwhile has not mapped all of it
+            raise
+        if self.guarded.cut:
+            detail = (
+                f"region {self.name[:_NAME_SHOWN]!r}: its segment was cut short while it was used; register it again"
+            )
+            raise RegionRefused(detail, pointer="name", got=self.name)
+
     def close(self) -> None:
-        """Forget the segment; requests that use it go on."""
-        os.close(self.descriptor)
+        """Forget the segment, when no request uses it any more."""
+        self.gone = True
+        if not self.uses:
+            release(self.guarded)
+            self.link.unlink(missing_ok=True)
+            os.close(self.descriptor)
 
 
 @dataclass(frozen=True)
-class Window:
-    """A part of a region that one request reads or writes.
+class Use:
+    """A region that a request uses.
 
     Args:
-        name: of the region.
-        descriptor: of its segment, this request's own.
-        start: bytes of the segment before the part.
-        nbytes: bytes of the part.
+        region: which.
+        tensor: what lies in a part of it.
     """
 
-    name: str
-    descriptor: int
-    start: int
-    nbytes: int
-
-    def read_into(self, buffer: memoryview) -> None:
-        """Copy the part.
-
-        Raises:
-            RegionRefused: its client has cut the segment short, or it cannot be read.
-        """
-        done = 0
-        while done < self.nbytes:
-            with _told(self.name):
-                count = os.preadv(self.descriptor, [buffer[done : self.nbytes]], self.start + done)
-            if not count:
-                _check_size(self.descriptor, self.start + self.nbytes, self.name)
-            done += count
-
-    def write(self, data: memoryview) -> None:
-        """Put bytes into the part.
-
-        Raises:
-            RegionRefused: its client has cut the segment short, or it cannot be written.
-        """
-        done = 0
-        while done < self.nbytes:
-            _check_size(self.descriptor, self.start + self.nbytes, self.name)  # to write would make it long again
-            with _told(self.name):
-                done += os.pwrite(self.descriptor, data[done : done + _WRITE_BYTES], self.start + done)
+    region: Registered
+    tensor: Tensor
 
 
 class Regions:
@@ -174,8 +179,8 @@ class Regions:
         return [region.as_dict() for region in found]
 
     @contextmanager
-    def window(self, caller: Caller, part: Region, entry: Entry) -> Iterator[Window]:
-        """Open the part of a region that a tensor lies in.
+    def use(self, caller: Caller, part: Region, entry: Entry) -> Iterator[Use]:
+        """Use the part of a region that a tensor lies in.
 
         Raises:
             RegionRefused: there is no such region, or it or its segment is too short.
@@ -187,19 +192,36 @@ class Regions:
                 end = part.offset + part.nbytes
                 detail = f"shared_memory_offset: the region has {region.nbytes} bytes, got {end}"
                 raise RegionRefused(detail, pointer="shared_memory_offset", limit=region.nbytes, got=end)
-            _check_size(region.descriptor, region.offset + region.nbytes, region.name)
+            region.check()
             start = region.offset + part.offset
             itemsize = BY_NAME[entry.dtype].itemsize
             if start % itemsize:
-                detail = (
-                    f"shared_memory_offset: {entry.dtype} begins at multiples of {itemsize} in a segment, got {start}"
-                )
+                which = f"{entry.dtype} begins at multiples of {itemsize} in a segment"
+                detail = f"shared_memory_offset: {which}, got {start}"
                 raise InvalidParameter(detail, pointer="shared_memory_offset", limit=itemsize, got=start)
-            descriptor = os.dup(region.descriptor)
+            region.uses += 1
         try:
-            yield Window(region.name, descriptor, start, part.nbytes)
+            yield Use(region, Tensor(str(region.link), entry.shape, entry.dtype, "C", start))
         finally:
-            os.close(descriptor)
+            with self._lock:
+                region.uses -= 1
+                if region.gone:
+                    region.close()
+
+    def check_apart(self, caller: Caller, source: Region, target: Region) -> None:
+        """Refuse an output over its own input: a leaf that is run again would read what it wrote.
+
+        Raises:
+            RegionRefused: there is no such region.
+            InvalidParameter: they overlap.
+        """
+        with self._lock:
+            first, second = self._find(caller, source.name), self._find(caller, target.name)
+            start, other = first.offset + source.offset, second.offset + target.offset
+            overlap = start < other + target.nbytes and other < start + source.nbytes
+            if overlap and first.segment == second.segment:
+                detail = "outputs[0]: its shared memory must not overlap the input's"
+                raise InvalidParameter(detail, pointer="outputs[0].parameters.shared_memory_offset")
 
     def close(self) -> None:
         """Forget all regions."""
@@ -222,40 +244,48 @@ class Regions:
 
 
 def _open(owner: str, name: str, key: str, offset: int, nbytes: int) -> Registered:
-    """Open a segment.
+    """Link a segment under a name of ours, and lock it; again where a process looked just then whether it is orphaned.
 
     Raises:
-        RegionRefused: there is no such segment, or it is too short or no regular file.
+        RegionRefused: there is no such segment, or it is too short, no regular file, or locked by another.
     """
+    for _ in range(_TRIES):
+        found = _open_once(owner, name, key, offset, nbytes)
+        if found:
+            return found
+        sleep(_BETWEEN_S)
+    raise RegionRefused("key: the segment is locked by another", pointer="key", got=key)
+
+
+def _open_once(owner: str, name: str, key: str, offset: int, nbytes: int) -> Registered | None:
+    """Link a segment under a name of ours, and open what that name now means; None where it cannot be locked now."""
+    link = _FOLDER / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     try:
-        descriptor = os.open(_FOLDER / key[1:], os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        os.link(_FOLDER / key[1:], link, follow_symlinks=False)
+        descriptor = os.open(link, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        why = errno.errorcode.get(error.errno or 0, "error")
-        raise RegionRefused(f"key: the segment cannot be opened: {why}", pointer="key", got=key) from None
+        link.unlink(missing_ok=True)
+        raise RegionRefused(f"key: the segment cannot be opened: {_why(error)}", pointer="key", got=key) from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise RegionRefused("key: the segment is no regular file", pointer="key", got=key)
         _check_size(descriptor, offset + nbytes, name)
-    except RegionRefused:
+        if lock_own(link, descriptor, fcntl.LOCK_SH):
+            return Registered(owner, name, key, offset, nbytes, link, descriptor, guard(attach(str(link))))
+    except (OSError, MemoryError, ValueError, RegionRefused) as error:
+        link.unlink(missing_ok=True)
         os.close(descriptor)
-        raise
-    return Registered(owner, name, key, offset, nbytes, descriptor)
+        if isinstance(error, RegionRefused):
+            raise
+        raise RegionRefused(f"key: the segment cannot be used: {_why(error)}", pointer="key", got=key) from None
+    link.unlink(missing_ok=True)
+    os.close(descriptor)
+    return None
 
 
-@contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Turn what the system says of a segment into our words.
-
-    Raises:
-        RegionRefused: always when it says something.
-    """
-    try:
-        yield
-    except OSError as error:
-        why = errno.errorcode.get(error.errno or 0, "error")
-        raise RegionRefused(
-            f"region {name[:_NAME_SHOWN]!r}: its segment cannot be used: {why}", pointer="name"
-        ) from None
+def _why(error: Exception) -> str:
+    """Say what a system found wrong."""
+    return errno.errorcode.get(error.errno or 0, "error") if isinstance(error, OSError) else str(error)
 
 
 def _check_size(descriptor: int, wanted: int, name: str) -> None:

@@ -1,6 +1,6 @@
 """What every route needs: the projector, the settings, and the threads that block in their place."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -146,23 +146,6 @@ class Service:
             return Room.own(arena, arriving, leaving)
         threads = self.leasing if nbytes <= _LITTLE_BYTES else self.leasing_much
         return await threads.run(lambda: Room.lease(arena, arriving, leaving, held), held)
-
-    async def copy(self, copying: Callable[[], None], nbytes: int, held: ExitStack) -> None:
-        """Copy a tensor between a client's shared memory and ours: on a thread, unless that is quicker without.
-
-        Args:
-            copying: does it.
-            nbytes: of the tensor.
-            held: what it reads and writes.
-
-        Raises:
-            DeadlineExceeded: it took too long.
-            NormtreeError: what it raises.
-        """
-        if nbytes <= _FEW_BYTES:
-            copying()
-        else:
-            await self.working.run(copying, held)
 
     async def run(self, work: Work, held: ExitStack, receive: Receive) -> Outcome:
         """Do the work of a request on a thread, for as long as its client is there; at once if that is quicker.

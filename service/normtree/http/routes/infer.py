@@ -1,7 +1,7 @@
 """``POST /v2/models/{name}/infer``: a tensor in, its projection out, by the Open Inference Protocol."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -19,7 +19,7 @@ from normtree.http.inference_answer import write_inference
 from normtree.http.models import VERSION, Model, find_model
 from normtree.http.planning import plan_each
 from normtree.http.problems import problem_responses
-from normtree.http.regions import Window
+from normtree.http.regions import Use
 from normtree.http.report import server_timing
 from normtree.http.room import Room
 from normtree.http.routes.shared_memory import check_local
@@ -79,21 +79,18 @@ async def _infer(request: Request, service: Service, model: Model, started: floa
     asked, entry = inference.request, inference.request.entry
     query = read_work(asked, model)
     with ExitStack() as held:
-        source, target = _windows(request, service, asked, held)
+        shared = _shared(request, service, asked, held)
         (plan,) = plan_each(service.projector, (entry,), query)
         leasing = perf_counter()
-        room = await service.make_room(request.scope, inference.rest, (entry,), (entry,), (plan,), held)
+        arriving, leaving = (() if place in shared else (entry,) for place in ("source", "target"))
+        room = await service.make_room(request.scope, inference.rest, arriving, leaving, (plan,), held)
         leased = perf_counter()
-        if source:
-            await service.copy(partial(source.read_into, room.sources[entry.name].view), entry.nbytes, held)
-        else:
-            await _receive(inference, room)
+        await _receive(inference, room)
         received = perf_counter()
-        items = (Item(entry, room.source(entry), room.target(entry), plan),)
-        work = Work(items, query, received, service.deadline_s(query.deadline_ms))
-        outcome = await service.run(work, held, request.receive)
-        if target:
-            await service.copy(partial(target.write, room.targets[entry.name].view), entry.nbytes, held)
+        source = shared["source"].tensor if "source" in shared else room.source(entry)
+        target = shared["target"].tensor if "target" in shared else room.target(entry)
+        work = Work((Item(entry, source, target, plan),), query, received, service.deadline_s(query.deadline_ms))
+        outcome = await _run(service, work, held, request, shared)
         receive, place = ms(started, leasing) + ms(leased, received), ms(leasing, leased)
         queue, decode = outcome.queue_ms, outcome.decode_ms
         timing = report(request.scope, outcome.timing, receive=receive, decode=decode, queue=queue, place=place)
@@ -101,24 +98,37 @@ async def _infer(request: Request, service: Service, model: Model, started: floa
         return _answer(asked, model, room, outcome, timing, started, held, service, trace)
 
 
-def _windows(
-    request: Request, service: Service, asked: InferRequest, held: ExitStack
-) -> tuple[Window | None, Window | None]:
-    """Open what of source and target is in clients' shared memory."""
-    if not (asked.source or asked.target):
-        return None, None
+def _shared(request: Request, service: Service, asked: InferRequest, held: ExitStack) -> dict[str, Use]:
+    """Return which of source and target are in clients' shared memory, and where."""
+    parts = {"source": asked.source, "target": asked.target}
+    named = {place: part for place, part in parts.items() if part}
+    if not named:
+        return {}
     if service.regions is None:
         raise errors.RegionRefused("shared_memory_region: this service takes no shared memory", pointer="name")
     check_local(request)
-    source, target = (
-        held.enter_context(service.regions.window(caller_of(request.scope), part, asked.entry)) if part else None
-        for part in (asked.source, asked.target)
-    )
-    return source, target
+    regions, caller = service.regions, caller_of(request.scope)
+    if asked.source and asked.target:
+        regions.check_apart(caller, asked.source, asked.target)
+    return {place: held.enter_context(regions.use(caller, part, asked.entry)) for place, part in named.items()}
+
+
+async def _run(service: Service, work: Work, held: ExitStack, request: Request, shared: Mapping[str, Use]) -> Outcome:
+    """Do the work; where a client cut its segment short meanwhile, whatever came of it is refused."""
+    try:
+        outcome = await service.run(work, held, request.receive)
+    except Exception as error:
+        for use in shared.values():
+            use.region.guarded.cut |= isinstance(error, errors.RegionRefused)  # by a worker, whose map is too short
+            use.region.check()
+        raise
+    for use in shared.values():
+        use.region.check()
+    return outcome
 
 
 async def _receive(inference: Inference, room: Room) -> None:
-    """Put the tensor of the body into its place."""
+    """Put the tensor into its place, unless it is in shared memory."""
     asked = inference.request
     places = [place.view for place in room.sources.values()]
     if asked.data is None:
