@@ -103,7 +103,7 @@ class CodeCache(_Cache):
                 logger.info("%s: its machine code cannot be used", self._kernel, exc_info=True)
         if _kept_only.get():
             raise NotKept(self._kernel)
-        logger.info("compiling %s%s", self._kernel, sig)
+        logger.debug("compiling %s%s", self._kernel, sig)
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
