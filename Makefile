@@ -43,7 +43,7 @@ load: $(READY) ## measure speed-up, latency under load, faults and a soak on thi
 fuzz: $(READY) ## run the property tests far longer than `make test` does, and fuzz each parser (FUZZ_S=120)
 	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(ARGS)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[fuzz]'
-	@for target in npy safetensors oip; do \
+	@for target in npy safetensors oip header toml json keys journal note; do \
 		echo "fuzzing $$target for $(or $(FUZZ_S),120) s"; \
 		$(BIN)/python tests/fuzz/test_parsers.py $$target -max_total_time=$(or $(FUZZ_S),120) -max_len=4096 || exit 1; \
 	done

@@ -1,4 +1,4 @@
-"""Each parser of bodies against any bytes: a typed error or a result, and never a result that others do not see.
+"""Each parser of strangers' bytes against any: a typed error or a result, and never a result that others do not see.
 
 pytest runs each target for a few seconds on mutated bodies. With atheris, whose mutations follow coverage,
 
@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 import sys
+import tomllib
 import warnings
 from collections.abc import Callable
 from math import prod
@@ -28,12 +29,22 @@ from hypothesis import strategies as st
 from normtree.errors import NormtreeError
 
 BODIES = "normtree.http.bodies"
+PARSERS = (
+    *(f"{BODIES}.{name}" for name in ("npy", "safetensors", "oip")),
+    *(f"normtree.jobs.{name}" for name in ("recipe", "mistakes", "header", "journal", "job")),
+    *(f"normtree.{name}" for name in ("keys", "patterns", "strict_json")),
+)
 LIMITS = {"rank_limit": 8, "elements_limit": 2**33}
 
 
+def module(name: str) -> Any:
+    """Import a module when it is first used, so that atheris can watch its branches."""
+    return importlib.import_module(f"normtree.{name}")
+
+
 def parser(name: str) -> Any:
-    """Import a parser when it is first used, so that atheris can watch its branches."""
-    return importlib.import_module(f"{BODIES}.{name}")
+    """Return the parser of a body."""
+    return module(f"http.bodies.{name}")
 
 
 def check_npy(data: bytes) -> None:
@@ -88,6 +99,95 @@ def check_oip(data: bytes) -> None:
         assert len(request.data) == prod(tensor["shape"])
 
 
+def check_header(data: bytes) -> None:
+    """What a job takes for a file of known types is what the safetensors library reads."""
+    try:
+        size = module("jobs.header").header_bytes(data[:8], len(data), "x")
+        entries = module("jobs.header").parse_header(data[:size], len(data), "x")
+    except NormtreeError:
+        return
+    if any(entry.code not in module("jobs.header").BITS for entry in entries):
+        return
+    found = dict(safetensors.deserialize(data))
+    assert {entry.name: (entry.code, list(entry.shape), entry.nbytes) for entry in entries} == {
+        name: (tensor["dtype"], tensor["shape"], len(tensor["data"])) for name, tensor in found.items()
+    }
+
+
+def check_toml(data: bytes) -> None:
+    """What is accepted says what a plain TOML parser reads in it, and means the same as JSON."""
+    recipe, wrong = None, ""
+    try:
+        text = data.decode("utf-8-sig")
+        recipe = module("jobs.recipe").parse_recipe(text, "body")
+    except UnicodeDecodeError:
+        return
+    except NormtreeError as error:
+        wrong = error.detail
+    assert len(wrong.splitlines()) <= 12
+    if recipe is None:
+        return
+    plain = tomllib.loads(text)
+    assert (recipe.input, recipe.output, len(recipe.rules)) == (plain["input"], plain["output"], len(plain["rules"]))
+    check_json(recipe.model_dump_json(exclude_none=True).encode())
+
+
+def check_json(data: bytes) -> None:
+    """What is accepted survives being written and read again, and its patterns can be asked."""
+    try:
+        recipe = module("jobs.recipe").recipe_of(module("strict_json").parse(data))
+    except (NormtreeError, ValueError):
+        return
+    written = recipe.model_dump_json(exclude_none=True).encode()
+    again = module("jobs.recipe").recipe_of(module("strict_json").parse(written))
+    assert (again, again.digest) == (recipe, recipe.digest)
+    assert all(rule.goal and rule.claims("a") in {True, False} for rule in recipe.rules)
+
+
+def check_keys(data: bytes) -> None:
+    """What is accepted are keys that can be written and read again."""
+    try:
+        keys = module("keys").read_keys(data.decode(), "keys")
+    except ValueError:
+        return
+    assert keys
+    assert module("keys").read_keys("\n".join(map(str, keys)), "keys") == keys
+
+
+def check_journal(data: bytes) -> None:
+    """What is believed of a journal was written by one: other lines are as good as not there."""
+    state = module("jobs.state").LocalState(SCRATCH.name)
+    Path(SCRATCH.name, "journal.jsonl").write_bytes(data)
+    try:
+        journal = module("jobs.journal").Journal(state)
+    except NormtreeError:
+        return
+    assert journal.begun or not (journal.completed or journal.finished or journal.proofs or journal.stints)
+    assert not journal.begun or JOURNAL.splitlines()[0] in data
+    assert journal.completed is None or JOURNAL.splitlines()[-1] in data
+
+
+def check_note(data: bytes) -> None:
+    """What is accepted is a job that can be noted, told and read again."""
+    try:
+        job = module("jobs.job").Job.of_note(data)
+    except ValueError:
+        return
+    assert module("jobs.job").Job.of_note(job.note()) == job
+    json.dumps(job.as_dict(), allow_nan=False)
+
+
+SCRATCH = TemporaryDirectory()
+
+
+def write_journal() -> bytes:
+    """Write a journal as a job does."""
+    journal = module("jobs.journal").Journal(module("jobs.state").LocalState(SCRATCH.name))
+    journal.begin("0" * 64, {"model.safetensors": [8, "1", "f" * 64]})
+    journal.note_completed({"wall_s": 1.5}, {})
+    return Path(SCRATCH.name, "journal.jsonl").read_bytes()
+
+
 def npy(array: Any, version: tuple[int, int]) -> bytes:
     body = io.BytesIO()
     np.lib.format.write_array(body, array, version)
@@ -97,6 +197,34 @@ def npy(array: Any, version: tuple[int, int]) -> bytes:
 def oip(**given: Any) -> bytes:
     tensor = {"name": "y", "shape": [2, 3], "datatype": "FP32", **given}
     return json.dumps({"id": "7", "inputs": [tensor], "parameters": {"radius": 2.0, "timeout": 1500}}).encode()
+
+
+JOURNAL = write_journal()
+RULES = """[[rules]]
+tensors = '.*weight'
+exclude = "head\\\\..*"
+sparsity = 0.5
+[[rules]]
+"tensors" = "a.*" # and so on
+norm = "l1,l2"
+axes = '1,0'
+groups = 3
+exact = false
+scope = "global"
+"""
+RECIPE = {"input": "in", "output": "out", "overlap": "first", "rules": [{"tensors": "a|b", "relative_radius": 0.25}]}
+KEY = f"ada sha256:{'0f' * 32}"
+NOTE = {
+    "id": "0a" * 16,
+    "state": "completed",
+    "recipe": RECIPE,
+    "created": 1.5,
+    "ended": 2,
+    "progress": {"bytes_done": 7},
+    "error": {"status": 500, "code": "job-died"},
+    "key": "k",
+    "digest": "",
+}
 
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
@@ -124,6 +252,24 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
             oip(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 24, "shared_memory_offset": 8}),
         ),
     ),
+    "header": (
+        check_header,
+        (
+            safetensors.numpy.save({"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.int8)}, {"k": "v"}),
+            safetensors.numpy.save({"w": np.zeros((0, 5), np.float16)}),
+        ),
+    ),
+    "toml": (
+        check_toml,
+        (
+            f"input = 'in'\noutput = \"out\"\noverlap = 'first'\n{RULES}".encode(),
+            b"output='o'\ninput='i'\nrules=[{tensors='a', radius=1e3}, {tensors='b', groups=0x1f, norm='l2'}]",
+        ),
+    ),
+    "json": (check_json, (json.dumps(RECIPE).encode(),)),
+    "keys": (check_keys, (f"# keys\n{KEY}\nbob{KEY}\t admin ; c{KEY}\r\n".encode(),)),
+    "journal": (check_journal, (JOURNAL,)),
+    "note": (check_note, (json.dumps(NOTE).encode(),)),
 }
 
 
@@ -183,9 +329,11 @@ def main() -> None:
     import atheris
 
     check, seeds = TARGETS[sys.argv.pop(1)]
-    with atheris.instrument_imports(include=[BODIES]):
-        for name in TARGETS:
-            parser(name)
+    for name in PARSERS:  # those that were imported for a seed are imported again
+        sys.modules.pop(name, None)
+    with atheris.instrument_imports(include=list(PARSERS)):
+        for name in PARSERS:
+            importlib.import_module(name)
     with TemporaryDirectory() as corpus:
         for number, seed in enumerate(seeds):
             check(seed)
