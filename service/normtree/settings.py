@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     )
     ray_address: str | None = Field(default=None, description="Ray cluster to join; default: an embedded local one.")
     ray_restart_s: Seconds = Field(
-        default=60.0, ge=0, description="Seconds from one start of Ray to the next, at least, where it is lost."
+        default=60.0, ge=0, description="Seconds from one restart of Ray to the next, at least, where it is lost."
     )
     inline_only: bool = Field(default=False, description="Run without Ray, on this process's threads alone.")
     body_limit_bytes: Amount = Field(default=GIB, ge=1, description="Largest request body, in bytes.")

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -106,14 +107,20 @@ def test_a_worker_that_hangs_is_ended_and_the_deadline_is_kept(projector: Projec
     assert held.is_right(nk.project(held.y, "l1,l1", held.radius, axes="1,0").tobytes())
 
 
-def kill_ray(projector: Projector) -> None:
-    """End the driver of the cluster, and with it the cluster, in the middle of a request."""
-    sleep(0.1)
-    (driver,) = [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if b"engine.driver" in path.read_bytes() and f"PPid:\t{os.getpid()}\n" in (path.parent / "status").read_text()
-    ]
+def drivers() -> set[int]:
+    """Those of this process that live."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            told = (path / "status").read_text()
+            if b"engine.driver" in (path / "cmdline").read_bytes() and f"PPid:\t{os.getpid()}\n" in told:
+                found.add(int(path.name))
+    return found
+
+
+def kill_driver(*, but: AbstractSet[int] = frozenset()) -> None:
+    """End the driver of a cluster, and with it the cluster."""
+    (driver,) = drivers() - but
     os.kill(driver, signal.SIGKILL)
 
 
@@ -122,7 +129,7 @@ def test_ray_is_lost_in_the_middle_of_a_request(projector: Projector, held: Held
     """Whoever left the choice to the service gets the answer of threads, and whoever asked for Ray is told."""
     assert projector.ray
     restarts = projector.ray.restarts
-    killer = threading.Thread(target=kill_ray, args=(projector,))
+    killer = threading.Timer(0.1, kill_driver)
     killer.start()
     if may_move:
         timing = projector.project(held.source, held.target, replace(held.plan, may_move=True))
@@ -138,6 +145,25 @@ def test_ray_is_lost_in_the_middle_of_a_request(projector: Projector, held: Held
         sleep(0.1)
     assert projector.project(held.source, held.target, held.plan).engine == "ray"
     assert projector.slates.leased_bytes == 0
+
+
+def test_a_ray_that_is_lost_again_and_again_is_started_now_and_then_only() -> None:
+    others = drivers()
+    executor = RayExecutor(1, restart_s=3600)
+    try:
+        for restarts in (1, 0):  # at once, and then an hour later
+            before = executor.info()
+            kill_driver(but=others)
+            give_up_s = monotonic() + GIVE_UP_S
+            while executor.restarts < restarts or not (restarts or executor.is_away):
+                assert monotonic() < give_up_s
+                sleep(0.05)
+        with pytest.raises(EngineUnavailable, match="Ray is away") as away:
+            executor.check_there()
+        assert 3000 < (away.value.retry_after_s or 0) <= 3700
+        assert (before["up"], executor.info()["up"], executor.restarts) == (True, False, 1)
+    finally:
+        executor.close()
 
 
 def kill_now_and_then(ray_engine: RayExecutor, over: threading.Event, killed: list[int]) -> None:

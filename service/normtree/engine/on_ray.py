@@ -50,7 +50,7 @@ class RayExecutor:
         workers: leaves at once.
         address: address of a cluster with a node on this machine; None starts an embedded local one.
         segments: those that workers attach in advance.
-        restart_s: seconds from one start to the next, at least, where Ray is lost; the first restart is at once.
+        restart_s: seconds from one restart to the next, at least, where Ray is lost; the first is at once.
 
     Raises:
         EngineUnavailable: Ray cannot be started or reached, or has no node here.
@@ -63,7 +63,7 @@ class RayExecutor:
     ) -> None:
         """Connect, and warm a process for each worker and a spare one."""
         self._workers, self._address, self._restart_s = workers, address, restart_s
-        self._start_s = _FIRST_START_S
+        self._start_s, self._restart_at_s = _FIRST_START_S, monotonic()
         self._version, self._nodes = "", 0
         self._starts = self._opened = 0
         self._closing, self._decided = Event(), Event()
@@ -72,7 +72,7 @@ class RayExecutor:
             self._lines = OwnFolder(shared_memory(), _LINES_PREFIX)
         except OSError as error:
             raise EngineUnavailable(f"Ray cannot keep its files: {error}; {FOLDER_WANTED}") from error
-        self._crew = Crew(workers, segments, self._away("it has not been started"))
+        self._crew = Crew(workers, segments, Away("it has not been started", datetime.now(UTC), monotonic()))
         self._lanes = Lanes([_RayLane(self._crew) for _ in range(workers)], in_process=False)
         self._keeper = Thread(target=self._keep, name="normtree-ray", daemon=True)
         self._keeper.start()
@@ -151,12 +151,11 @@ class RayExecutor:
     def _keep(self) -> None:
         """Have a cluster, and another where it is lost; where the first cannot be had, leave it at that."""
         while not self._closing.is_set():
-            began_s = monotonic()
-            why = self._have_cluster(began_s)
-            if not self._opened:
+            why = self._have_cluster(monotonic())
+            if not self._opened or self._closing.wait(max(0.0, self._restart_at_s - monotonic())):
                 break
-            if not self._closing.wait(max(0.0, began_s + self._restart_s - monotonic())):
-                logger.warning("starting Ray anew, since %s", why)
+            self._restart_at_s = monotonic() + self._restart_s
+            logger.warning("starting Ray anew, since %s", why)
         self._decided.set()
 
     def _have_cluster(self, began_s: float) -> str:
@@ -172,9 +171,10 @@ class RayExecutor:
                 why = self._watch(cluster)
         except EngineUnavailable as error:
             why = error.detail
-        except OSError as error:
-            why = f"Ray cannot be started: {error}"
-        self._crew.end(self._away(why, max(monotonic(), began_s + self._restart_s)))
+        except Exception as error:  # whatever it is, the next cluster may do without it
+            logger.exception("Ray cannot be kept")
+            why = f"Ray cannot be kept: {error}"
+        self._crew.end(self._away(why))
         if not self._closing.is_set():
             logger.error("Ray is away: %s", why)
         if cluster:
@@ -215,9 +215,11 @@ class RayExecutor:
         part = cluster.lost_part(_LOOK_S)
         return f"its process {part} has ended" if part else None
 
-    def _away(self, why: str, start_at_s: float | None = None) -> Away:
-        """Tell that Ray is away, and when it may be there again."""
-        return Away(why, datetime.now(UTC), (monotonic() if start_at_s is None else start_at_s) + self._start_s)
+    def _away(self, why: str) -> Away:
+        """Tell that Ray is away, since when, and when it may be there again."""
+        before = self._crew.away
+        since = before.since if before else datetime.now(UTC)
+        return Away(why, since, max(monotonic(), self._restart_at_s) + self._start_s)
 
     def _session_folder(self) -> Path:
         """Make a folder for a cluster's files; of those before only the last one's stay, for they tell why it ended."""
