@@ -54,6 +54,10 @@ Axes = Annotated[
     str | None,
     typer.Option(help="Axes of the levels, outer to inner: '1,0' makes columns the groups, '0,1.2.3' filters."),
 ]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Axes seen as several before the axes are counted: '0:12' sees axis 0 as 12 times what is left."),
+]
 Radius = Annotated[float | None, typer.Option(help="Radius of the ball, in the units of the elements, >= 0.")]
 Sparsity = Annotated[
     float | None, typer.Option(help="Instead of a radius: the share of each tensor's outermost groups to make zero.")
@@ -175,6 +179,7 @@ def project(
     groups: Groups = None,
     norm: Norm = "l1,linf",
     axes: Axes = None,
+    split: Split = None,
     exact: Exact = False,
     tensor: Annotated[
         str | None,
@@ -192,6 +197,7 @@ def project(
     from normtree.engine.projector import Projector
     from normtree.engine.warm import prepare
     from normtree.files import TensorFile, check_target, read_file, write_file
+    from normtree.splits import parse_split
     from normtree_kernels.dtypes import check_dtype
     from normtree_kernels.goal import Goal
     from normtree_kernels.norms import MixedNorm
@@ -200,13 +206,14 @@ def project(
         check_target(target)
         wanted = Goal(radius, sparsity, groups)
         file = read_file(source)
-        names = _select(file, tensor, norm, axes, source)
+        names = _select(file, tensor, (norm, axes, split), source)
         several = len(file.tensors) + len(file.opaque) > 1
         for name in names:
             with _named(name, several):  # what takes no engine to find, before one is started
                 y = file.tensors[name]
                 check_dtype(y.dtype, "tensor")
-                wanted.check_fits(MixedNorm.parse(norm, axes, ndim=y.ndim), y.shape)
+                seen = parse_split(split).seen(y.shape)
+                wanted.check_fits(MixedNorm.parse(norm, axes, ndim=len(seen)), seen)
         goal = asdict(wanted)
         tensors, plans, timings, table = dict(file.tensors), {}, {}, _results_table()
         settings = _settings(workers=workers, inline_only=engine != "ray")
@@ -215,7 +222,7 @@ def project(
                 y = tensors[name]
                 with _named(name, several):
                     plans[name] = projector.plan(
-                        y.shape, y.dtype.name, norm=norm, axes=axes, **goal, exact=exact, engine=engine
+                        y.shape, y.dtype.name, norm=norm, axes=axes, **goal, exact=exact, engine=engine, split=split
                     )
             prepare({each for plan in plans.values() for each in plan.kernels})
             for name in names:
@@ -243,6 +250,7 @@ def plan(
     groups: Groups = None,
     norm: Norm = "l1,linf",
     axes: Axes = None,
+    split: Split = None,
     exact: Exact = False,
     dtype: Annotated[str, typer.Option(help="Element type.")] = "float32",
     engine: Annotated[
@@ -269,7 +277,7 @@ def plan(
             projector.measure_if_due()
             planned = projector.plan(
                 lengths, dtype, norm=norm, axes=axes, radius=_ANY_RADIUS if any_radius else radius,
-                sparsity=sparsity, groups=groups, exact=exact, engine=engine or "auto",
+                sparsity=sparsity, groups=groups, exact=exact, engine=engine or "auto", split=split,
             )  # fmt: skip
             told = f"{planned}\n\nprofile    {projector.profile.circumstances}"
         if any_radius:
@@ -414,7 +422,9 @@ def _settings(**given: object) -> Settings:
     return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _select(file: "TensorFile", pattern: str | None, norm: str, axes: str | None, source: Path) -> list[str]:
+def _select(
+    file: "TensorFile", pattern: str | None, ball: tuple[str, str | None, str | None], source: Path
+) -> list[str]:
     """Name the tensors to project: those that match, or all that the norm fits; the only one in any case."""
     from normtree.engine.fitting import fits
     from normtree.patterns import compile_pattern
@@ -422,9 +432,9 @@ def _select(file: "TensorFile", pattern: str | None, norm: str, axes: str | None
 
     count = len(file.tensors) + len(file.opaque)
     if pattern is None:
-        names = [name for name, y in file.tensors.items() if count == 1 or fits(y.ndim, y.dtype.name, norm, axes)]
+        names = [name for name, y in file.tensors.items() if count == 1 or fits(y.ndim, y.dtype.name, *ball)]
         if not names:
-            raise ValueError(f"tensor: none of the {count} tensors of {source} fits the norm {norm}")
+            raise ValueError(f"tensor: none of the {count} tensors of {source} fits the norm {ball[0]}")
         return names
     try:
         compiled = compile_pattern(pattern)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normtree.splits import parse_split
 from normtree_kernels.leaves import aggregate
 from normtree_kernels.norms import Level, MixedNorm
 
@@ -26,14 +27,16 @@ class Compact:
     Args:
         index: int64, ascending: which outermost groups survive, counted in C order over the outermost axes.
         values: their elements: the tensor with the outermost axes merged and shortened.
-        shape: of the whole tensor.
+        shape: of the whole tensor, as it is seen.
         axes: the outermost level's axes, ascending.
+        split: how it is seen in that shape, where it is not its own; see `normtree.splits`.
     """
 
     index: Int64Array
     values: Array
     shape: tuple[int, ...]
     axes: tuple[int, ...]
+    split: str = ""
 
 
 def short_shape(shape: Sequence[int], axes: Sequence[int], groups: int) -> tuple[tuple[int, ...], int]:
@@ -101,14 +104,17 @@ def compress_in_place(x: Array, axes: Sequence[int], *, threads: int = 1) -> Com
     return from_beginning(memory, made.index, x.shape, axes)
 
 
-def expand(index: Int64Array, values: Array, shape: Sequence[int], axes: Sequence[int]) -> Array:
+def expand(
+    index: Int64Array, values: Array, shape: Sequence[int], axes: Sequence[int], split: str | None = None
+) -> Array:
     """Put groups back where they belong, among zeros: the inverse of `compress`.
 
     Args:
         index: which outermost groups they are.
         values: their elements.
         shape: of the whole tensor.
-        axes: the outermost level's axes, ascending.
+        axes: the outermost level's axes, ascending; counted after ``split``.
+        split: which axes were seen as several; see `normtree.splits`.
 
     Returns:
         A new array.
@@ -116,13 +122,14 @@ def expand(index: Int64Array, values: Array, shape: Sequence[int], axes: Sequenc
     Raises:
         ValueError, IndexError: the parts do not fit each other.
     """
+    own, shape = shape, parse_split(split).seen(shape)
     rest = [axis for axis in range(len(shape)) if axis not in axes]
     place = min(axes, default=0)
     order = [*rest[:place], *axes, *rest[place:]]
     moved = np.zeros([shape[axis] for axis in order], values.dtype)
     merged, axis = _merge(moved, range(place, place + len(axes)))
     merged[(slice(None),) * axis + (index,)] = values
-    return np.ascontiguousarray(moved.transpose(np.argsort(order)))
+    return np.ascontiguousarray(moved.transpose(np.argsort(order))).reshape(own)
 
 
 def _alive(x: Array, axes: Sequence[int], threads: int) -> NDArray[np.bool_]:

@@ -122,6 +122,23 @@ def test_it_says_where_no_group_is_left(tmp_path: Path) -> None:
     assert (timing["groups_asked"], timing["groups_left"]) == (7, 0)
 
 
+def test_it_sees_heads_as_groups(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", y := RNG.standard_normal((24, 10)).astype(np.float32))
+    given = ["--groups", 2, "--norm", "l1,l2", "--split", "0:6"]
+    done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", *given)
+    assert done.exit_code == 0, done.stderr
+    x = np.load(tmp_path / "x.npy")
+    assert x.shape == (24, 10)
+    assert x.tobytes() == nk.project(y.reshape(6, 4, 10), "l1,l2", groups=2).tobytes()
+    planned = run("plan", "24x10", *given)
+    assert "24 × 10, seen as 6 × 4 × 10," in planned.stdout
+    wrong = run("project", tmp_path / "y.npy", tmp_path / "z.npy", "--groups", 2, "--split", "0:7")
+    assert (wrong.exit_code, wrong.stderr) == (
+        2, "normtree: split: 7 must divide axis 0, got a length of 24 in (24, 10)\n",
+    )  # fmt: skip
+    assert not (tmp_path / "z.npy").exists()
+
+
 def test_it_finds_the_nearest_point_where_asked(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", y := RNG.standard_normal((40, 30)))
     done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", "--radius", 5, "--exact")

@@ -126,6 +126,21 @@ def test_an_answer_tells_where_no_group_is_left(near: Client) -> None:
     assert several.warning == f"b: {got.warning}"
 
 
+@pytest.mark.parametrize("compact", [False, True])
+def test_heads_are_groups(near: Client, compact: bool) -> None:
+    y = Y[:24].copy()
+    heads = nk.project(y.reshape(6, 4, -1), "l1,linf", groups=2).reshape(y.shape)
+    one = near.project(y, split="0:6", groups=2, compact=compact, certificate=True)
+    np.testing.assert_array_equal(one.x, heads)
+    assert one.certificate
+    assert (one.certificate["groups"][0], one.certificate["zero_groups"][0]) == (6, 4)
+    two = near.project_tensors({"a": y, "b": 2 * y}, split="0:6", groups=2, scope="global", compact=compact)
+    assert two["a"].shape == y.shape
+    assert sum(x.reshape(6, -1).any(axis=1).sum() for x in two.tensors.values()) <= 2
+    with pytest.raises(errors.InvalidParameter, match="split: 7 must divide axis 0"):
+        near.project(y, split="0:7", groups=2)
+
+
 def test_several_tensors_at_once(near: Client) -> None:
     tensors = {"a": Y, "b.w": 2 * Y.T, "step": np.array(7), "kept": np.arange(6, dtype=np.int32).reshape(2, 3)}
     got = near.project_tensors(tensors, radius=2.0, certificate=True)

@@ -238,6 +238,32 @@ def test_groups_asked_and_left_are_told(client: httpx.Client) -> None:
     assert json.loads(together.headers["x-normtree-timing"])["groups_left"] == 1
 
 
+@pytest.mark.parametrize("output", ["dense", "compact"])
+def test_axes_seen_as_several(client: httpx.Client, output: str) -> None:
+    y = noise(24, 10)
+    wanted = nk.project(y.reshape(6, 4, 10), "l1,linf,l2", groups=2, axes="2,0,1").reshape(y.shape)
+    query = {"split": "0:6", "norm": "l1,linf,l2", "axes": "2,0,1", "groups": 2, "output": output}
+    answer = post(client, tensors_body({"a": y, "b": noise(3)}), tensors="a", certificate=1, **query)
+    found, contents = parse(answer.content)
+    if output == "compact":
+        axes, split = (json.loads(contents.metadata[f"normtree.{name}"])["a"] for name in ("axes", "split"))
+        assert (axes, split, found["a.shape"].tolist()) == ([2], "0:6", [24, 10])
+        found["a"] = expand(found["a.index"], found["a.values"], found["a.shape"].tolist(), axes, split)
+    np.testing.assert_array_equal(found["a"], wanted)
+    told = json.loads(answer.headers["x-normtree-certificate"])
+    assert told["groups"] == [10, 60, 240]
+    fortran = io.BytesIO()
+    np.save(fortran, np.asfortranarray(y))
+    problem = check(post(client, fortran.getvalue(), kind=NPY, split="0:6", radius=1), 422, "invalid-parameter")
+    assert problem["pointer"] == "split"
+    for split in ("0:7", "0", "5:2"):
+        problem = check(post(client, npy(y), kind=NPY, split=split, radius=1), 422, "invalid-parameter")
+        assert problem["pointer"] == "split"
+    y[13, 7] = np.inf
+    problem = check(post(client, npy(y), kind=NPY, split="0:6", radius=1), 422, "invalid-tensor")
+    assert "element [13, 7] is inf" in problem["detail"]
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_certificate(client: httpx.Client, exact: bool) -> None:
     y = noise(40, 30)

@@ -18,6 +18,7 @@ def test_defaults() -> None:
         "exact": False,
         "engine": "auto",
         "workers": None,
+        "split": None,
         "baseline": "none",
         "deadline_ms": None,
         "certificate": False,

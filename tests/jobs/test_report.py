@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import normtree_kernels as nk
 from normtree.engine.timing import STAGES
+from normtree.errors import InvalidRecipe
 from normtree.jobs import pictures
 from normtree.jobs.removal import removals_of
 from normtree.jobs.report import make_page, make_report, to_json
@@ -183,3 +185,47 @@ def test_groups_asked_and_left_are_told(tmp_path: Path, make_recipe: Any) -> Non
         f"rules[1]: no group is left of the 3 asked for: {fate}",
         f"v: no group is left of the 4 asked for: {fate}",
     ]
+
+
+def test_heads_are_groups(tmp_path: Path, make_recipe: Any, loaded: Any) -> None:
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    ys = {"q": rng.standard_normal((24, 10)), "k": rng.standard_normal((48, 5)), "o": rng.standard_normal((10, 24))}
+    save_file({**ys, "bias": np.ones(24)}, tmp_path / "in" / "model.safetensors")
+    rules = [
+        "tensors = '[qk]'\nnorm = 'l1,l2'\ngroups = 4\nsplit = '0:6'",
+        "tensors = 'o'\nnorm = 'l1,l2'\ngroups = 4\nsplit = '1:6'\naxes = '1,0.2'",
+    ]
+    run_job(make_recipe(tmp_path / "in", tmp_path / "out", *rules), Options(workers=1, engine="inline"))
+    xs = loaded(tmp_path / "out")
+    for name in "qk":
+        seen = nk.project(ys[name].reshape(6, -1, ys[name].shape[1]), "l1,l2", groups=4)
+        np.testing.assert_array_equal(xs[name], seen.reshape(ys[name].shape))
+    seen = nk.project(ys["o"].reshape(10, 6, 4), "l1,l2", groups=4, axes="1,0.2")
+    np.testing.assert_array_equal(xs["o"], seen.reshape(10, 24))
+    report = json.loads((tmp_path / "out.normtree" / "report.json").read_text())
+    told = {tensor["name"]: tensor for tensor in report["tensors"]}
+    assert (told["q"]["shape"], told["q"]["split"], told["q"]["groups"]) == ([24, 10], "0:6", [6, 240])
+    assert told["q"]["certificate"]["tight"]
+    removals = {each["tensor"]: each for each in report["removal_plan"]["tensors"]}
+    assert [
+        (name, removals[name]["axis"], removals[name]["kind"], removals[name]["shape_without"]) for name in "qko"
+    ] == [
+        ("q", 0, "parts of 4 of axis 0", [16, 10]),
+        ("k", 0, "parts of 8 of axis 0", [32, 5]),
+        ("o", 1, "parts of 4 of axis 1", [10, 16]),
+    ]
+    zero = np.flatnonzero(~xs["o"].reshape(10, 6, 4).any(axis=(0, 2)))
+    assert removals["o"]["indices"] in (f"{zero[0]}-{zero[1]}", f"{zero[0]},{zero[1]}")
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("0:7", r"'w', claimed by rules\[0\]: split: 7 must divide axis 0"), ("0", "split: wanted axes and the sizes")],
+)
+def test_a_split_that_cannot_be_is_told(tmp_path: Path, make_recipe: Any, split: str, message: str) -> None:
+    (tmp_path / "in").mkdir()
+    save_file({"w": np.ones((24, 10))}, tmp_path / "in" / "model.safetensors")
+    recipe = make_recipe(tmp_path / "in", tmp_path / "out", f"tensors = 'w'\nradius = 1\nsplit = '{split}'")
+    with pytest.raises(InvalidRecipe, match=message):
+        run_job(recipe, Options(workers=1, engine="inline"))

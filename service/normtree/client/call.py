@@ -23,6 +23,7 @@ class Options(TypedDict, total=False):
     """What else a projection may be asked for, as in the query of ``POST /v1/project``; the service checks it."""
 
     axes: str | None
+    split: str | None
     sparsity: float | None
     groups: int | None
     exact: bool
@@ -117,8 +118,9 @@ class Call:
             parts[entry.name] = _array(receipt.body, start, entry)
             start += entry.nbytes
         axes = json.loads(contents.metadata.get("normtree.axes", "{}"))
+        splits = json.loads(contents.metadata.get("normtree.split", "{}"))
         tensors = {
-            name: restore(_expand(parts, name, axes[name]) if name in axes else parts[name])
+            name: restore(_expand(parts, name, axes[name], splits.get(name)) if name in axes else parts[name])
             for name, restore in self.restores.items()
         }
         return ProjectedTensors(
@@ -138,12 +140,12 @@ def _array(body: bytearray, start: int, entry: Entry) -> Array:
     return flat.view(dtype).reshape(entry.shape) if entry.nbytes else np.empty(entry.shape, dtype)
 
 
-def _expand(parts: Mapping[str, Array], name: str, axes: list[int]) -> Array:
+def _expand(parts: Mapping[str, Array], name: str, axes: list[int], split: str | None) -> Array:
     """Put the surviving groups of one tensor back among zeros."""
     from normtree.compact import expand  # with the kernels, which take a moment
 
     index, values, shape = (parts[f"{name}.{part}"] for part in ("index", "values", "shape"))
-    return expand(index, values, shape.tolist(), axes)
+    return expand(index, values, shape.tolist(), axes, split)
 
 
 _DTYPES = {

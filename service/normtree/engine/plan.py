@@ -11,6 +11,7 @@ from normtree.engine.cost import Prediction, Workload
 from normtree.engine.profile import Engine, MachineProfile
 from normtree.engine.units import size_text
 from normtree.engine.warm import ACTIVE, CUT, LINES, Kernels, Lines
+from normtree.splits import NO_SPLIT, Split
 from normtree_kernels.blocks import Block, split, split_fibres
 from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
@@ -37,7 +38,7 @@ class Plan:
     """How one tensor will be projected.
 
     Args:
-        shape: the tensor's shape.
+        shape: the tensor's shape, as it is seen.
         dtype: its element type, such as ``"float32"``.
         norm: mixed norm bound to its axes.
         goal: what the projection is to reach.
@@ -49,6 +50,7 @@ class Plan:
         predicted: what it would take on each engine that could run it.
         serial_ms: predicted wall on one thread, the modelled reference of a speed-up.
         may_move: whether another engine may take its place: nobody asked for this one.
+        split: how the tensor is seen in that shape, where it is not its own.
     """
 
     shape: tuple[int, ...]
@@ -63,6 +65,12 @@ class Plan:
     predicted: Mapping[Engine, Prediction]
     serial_ms: float
     may_move: bool = False
+    split: Split = NO_SPLIT
+
+    @property
+    def own_shape(self) -> tuple[int, ...]:
+        """The tensor's own shape."""
+        return self.split.own(self.shape)
 
     @cached_property
     def nbytes(self) -> int:
@@ -101,7 +109,7 @@ class Plan:
         others = [_describe(*each) for each in self.predicted.items() if each[0] != self.engine]
         instead = "".join(f"; {other}" for other in others)
         lines = [
-            f"tensor     {_times(self.shape) or 'scalar'} {self.dtype}, {size_text(self.nbytes)}",
+            f"tensor     {self._describe_tensor()} {self.dtype}, {size_text(self.nbytes)}",
             f"ball       {self.norm}, {self.goal}{', exact' if self.exact else ''}",
             f"engine     {self.engine} on {_count(self.workers, 'worker')}",
             f"why        {self.reason}",
@@ -120,6 +128,11 @@ class Plan:
             fibres *= length
         rest = "engine", *[""] * 7, *_part(chosen.overhead_ms, chosen)
         return "\n".join([*lines, _ROW.format(*rest)])
+
+    def _describe_tensor(self) -> str:
+        """Its lengths; and as what it is seen."""
+        own = _times(self.own_shape) or "scalar"
+        return f"{own}, seen as {_times(self.shape)}," if self.split.parts else own
 
     def _describe_blocks(self) -> str:
         """How many, along what, and how large."""

@@ -40,12 +40,14 @@ from normtree.errors import (
     Cancelled,
     DeadlineExceeded,
     EngineUnavailable,
+    InvalidParameter,
     InvalidTensor,
     OutOfMemory,
     WorkersLost,
     refusal,
 )
 from normtree.settings import Settings
+from normtree.splits import parse_split
 from normtree_kernels.arguments import describe_bad
 from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import check_dtype
@@ -191,6 +193,7 @@ class Projector:
         exact: bool = False,
         engine: str = "auto",
         workers: int | None = None,
+        split: str | None = None,
     ) -> Plan:
         """Plan a projection from shapes alone.
 
@@ -205,6 +208,7 @@ class Projector:
             exact: whether it must be the Euclidean projection, where one is known.
             engine: ``auto``, ``inline`` or ``ray``.
             workers: leaves at once; default: as many as make it faster.
+            split: which axes are seen as several, before ``axes`` are counted; see `normtree.splits`.
 
         Raises:
             InvalidTensor: an element type that cannot be projected.
@@ -219,7 +223,7 @@ class Projector:
             goal = Goal(radius, sparsity, groups)
         except (TypeError, ValueError) as error:
             raise refusal(error) from error
-        plan = self._plan(shape, dtype, norm, axes, goal, exact, (engine, away), workers)
+        plan = self._plan(shape, dtype, norm, (axes, split), goal, exact, (engine, away), workers)
         if plan.engine == "ray" and self.ray:
             self.ray.check_there()
         return plan
@@ -229,7 +233,7 @@ class Projector:
         shape: tuple[int, ...],
         dtype: str,
         norm: str,
-        axes: str | None,
+        axes_of: tuple[str | None, str | None],
         goal: Goal,
         exact: bool,
         choice: tuple[str, bool],
@@ -241,12 +245,16 @@ class Projector:
         except TypeError as error:
             raise InvalidTensor(str(error), pointer="tensor") from error
         engine, away = choice
+        axes, split = axes_of
         try:
-            mixed = MixedNorm.parse(norm, axes, ndim=len(shape))
-            return make_plan(
-                shape, np.dtype(dtype).name, mixed, goal, exact=exact,
+            parsed = parse_split(split)
+            seen = parsed.seen(shape)
+            mixed = MixedNorm.parse(norm, axes, ndim=len(seen))
+            plan = make_plan(
+                seen, np.dtype(dtype).name, mixed, goal, exact=exact,
                 profile=self.profile, max_workers=self.workers, engine=engine, workers=workers, away=away,
             )  # fmt: skip
+            return replace(plan, split=parsed) if parsed.parts else plan
         except (TypeError, ValueError) as error:
             raise refusal(error) from error
 
@@ -304,7 +312,8 @@ class Projector:
         """
         deadline_s = self._settings.deadline_s if deadline_s is None else deadline_s
         terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel, landed, done)
-        return self._project([Work(source, target, plan, survivors=survivors)], plan.goal, terms, deadline_s, baseline)
+        work = Work(_seen(source, plan), _seen(target, plan), plan, survivors=survivors)
+        return self._project([work], plan.goal, terms, deadline_s, baseline)
 
     def project_together(
         self,
@@ -344,7 +353,10 @@ class Projector:
         deadline_s = self._settings.deadline_s if deadline_s is None else deadline_s
         names = [f"tensor {i}" for i in range(len(plans))] if names is None else names
         survivors = [None] * len(plans) if survivors is None else survivors
-        works = [Work(*each) for each in zip(sources, targets, plans, names, survivors, strict=True)]
+        works = [
+            Work(_seen(source, plan), _seen(target, plan), plan, name, one)
+            for source, target, plan, name, one in zip(sources, targets, plans, names, survivors, strict=True)
+        ]
         terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel)
         return self._project(works, goal, terms, deadline_s, baseline)
 
@@ -391,7 +403,7 @@ class Projector:
         """Project an array that is not in the arena: copied in, projected, copied out, unless its plan is inline.
 
         Args:
-            y: of the plan's shape and dtype; not changed.
+            y: of the shape and dtype that was planned; not changed.
             plan: from `plan`.
             baseline: as for `project`.
 
@@ -407,11 +419,11 @@ class Projector:
         with self.arena.lease(plan.nbytes) as inside, self.arena.lease(plan.nbytes) as outside:
             source, target = _tensor(inside, plan), _tensor(outside, plan)
             edges = [perf_counter()]
-            source.array(writable=True)[...] = y
+            source.array(writable=True)[...] = y.reshape(plan.shape)
             edges.append(perf_counter())
             timing = self.project(source, target, plan, baseline=baseline)
             edges.append(perf_counter())
-            x = target.array().copy()
+            x = target.array().reshape(plan.own_shape).copy()
             edges.append(perf_counter())
         receive, _, encode = (1e3 * (b - a) for a, b in pairwise(edges))
         return x, timing.with_stages(receive=receive, encode=encode, total=1e3 * (edges[-1] - edges[0]))
@@ -426,7 +438,8 @@ class Projector:
         timing = self.project(source, target, plan, baseline=baseline)
         edges.append(perf_counter())
         receive, _ = (1e3 * (b - a) for a, b in pairwise(edges))
-        return x, timing.with_stages(receive=receive, encode=0.0, total=1e3 * (edges[-1] - edges[0]))
+        stages_ms = {"receive": receive, "encode": 0.0, "total": 1e3 * (edges[-1] - edges[0])}
+        return x.reshape(plan.own_shape), timing.with_stages(**stages_ms)
 
     @property
     def _engines(self) -> tuple[Engine, ...]:
@@ -481,7 +494,22 @@ def _told(terms: Terms, deadline_s: float) -> Iterator[None]:
 def _describe_bad(works: Sequence[Work], run: Run) -> InvalidTensor:
     """Say which tensor cannot be projected, and why."""
     bad = works[next((i for i, norm in enumerate(run.norms) if not math.isfinite(norm)), 0)]
-    return InvalidTensor(describe_bad(bad.source.array(), bad.name, bad.plan.norm), pointer="tensor")
+    y = bad.source.array().reshape(bad.plan.own_shape) if bad.plan.split.parts else bad.source.array()
+    return InvalidTensor(describe_bad(y, bad.name, bad.plan.norm), pointer="tensor")
+
+
+def _seen(tensor: Tensor, plan: Plan) -> Tensor:
+    """See a tensor in the shape that its plan is for.
+
+    Raises:
+        InvalidParameter: its elements are not in the order in which axes are split.
+    """
+    if not plan.split.parts:
+        return tensor
+    if tensor.order == "F" and len(tensor.shape) > 1:
+        detail = "split: wanted elements in row-major (C) order, got column-major (Fortran)"
+        raise InvalidParameter(detail, pointer="split", got="F")
+    return replace(tensor, shape=plan.shape, order="C")
 
 
 def _on_threads(work: Work) -> Work:

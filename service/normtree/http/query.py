@@ -8,9 +8,10 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from normtree.errors import InvalidParameter
+from normtree.splits import WANTED, parse_split
 from normtree_kernels.goal import Goal
 
 _TEXT_SHOWN = 80
@@ -46,6 +47,7 @@ class PlanOptions(TypedDict):
     exact: bool
     engine: str
     workers: int | None
+    split: str | None
 
 
 class PlanQuery(BaseModel):
@@ -66,6 +68,13 @@ class PlanQuery(BaseModel):
     exact: Annotated[bool, Field(description="0 (multi-level) or 1 (the nearest point of the ball)")] = False
     engine: Annotated[Literal["auto", "inline", "ray"], Field(description="auto, inline or ray")] = "auto"
     workers: Annotated[Ordinal | None, Field(description="an integer >= 1")] = None
+    split: Annotated[str | None, Field(description=f"{WANTED}: such an axis is seen as several")] = None
+
+    @field_validator("split")
+    @classmethod
+    def _splits(cls, value: str | None) -> str | None:
+        parse_split(value)
+        return value
 
     @property
     def goal(self) -> Goal:
@@ -83,6 +92,7 @@ class PlanQuery(BaseModel):
             exact=self.exact,
             engine=self.engine,
             workers=self.workers,
+            split=self.split,
         )
 
 

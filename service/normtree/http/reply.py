@@ -121,7 +121,7 @@ def _pieces(entry: Entry, room: Room, done: Done | None, *, bare: bool) -> list[
     values = Entry(f"{prefix}values", entry.dtype, compact.values.shape, compact.values.nbytes)
     return [
         _integers(f"{prefix}index", compact.index),
-        _integers(f"{prefix}shape", np.array(compact.shape, np.int64)),
+        _integers(f"{prefix}shape", np.array(entry.shape, np.int64)),
         (values, room.targets[entry.name].view[: values.nbytes]),
     ]
 
@@ -135,9 +135,11 @@ def _told(outcome: Outcome) -> dict[str, str]:
     done: Mapping[str, Done] = outcome.done
     certificates = {name: one.certificate for name, one in done.items() if one.certificate}
     axes = {name: one.compact.axes for name, one in done.items() if one.compact}
+    splits = {name: one.compact.split for name, one in done.items() if one.compact and one.compact.split}
     told = {
         "normtree.certificate": certificates,
         "normtree.certificate.global": outcome.certificate,
         "normtree.axes": axes,
+        "normtree.split": splits,
     }
     return {key: to_json(value) for key, value in told.items() if value}

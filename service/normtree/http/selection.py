@@ -9,6 +9,7 @@ from normtree.http.bodies.elements import NAMES, is_projectable
 from normtree.http.query import ProjectQuery
 from normtree.patterns import compile_pattern
 from normtree.settings import Settings
+from normtree.splits import parse_split
 
 
 def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple[Entry, ...]:
@@ -23,7 +24,7 @@ def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple
     """
     entries = contents.entries
     if len(entries) > 1 and query.tensors is None:
-        chosen = tuple(entry for entry in entries if fits(len(entry.shape), entry.dtype, query.norm, query.axes))
+        chosen = tuple(entry for entry in entries if _fits(entry, query))
     else:
         pattern = _compile(query.tensors) if query.tensors is not None else None
         chosen = tuple(entry for entry in entries if pattern is None or pattern.fullmatch(entry.name))
@@ -32,8 +33,12 @@ def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple
         detail = f"tensors: of the body's {len(entries)} tensors none {how}"
         raise InvalidParameter(detail, pointer="tensors", got=query.tensors)
     for entry in chosen:
-        _check(entry, settings.rank_limit)
+        _check(entry, settings.rank_limit - parse_split(query.split).added)
     return chosen
+
+
+def _fits(entry: Entry, query: ProjectQuery) -> bool:
+    return fits(len(entry.shape), entry.dtype, query.norm, query.axes, query.split)
 
 
 def _compile(pattern: str) -> Any:

@@ -1,7 +1,7 @@
 """The work of one request as a thread does it: from the bytes as they came to the tensors as they go."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import NamedTuple
 
@@ -195,14 +195,17 @@ def ms(start: float, stop: float) -> float:
 
 
 def _pair(item: Item) -> Pair:
-    return Pair(item.source.array(), item.target.array(), item.plan.norm)
+    seen = item.plan.shape
+    return Pair(item.source.array().reshape(seen), item.target.array().reshape(seen), item.plan.norm)
 
 
 def _compact(item: Item) -> Compact | None:
     """Make the compact form of a projection, where that is wanted; of the target it leaves the values only."""
     if not item.compact:
         return None
-    outermost, x = item.plan.norm.levels[0].axes, item.target.array(writable=True)
+    outermost, x = item.plan.norm.levels[0].axes, item.target.array(writable=True).reshape(item.plan.shape)
     if item.survivors and item.survivors.index is not None:
-        return from_beginning(x.reshape(-1), item.survivors.index, x.shape, outermost)
-    return compress_in_place(x, outermost, threads=item.plan.workers)
+        found = from_beginning(x.reshape(-1), item.survivors.index, x.shape, outermost)
+    else:
+        found = compress_in_place(x, outermost, threads=item.plan.workers)
+    return replace(found, split=str(item.plan.split))

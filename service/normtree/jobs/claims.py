@@ -12,6 +12,7 @@ from normtree.jobs.layout import Layout
 from normtree.jobs.pieces import Work
 from normtree.jobs.recipe import Recipe, Rule
 from normtree.jobs.root import Aim
+from normtree.splits import parse_split
 from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.norms import MixedNorm
 
@@ -114,15 +115,17 @@ def _form(rule: Rule, claim: Claim, panel_bytes: int, *, in_order: bool) -> _For
     try:
         if not is_projectable(entry):
             raise ValueError(f"wanted an element type of {', '.join(DTYPES)}, got {entry.code}")
-        norm = MixedNorm.parse(rule.norm, rule.axes, ndim=len(entry.shape))
+        split = parse_split(rule.split)
+        seen = split.seen(entry.shape)
+        norm = MixedNorm.parse(rule.norm, rule.axes, ndim=len(seen))
         own = rule.exact and needs_own_algorithm(norm, aim.for_norm(1.0))
         if aim.goal and rule.scope == "tensor":
-            aim.goal.check_fits(norm, entry.shape)
+            aim.goal.check_fits(norm, seen)
     except ValueError as error:
         raise InvalidRecipe(
             f"{claim.shard}: tensor {entry.name!r}, claimed by rules[{claim.rule}]: {error}",
             pointer=f"rules[{claim.rule}]",
         ) from None
-    layout = Layout(entry.shape, DTYPES[entry.code], merged(norm) if own else norm)
+    layout = Layout(seen, DTYPES[entry.code], merged(norm) if own else norm, split)
     in_rounds = own or (norm.inner.norm == "l1" and len(norm.levels) > 1)  # ranks of elements take rounds anyway
     return _Form(cut_up(layout, panel_bytes, in_rounds=in_rounds, in_order=in_order), aim, own)

@@ -8,6 +8,7 @@ import numpy as np
 
 from normtree.jobs.layout import Layout
 from normtree.jobs.root import Top, outermost
+from normtree.splits import parse_split
 from normtree_kernels.dtypes import Float64Array, Int64Array
 from normtree_kernels.tree import climb
 
@@ -27,6 +28,7 @@ class Facts:
         norm: its mixed norm.
         axes: the levels' axes.
         shape: its shape.
+        split: which of its axes are seen as several before the others are counted; see `normtree.splits`.
         dtype: its element type.
         norm_before: mixed norm of the input.
         norm_after: mixed norm of the output, in float64.
@@ -49,6 +51,7 @@ class Facts:
     norm: str
     axes: str
     shape: tuple[int, ...]
+    split: str
     dtype: str
     norm_before: float
     norm_after: float
@@ -61,6 +64,11 @@ class Facts:
     groups_left: int | None
     zeros: str
     histogram: tuple[int, ...]
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """The shape in which the axes are counted."""
+        return parse_split(self.split).seen(self.shape)
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as plain values, for JSON."""
@@ -105,7 +113,8 @@ def facts_of(name: str, shard: str, rule: int, layout: Layout, v: Float64Array, 
         rule=rule,
         norm=norm.text,
         axes=norm.axes_text,
-        shape=layout.shape,
+        shape=layout.own_shape,
+        split=str(layout.split),
         dtype=layout.dtype,
         norm_before=top.crown.norm,
         norm_after=float(levels[-1]),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from normtree.splits import NO_SPLIT, Split
 from normtree_kernels.dtypes import BFLOAT16, Array, Float64Array
 from normtree_kernels.norms import MixedNorm
 
@@ -21,14 +22,21 @@ class Layout:
     its width their number.
 
     Args:
-        shape: shape of the tensor.
+        shape: shape of the tensor, as it is seen.
         dtype: its element type, by NumPy's name.
         norm: mixed norm bound to its axes.
+        split: how it is seen in that shape, where it is not its own.
     """
 
     shape: tuple[int, ...]
     dtype: str
     norm: MixedNorm
+    split: Split = NO_SPLIT
+
+    @cached_property
+    def own_shape(self) -> tuple[int, ...]:
+        """The tensor's own shape."""
+        return self.split.own(self.shape)
 
     @cached_property
     def _edges(self) -> tuple[int, int, int]:

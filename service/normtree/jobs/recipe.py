@@ -14,6 +14,7 @@ from normtree.jobs.header import DTYPES, Entry
 from normtree.jobs.mistakes import mistaken
 from normtree.jobs.root import Aim
 from normtree.patterns import compile_pattern
+from normtree.splits import parse_split
 from normtree_kernels.euclidean import needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MAX_LEVELS, NORMS, Level, MixedNorm
@@ -46,6 +47,9 @@ class Rule(BaseModel):
     exclude: str | None = Field(default=None, description="And one that it must not; default: none is left out.")
     norm: str = Field(default="l1,linf", description="Norms of the levels, outer to inner, of l1, l2, linf.")
     axes: str | None = Field(default=None, description="Axes of the levels, such as '1,0'; default: axis 0 outermost.")
+    split: str | None = Field(
+        default=None, description="Axes seen as several before axes are counted: '0:12' sees axis 0 as 12 × the rest."
+    )
     radius: Annotated[Number, Field(ge=0)] | None = Field(default=None, description="Radius of the ball.")
     sparsity: Share | None = Field(default=None, description="Share of the outermost groups that vanishes.")
     groups: Annotated[int, Field(strict=True, ge=0, lt=2**63)] | None = Field(
@@ -62,6 +66,12 @@ class Rule(BaseModel):
     def _compiles(cls, value: str | None) -> str | None:
         if value is not None:
             compile_pattern(value)
+        return value
+
+    @field_validator("split")
+    @classmethod
+    def _splits(cls, value: str | None) -> str | None:
+        parse_split(value)
         return value
 
     @field_validator("norm")
@@ -115,7 +125,7 @@ class Rule(BaseModel):
 
     def fits(self, entry: Entry) -> bool:
         """Tell whether a tensor has a type that can be projected, and the axes that the norm wants."""
-        return fits(len(entry.shape), DTYPES.get(entry.code, entry.code), self.norm, self.axes)
+        return fits(len(entry.shape), DTYPES.get(entry.code, entry.code), self.norm, self.axes, self.split)
 
 
 class Recipe(BaseModel):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from normtree.jobs.facts import Facts
+from normtree.splits import parse_split
 
 _MATRIX = 2
 _ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -51,15 +52,15 @@ def removals_of(facts: Iterable[Facts]) -> list[Removal]:
 
 def _removal(facts: Facts) -> Removal:
     outer = [int(axis) for axis in facts.axes.split(",")[0].split(".") if axis]
-    axis = outer[0] if len(outer) == 1 else None
-    shape = list(facts.shape)
-    if axis is not None:
-        shape[axis] -= facts.zero_groups[0]
+    axis, width, shape = None, 1, list(facts.shape)
+    if len(outer) == 1:
+        axis, width = _own_axis(facts, outer[0])
+        shape[axis] -= width * facts.zero_groups[0]
     gone = math.prod(facts.shape) - math.prod(shape)
     return Removal(
         tensor=facts.name,
         shard=facts.shard,
-        kind=_kind(axis, len(facts.shape)),
+        kind=_kind(axis, len(facts.shape)) if width == 1 else f"parts of {width} of axis {axis}",
         axis=axis,
         zero=facts.zero_groups[0],
         of=facts.groups[0],
@@ -68,6 +69,12 @@ def _removal(facts: Facts) -> Removal:
         shape_without=tuple(shape),
         bytes_saved=gone * _ITEM_BYTES[facts.dtype],
     )
+
+
+def _own_axis(facts: Facts, seen: int) -> tuple[int, int]:
+    """Tell which of a tensor's own axes one that is seen is a part of, and how many indices of it make up a group."""
+    axis = parse_split(facts.split).owners(len(facts.shape))[seen]
+    return axis, facts.shape[axis] // facts.seen[seen]
 
 
 def _kind(axis: int | None, ndim: int) -> str:

@@ -196,8 +196,8 @@ def _certificate(facts: Facts, rule: Rule) -> dict[str, object]:
     if rule.scope == "global":
         return told
     norms = facts.norm_before, facts.norm_after, facts.radius
-    mixed = MixedNorm.parse(facts.norm, facts.axes, ndim=len(facts.shape))
-    rounding = Rounding.of(mixed, facts.shape, np.dtype(facts.dtype))
+    mixed = MixedNorm.parse(facts.norm, facts.axes, ndim=len(facts.seen))
+    rounding = Rounding.of(mixed, facts.seen, np.dtype(facts.dtype))
     return {**told, "tight": is_tight(*norms, rounding), "shortfall": shortfall(*norms)}
 
 

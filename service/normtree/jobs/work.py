@@ -247,7 +247,7 @@ def _refuse(work: Work, held: Held) -> None:
         int(i) + side[0] for i, side in zip(place, (panel.rows, panel.length, panel.width), strict=True)
     )
     whole = ((row * layout.length + along) * layout.width + across) * math.prod(layout.rest) + int(rest)
-    index = [int(i) for i in np.unravel_index(whole, layout.shape)]
+    index = [int(i) for i in np.unravel_index(whole, layout.own_shape)]
     raise InvalidTensor(
         f"{work.shard}: {work.name}: element {index} is {elements[found[0]]}; every element must be finite"
     )

@@ -83,7 +83,8 @@ def _read_dtype(found: object) -> str:
 def _describe(plan: Plan) -> dict[str, object]:
     """Return a plan as plain values, its table for people included."""
     return {
-        "shape": list(plan.shape),
+        "shape": list(plan.own_shape),
+        "seen": list(plan.shape),
         "dtype": plan.dtype,
         "norm": plan.norm.text,
         "axes": plan.norm.axes_text,
