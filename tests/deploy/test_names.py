@@ -2,8 +2,10 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import typer
 import yaml
 
 from normtree.cli import app
+from normtree.demo import free_port
 from normtree.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +69,26 @@ def test_settings_have_values_that_are_permitted(
         assert settings.host == "0.0.0.0"
         assert not settings.insecure
         assert settings.port == 8000
+
+
+def test_health_is_asked_for_past_every_proxy(texts: dict[Path, str], deploy: Path, tmp_path: Path) -> None:
+    """Docker hands its own proxies to every container."""
+    for path, text in texts.items():
+        assert "urlopen" not in text, path
+    (program,) = re.findall(r'from urllib.request import [^"]+', (deploy / "Dockerfile").read_text())
+    (tmp_path / "v2" / "health").mkdir(parents=True)
+    (tmp_path / "v2" / "health" / "ready").touch()
+    port, nobody = free_port(), free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            environment = {"http_proxy": f"http://127.0.0.1:{nobody}", "HTTP_PROXY": f"http://127.0.0.1:{nobody}"}
+            asked = [sys.executable, "-c", program.replace(":8000/", f":{port}/")]
+            end_s = monotonic() + 60
+            while (done := subprocess.run(asked, env=environment, capture_output=True, check=False)).returncode:
+                assert monotonic() < end_s, done.stderr
+        finally:
+            server.kill()
 
 
 def commands(text: str) -> list[tuple[list[str], list[str]]]:
