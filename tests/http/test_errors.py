@@ -1,9 +1,12 @@
 """Every error has a status, a slug and a title, and carries what it was given."""
 
+import json
+
 import pytest
 
 from normtree import errors
 from normtree.errors import NormtreeError
+from normtree.http.problems import make_problem
 
 CLASSES = [found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, NormtreeError)]
 CONCRETE = [found for found in CLASSES if found is not NormtreeError]
@@ -63,3 +66,11 @@ def test_carries_what_it_was_given(found: type[NormtreeError]) -> None:
     assert (error.pointer, error.limit, error.got, error.retry_after_s) == ("radius", 0, -1, 2)
     bare = found("so it is")
     assert (bare.pointer, bare.limit, bare.got, bare.retry_after_s) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("got", [10**4000, -(10**400), float("inf"), "caf\udce9", "x" * 999, True, None])
+def test_a_problem_can_be_written_whatever_it_is_about(got: object) -> None:
+    problem = make_problem(422, "c", "t", "caf\udce9: no", "/", "r", pointer="caf\udce9", limit=got, got=got)
+    plain = json.loads(problem.model_dump_json().encode())
+    assert plain["detail"] == plain["error"] == r"caf\udce9: no"
+    assert len(str(plain["got"])) <= 200

@@ -62,6 +62,13 @@ def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
     pytest.fail(f"the job did not end: {job}")
 
 
+def until(found: Callable[[], object]) -> None:
+    end_s = time.monotonic() + 60
+    while not found():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("way", ["direct", "rechunked", "forked"], scope="module")
 def test_a_job_is_taken_runs_and_reports(there: httpx.Client, way: str, root: Path, loaded: Any) -> None:
     client = there
@@ -342,6 +349,35 @@ def test_a_recipe_may_begin_with_a_mark_of_its_order_of_bytes(client: httpx.Clie
     answer = client.post("/v1/jobs", content=text.encode(), headers={"Content-Type": "application/toml"})
     assert answer.status_code == 202
     client.delete(f"/v1/jobs/{answer.json()['id']}")
+
+
+def test_a_name_that_is_no_text_is_told_and_the_list_goes_on(client: httpx.Client, root: Path) -> None:
+    folder = root / "odd"
+    folder.mkdir()
+    shutil.copy(root / "in" / "model-00001-of-00003.safetensors", os.fsencode(folder) + b"/caf\xe9.safetensors")
+    answer = client.post("/v1/jobs", json=recipe("odd-out", input="odd"))
+    found = answer.json() if answer.is_error else ended(client, answer.json()["id"])["error"]
+    assert found["status"] == 422
+    assert "caf" in found["detail"]
+    assert client.get("/v1/jobs").status_code == 200
+
+
+def test_ready_tells_of_notes_that_cannot_be_written(client: httpx.Client, root: Path) -> None:
+    notes, moved = root / ".normtree-jobs", root / ".moved"
+    jobs = [client.post("/v1/jobs", json=recipe(f"noted-{i}")).json()["id"] for i in range(2)]
+    notes.rename(moved)
+    notes.touch()
+    for each in jobs:
+        client.delete(f"/v1/jobs/{each}")
+    try:
+        refused = client.post("/v1/jobs", json=recipe("noted"))
+        assert (refused.status_code, refused.json()["code"]) == (503, "storage-failed")
+        until(lambda: "jobs" in client.get("/v2/health/ready").json())
+    finally:
+        notes.unlink()
+        moved.rename(notes)
+    until(lambda: client.get("/v2/health/ready").json() == {"ready": True})
+    assert client.post("/v1/jobs", json=recipe("noted")).status_code == 202
 
 
 def test_the_list_comes_in_pages(client: httpx.Client) -> None:

@@ -28,6 +28,7 @@ _CLOSING = frozenset({400, 408, 411, 413})
 _SHORT_BODY_BYTES = 2**18
 _LENGTH_DIGITS = 19
 _TEXT_SHOWN = 200
+_BITS_SHOWN = 64
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ def make_problem(
     limit: object = None,
     got: object = None,
 ) -> Problem:
-    """Make the body of an error; ``limit`` and ``got`` become what JSON can hold."""
+    """Make the body of an error; ``detail``, ``limit`` and ``got`` become what JSON can hold."""
+    detail = _text(detail)
     return Problem(
         type=f"urn:normtree:problem:{code}",
         title=title,
@@ -99,7 +101,7 @@ def make_problem(
         detail=detail,
         instance=instance,
         code=code,
-        pointer=pointer,
+        pointer=pointer and _text(pointer),
         limit=_scalar(limit),
         got=_scalar(got),
         request_id=request_id,
@@ -234,6 +236,13 @@ def _answer(
 
 def _scalar(value: object) -> Scalar:
     """Return a value that JSON can hold: numbers as they are, all else as a short text."""
+    if isinstance(value, int) and value.bit_length() > _BITS_SHOWN:
+        return f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    return str(value)[:_TEXT_SHOWN]
+    return _text(str(value)[:_TEXT_SHOWN])
+
+
+def _text(text: str) -> str:
+    """Return a text without halves of surrogate pairs, which names of files may hold, and UTF-8 may not."""
+    return text.encode(errors="backslashreplace").decode()

@@ -16,6 +16,7 @@ from normtree.errors import NormtreeError
 from normtree.jobs.progress import Progress
 from normtree.jobs.recipe import Recipe
 from normtree.jobs.run import Options, run_job
+from normtree.printable import printable_lines
 
 _NICENESS = 10  # requests go first
 _TELL_S = 0.2
@@ -47,7 +48,8 @@ def main(recipe: Path, memory_bytes: int, workers: int, roots: Sequence[Path]) -
     try:
         outcome = run_job(Recipe.model_validate_json(recipe.read_bytes()), options, _Teller(), roots)
     except NormtreeError as error:
-        tell({"error": {"status": error.status, "code": error.code, "title": error.title, "detail": error.detail}})
+        detail = printable_lines(error.detail)  # a name of a file may be no text
+        tell({"error": {"status": error.status, "code": error.code, "title": error.title, "detail": detail}})
         return 1
     tell({"state_url": outcome.state_url, "wall_s": outcome.summary["wall_s"]})
     return 0

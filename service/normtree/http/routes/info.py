@@ -14,6 +14,7 @@ _LIMITS = (
     "elements_limit",
     "arena_bytes",
     "queue_limit",
+    "jobs_queue_limit",
     "key_rate_per_s",
     "key_burst",
     "key_bytes_limit",
