@@ -14,6 +14,7 @@ from normtree.http.auth import Auth
 from normtree.http.bodiless import Bodiless
 from normtree.http.cross_origin import cross_origin
 from normtree.http.docs import docs_router
+from normtree.http.lateness import lateness_told
 from normtree.http.log import log_request
 from normtree.http.metrics import Metrics
 from normtree.http.observe import Observe, Observer
@@ -57,7 +58,8 @@ def create_app(projector: Projector, settings: Settings, log: Observer = log_req
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with keys.watched(), held:
-            yield
+            async with lateness_told(metrics.note_late):
+                yield
             service.close()
 
     app = FastAPI(

@@ -10,6 +10,7 @@ from normtree.http import media
 from normtree.http.bodies import npy, safetensors
 from normtree.http.bodies.contents import Contents, Prefix
 from normtree.http.head import head_of
+from normtree.http.off_loop import SHORT_BYTES, off_loop
 from normtree.http.receive import Body, fill, wrong_length
 from normtree.settings import Settings
 
@@ -49,13 +50,19 @@ async def open_arrival(request: Request, settings: Settings) -> Arrival:
     media_type = media.content_type(head)
     body = Body.open(head, request.receive, settings)
     prefix: Prefix = await body.chunk()
-    while (contents := _parse(prefix, media_type, settings)) is None:
+    while (contents := await _parse_off_loop(prefix, media_type, settings)) is None:
         prefix = bytearray(prefix) if isinstance(prefix, bytes) else prefix
         prefix += await body.chunk()
     wanted = contents.data_offset + contents.data_bytes
     if body.length != wanted:
         raise wrong_length(f"what its {media.format_of(media_type)} header announces", wanted, body.length)
     return Arrival(media_type, contents, memoryview(prefix)[contents.data_offset :], body)
+
+
+async def _parse_off_loop(prefix: Prefix, media_type: str, settings: Settings) -> Contents | None:
+    """Parse what has arrived of the header; on a thread where there may be much of it."""
+    few = len(prefix) <= SHORT_BYTES or media_type not in media.SAFETENSORS
+    return await off_loop(lambda: _parse(prefix, media_type, settings), short=few)
 
 
 def _parse(prefix: Prefix, media_type: str, settings: Settings) -> Contents | None:

@@ -51,6 +51,11 @@ def host_fault(headers: Sequence[tuple[bytes, bytes]], version: str) -> str | No
     return f"Host: wanted once, got {len(hosts) or 'none'}"
 
 
+def declared_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
+    """Return the length that a head declares of its body, which a parser has found to be one; 0 where it does not."""
+    return next((int(value) for name, value in headers if name == b"content-length"), 0)
+
+
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Write a head as its client would have without wishing for another protocol.
 

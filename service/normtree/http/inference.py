@@ -13,6 +13,7 @@ from normtree.http.body_limit import BodyLimit
 from normtree.http.head import head_of
 from normtree.http.inflate import Inflated
 from normtree.http.models import Model
+from normtree.http.off_loop import SHORT_BYTES, off_loop
 from normtree.http.query import WorkQuery, read_parameters
 from normtree.http.receive import Body, fill, wrong_length
 from normtree.http.small_json import check_json
@@ -62,7 +63,10 @@ async def open_inference(request: Request, settings: Settings) -> Inference:
     coding = head.get("content-encoding", "identity").strip().lower()
     rest = body if coding == "identity" else Inflated(body, coding)
     text, first = await _read_json(rest, _json_length(head))
-    parsed = read_request(text, rank_limit=settings.rank_limit, elements_limit=settings.elements_limit)
+    parsed = await off_loop(
+        lambda: read_request(text, rank_limit=settings.rank_limit, elements_limit=settings.elements_limit),
+        short=len(text) <= SHORT_BYTES,
+    )
     limit = BodyLimit.of(settings).nbytes
     if parsed.binary_bytes > limit:
         detail = f"inputs[0]: at most {limit} bytes are accepted, got {parsed.binary_bytes}"

@@ -70,6 +70,10 @@ class Metrics:
             "normtree_plans", "Projections, by engine and why.", ["engine", "reason"], registry=registry
         )
         self._efficiency = Histogram("normtree_parallel_efficiency", "Speed-up over workers.", (), _SHARES)
+        self._late = Histogram(
+            "normtree_loop_late_seconds", "How late the event loop was, twenty times a second.", (), _SECONDS
+        )
+        registry.register(self._late)
         registry.register(self._seconds)
         registry.register(self._efficiency)
         Info("normtree_build", "What runs here.", registry=registry).info(_build())
@@ -111,6 +115,10 @@ class Metrics:
             self._cancelled.labels(cause).inc()
         elif done.problem and done.status in _TURNED_AWAY:
             self._rejected.labels(done.problem).inc()
+
+    def note_late(self, seconds: float) -> None:
+        """Count how late the event loop was once."""
+        self._late.observe(seconds)
 
     def _note(self, done: Exchange, timing: Timing) -> None:
         """Note a projection."""

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from normtree.http.alarm import Alarm
 from normtree.http.crowd import Crowd
 from normtree.http.flow import Flow
-from normtree.http.head import CUT, FAULT, HANG_UP, host_fault, without_upgrade
+from normtree.http.head import CUT, FAULT, HANG_UP, declared_bytes, host_fault, without_upgrade
 from normtree.http.linger import Lingering
 from normtree.http.problems import MEDIA_TYPE, make_problem
 from normtree.settings import Settings
@@ -33,6 +33,7 @@ _CODES = {
     503: "too-many-connections",
 }
 _CONNECT = b"CONNECT"
+_SLICE_BYTES, _PIPELINED = 2**12, 16
 _ALWAYS = (b"/v2/health/live", b"/v2/health/ready", b"/metrics")
 _BLANK = b" \t"
 # A client that has finished sending and one that has left look alike, until something is written to them. Any client of
@@ -87,6 +88,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._raw_bytes = 0  # that came since a head was complete, or a part of a body was
         self._head_bytes = 0  # that the parser has told of
+        self._body_left = 0  # bytes that a body still wants, where its length was declared
+        self._later = memoryview(b"")  # what came behind more requests than are begun at once
         self._refusal: tuple[int, str] | None = None  # of what a callback found out of bounds
         self._owed: tuple[int, str] | None = None  # a refusal that waits for the answers before it
         self._ended = False  # no byte that comes is looked at any more
@@ -130,14 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._ended:
             return
         self._request_due.put_off()
-        self._raw_bytes += len(data)
-        try:
-            self._parse(data)
-        except httptools.HttpParserError as error:
-            self._fail(*(self._refusal or (400, f"request: it cannot be read: {error}")))
-            return
-        if not self.transport.is_closing():
-            self._bound()
+        self._take(memoryview(data))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's tells nothing, and so hangs up
         """Answer who has finished sending; hang up where no answer is owed."""
@@ -183,6 +179,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop(*self._too_many())
         self._in_head = False
         self._raw_bytes = 0
+        self._body_left = declared_bytes(self.headers)
         self._head_due.put_off()
         self._crowd.stir(self)
         self.scope["state"][HANG_UP] = self._give_up
@@ -197,6 +194,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Pass a part of a body on as it is where no other waits; uvicorn would copy it twice on its way."""
         self._raw_bytes = 0
+        self._body_left = max(0, self._body_left - len(body))
         if self.cycle.body or self.cycle.response_complete:
             super().on_body(body)
             return
@@ -208,7 +206,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._in_head = True
-        self._raw_bytes = 0
+        self._raw_bytes = self._body_left = 0
         self._rest_due.put_off()
         super().on_message_complete()
 
@@ -226,7 +224,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         else:
             self._request_due.set()
-        if not (self.pipeline or self._ended):
+        if not self.pipeline and self._later:
+            self.loop.call_soon(self._go_on)
+        elif not (self.pipeline or self._ended):
             self._flow.release()  # for the body of the last, or for the next
         if not self._in_head:
             self._rest_due.set()
@@ -262,15 +262,40 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _comes(self) -> bool:
         """Tell whether more of a request that has begun is to come."""
-        return not self._heard and (self._ended or not self._in_head or self._raw_bytes > 0)
+        due = self._ended or not self._in_head or self._raw_bytes > 0 or len(self._later) > 0
+        return due and not self._heard
 
-    def _parse(self, data: bytes) -> None:
+    def _take(self, data: memoryview) -> None:
+        """Parse what came, a slice at a time; of many requests at once some, and the rest when these are answered."""
+        while data and not (self._ended or self.transport.is_closing()):
+            if len(self.pipeline) >= _PIPELINED:
+                self._later = data
+                return
+            part, data = data[: self._body_left or _SLICE_BYTES], data[self._body_left or _SLICE_BYTES :]
+            self._raw_bytes += len(part)
+            try:
+                self._parse(part)
+            except httptools.HttpParserError as error:
+                self._fail(*(self._refusal or (400, f"request: it cannot be read: {error}")))
+        if not (self._ended or self.transport.is_closing()):
+            self._bound()
+
+    def _go_on(self) -> None:
+        """Take what waited for the answers before it, then read on."""
+        if self._ended or self.transport.is_closing():
+            return
+        later, self._later = self._later, memoryview(b"")
+        self._take(later)
+        if not (self.pipeline or self._ended):
+            self._flow.release()
+
+    def _parse(self, data: memoryview) -> None:
         """Parse bytes; a request that wishes for another protocol is read as if it did not.
 
         The parser ends at the head of such a request, and would take the body for the next one. So another is given
         the same head without the wish, and then what follows it.
         """
-        rest = memoryview(data)
+        rest = data
         while True:
             try:
                 self.parser.feed_data(rest)

@@ -1,5 +1,6 @@
 """Serving: one process, with one Ray driver, until a signal ends it."""
 
+import gc
 import logging
 import os
 import shutil
@@ -47,6 +48,7 @@ def serve(settings: Settings) -> None:
         settings = settings.model_copy(update={"connections_limit": connections})
         keep_freed_memory()
         app = create_app(projector, settings, log)
+        gc.freeze()  # a collection then goes through what requests have made, and not through all that was imported
         DrainingServer(server_config(app, settings), app.state.admission, settings.drain_s).run()
 
 

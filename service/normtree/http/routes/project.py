@@ -17,9 +17,10 @@ from normtree.http.auth import client_name
 from normtree.http.bodies.contents import Entry
 from normtree.http.exchange import report
 from normtree.http.head import head_of
+from normtree.http.off_loop import FEW, off_loop
 from normtree.http.problems import problem_responses
 from normtree.http.query import ProjectQuery, query_parameters, read_query
-from normtree.http.reply import answer_headers, answer_type, check_names, write
+from normtree.http.reply import Reply, answer_headers, answer_type, check_names, write
 from normtree.http.report import timing_headers
 from normtree.http.room import Room
 from normtree.http.selection import select
@@ -84,13 +85,17 @@ async def _project(request: Request, service: Service) -> Response:
         leased = perf_counter()
         await arrival.read_into([room.sources[entry.name].view for entry in entries])
         received = perf_counter()
-        work = Work(_items(chosen, plans, room, query), query, received, service.deadline_s(query.deadline_ms))
+        items = await off_loop(lambda: _items(chosen, plans, room, query), short=len(chosen) <= FEW)
+        work = Work(items, query, received, service.deadline_s(query.deadline_ms))
         outcome = await service.run(work, held, request.receive)
         receive, place = ms(started, asked) + ms(leased, received), ms(asked, leased)
         queue, decode = outcome.queue_ms, outcome.decode_ms
         timing = report(request.scope, outcome.timing, receive=receive, decode=decode, queue=queue, place=place)
         traced = _traced(request, service, timing) if query.trace else {}
-        return _answer(media_type, arrival, room, outcome, timing, started, held, traced, service)
+        projected = perf_counter()
+        reply = await off_loop(lambda: write(media_type, arrival, room, outcome), short=len(entries) <= FEW)
+        timing = timing.with_stages(encode=ms(projected, perf_counter()), total=ms(started, perf_counter()))
+        return _answer(media_type, arrival, room, outcome, timing, reply, held, traced, service)
 
 
 def _traced(request: Request, service: Service, timing: Timing) -> dict[str, str]:
@@ -113,18 +118,14 @@ def _answer(
     room: Room,
     outcome: Outcome,
     timing: Timing,
-    started: float,
+    reply: Reply,
     held: ExitStack,
     traced: Mapping[str, str],
     service: Service,
 ) -> TensorAnswer:
     """Build the answer, which takes over what is held."""
-    projected = perf_counter()
-    reply = write(media_type, arrival, room, outcome)
     if not reply.needs_sources:
         room.release_sources()  # the answer may take its client long, and needs the targets only
-    now = perf_counter()
-    timing = timing.with_stages(encode=ms(projected, now), total=ms(started, now))
     return TensorAnswer(
         reply.payload,
         held.pop_all(),
