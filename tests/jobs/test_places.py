@@ -379,8 +379,8 @@ def test_permissions_are_those_of_the_input_and_no_wider(model: Path, tmp_path: 
     run_job(make_recipe(model, tmp_path / "out", RULE), INLINE, watch)
     assert modes(tmp_path / "out") == modes(model)
     assert seen == {"640"}
-    for folder in ("out", "out.normtree"):
-        assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "out.normtree").stat().st_mode) == 0o700  # not all may read all that it tells of
 
 
 def test_a_umask_narrows_permissions(model: Path, tmp_path: Path, make_recipe: Any) -> None:
@@ -393,11 +393,15 @@ def test_a_umask_narrows_permissions(model: Path, tmp_path: Path, make_recipe: A
     assert stat.S_IMODE((tmp_path / "out.safetensors").stat().st_mode) == 0o640
 
 
-def test_the_state_of_a_private_file_is_private(model: Path, tmp_path: Path, make_recipe: Any) -> None:
-    (model / "m.safetensors").chmod(0o600)
+@pytest.mark.parametrize(("mode", "wanted"), [(0o600, 0o700), (0o640, 0o750), (0o644, 0o755)])
+def test_the_state_of_private_files_is_private(
+    model: Path, tmp_path: Path, make_recipe: Any, mode: int, wanted: int
+) -> None:
+    (model / "m.safetensors").chmod(mode)
     run_job(make_recipe(model / "m.safetensors", tmp_path / "new" / "out.safetensors", RULE), INLINE)
-    state = tmp_path / "new" / "out.safetensors.normtree"
-    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    run_job(make_recipe(model, tmp_path / "out", RULE), INLINE)
+    for state in ("new/out.safetensors.normtree", "out.normtree"):
+        assert stat.S_IMODE((tmp_path / state).stat().st_mode) == wanted
 
 
 def test_a_missing_input_is_told(tmp_path: Path, make_recipe: Any) -> None:

@@ -22,12 +22,22 @@ class Listing:
     Args:
         files: where each really is, by its name in the folder.
         folder_modes: permissions of its folders by name, ``""`` for itself; their owner may write in all.
+        file_modes: all permissions that its files have.
         linked: where linked files and folders lead to.
     """
 
     files: dict[str, str] = field(default_factory=dict)
     folder_modes: dict[str, int] = field(default_factory=dict)
+    file_modes: set[int] = field(default_factory=set)
     linked: list[str] = field(default_factory=list)
+
+    @property
+    def private_mode(self) -> int:
+        """Permissions of a folder that tells of all files: for those who may read each of them, and its owner."""
+        mode = self.folder_modes.get("", 0o777)
+        for readers in self.file_modes:
+            mode &= readers & 0o444 | (readers & 0o444) >> 2 | (readers & 0o444) >> 1 | 0o700
+        return mode
 
 
 def list_folder(path: str, check: Check, most: int | None = None) -> Listing:
@@ -56,8 +66,6 @@ def list_file(folder: str, name: str, check: Check) -> Listing:
     listing = Listing()
     with told(f"{folder}/{name}"):
         found = os.stat(f"{folder}/{name}", follow_symlinks=False)
-        readers = stat.S_IMODE(found.st_mode) & 0o444
-    listing.folder_modes[""] = readers | readers >> 2 | 0o700
     for _ in _entry(listing, f"{folder}/{name}", name, found, (), check):
         pass
     return listing
@@ -115,6 +123,7 @@ def _entry(
     if kind := kind_of(found.st_mode):
         raise InvalidCheckpoint(f"{path}: wanted a file or a folder, got {kind}")
     listing.files[name] = real
+    listing.file_modes.add(stat.S_IMODE(found.st_mode))
     yield name
 
 

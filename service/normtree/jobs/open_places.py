@@ -168,8 +168,8 @@ def _open_output(place: str, only: str | None, roots: Sequence[str], found: List
     with _refused("output", place), suppress(FileNotFoundError):
         if stat.S_ISLNK(os.lstat(state).st_mode):
             raise OSError(errno.ELOOP, f"{os.path.basename(state)} beside it is a link, which is not followed")
-    mode = found.folder_modes.get("", 0o777)
-    return LocalFolder(path, name, folder_modes=found.folder_modes), LocalState(state, mode=mode)
+    target = LocalFolder(path, name, folder_modes=found.folder_modes)
+    return target, LocalState(state, mode=found.private_mode)
 
 
 def _real(name: str, place: str, roots: Sequence[str]) -> str:
