@@ -167,6 +167,17 @@ def test_one_ball_for_several_tensors(near: Client, compact: bool) -> None:
     assert near.project_tensors(tensors, sparsity=0.5, certificate=True).certificate is None
 
 
+@pytest.mark.parametrize("asked", [{"compact": True}, {"certificate": True}], ids=str)
+def test_many_tensors_at_once(service: str, asked: Any) -> None:
+    """A compact answer has three tensors for each, and certificates are longer than a request's header may be."""
+    tensors = dict.fromkeys((f"layers.{i}.{'experts.' * 8}weight" for i in range(2000)), Y[:4, :3])
+    with Client(service) as client:
+        got = client.project_tensors(tensors, radius=1.0, **asked)
+    assert got.tensors.keys() == tensors.keys()
+    np.testing.assert_array_equal(got[next(reversed(tensors))], nk.project(Y[:4, :3], "l1,linf", 1.0))
+    assert len(got.certificates) == (2000 if "certificate" in asked else 0)
+
+
 def test_options_are_the_services(near: Client) -> None:
     got = near.project(Y, "l1,l2", sparsity=0.5, engine="inline", workers=1, baseline="measure", certificate=True)
     np.testing.assert_array_equal(got.x, nk.project(Y, "l1,l2", sparsity=0.5))

@@ -13,7 +13,8 @@ MEDIA_TYPE = "application/vnd.safetensors"
 _OK = 200
 _PLAIN = "identity"
 _CODINGS = (_PLAIN, "gzip", "deflate")  # those that httpx undoes without further packages
-_ANY_SIZE = 2**62  # the service's answers are as large as what was sent
+# An answer is as large as what was sent, but for certificates in its header, and three tensors for each where compact.
+_LIMITS = {"elements_limit": 2**62, "header_limit_bytes": 2**27, "tensors_limit": 2**20}
 
 Direction = Literal["sent", "received"]
 Progress = Callable[[Direction, int, int], None]
@@ -87,7 +88,7 @@ class Receipt:
 def _contents(body: bytearray) -> Contents | None:
     """Read a body's header, None while it has not come."""
     try:
-        return safetensors.read_header(body, elements_limit=_ANY_SIZE)
+        return safetensors.read_header(body, **_LIMITS)
     except NormtreeError as error:  # which speaks of a body that was sent, and not of the service's answer
         raise UnexpectedAnswer(f"200: {error.detail}", _OK) from None
 

@@ -33,12 +33,20 @@ _TEXT_SHOWN = 40
 _NAMES = {element.safetensors: element.name for element in ELEMENTS}
 
 
-def read_header(prefix: Prefix, *, elements_limit: int) -> Contents | None:
+def read_header(
+    prefix: Prefix,
+    *,
+    elements_limit: int,
+    header_limit_bytes: int = HEADER_LIMIT_BYTES,
+    tensors_limit: int = TENSORS_LIMIT,
+) -> Contents | None:
     """Read the header from the first bytes of a body.
 
     Args:
         prefix: the body's first bytes, as many as there are by now.
         elements_limit: largest number of elements of a tensor.
+        header_limit_bytes: largest header; an answer's holds certificates too.
+        tensors_limit: largest number of tensors; a compact answer has three for each.
 
     Returns:
         What the body holds; None where ``prefix`` is right so far but more bytes are needed.
@@ -48,34 +56,34 @@ def read_header(prefix: Prefix, *, elements_limit: int) -> Contents | None:
         BodyTooLarge: it is longer than we read, found before it is read, or has more tensors.
         InvalidTensor: a tensor has more elements than are taken.
     """
-    offset = data_offset(prefix)
+    offset = data_offset(prefix, header_limit_bytes)
     if offset is None or len(prefix) < offset:
         return None
     header = _parse(prefix[_LENGTH_BYTES:offset])
     metadata = _read_metadata(header.pop(_METADATA, None))
-    if len(header) > TENSORS_LIMIT:
-        detail = f"safetensors header: at most {TENSORS_LIMIT} tensors are accepted, got {len(header)}"
-        raise BodyTooLarge(detail, pointer="body", limit=TENSORS_LIMIT, got=len(header))
+    if len(header) > tensors_limit:
+        detail = f"safetensors header: at most {tensors_limit} tensors are accepted, got {len(header)}"
+        raise BodyTooLarge(detail, pointer="body", limit=tensors_limit, got=len(header))
     placed = sorted((_read_entry(name, info, elements_limit) for name, info in header.items()), key=lambda p: p[:2])
     _check_offsets(placed)
     return Contents(tuple(entry for _, _, entry in placed), offset, metadata)
 
 
-def data_offset(prefix: Prefix) -> int | None:
+def data_offset(prefix: Prefix, limit_bytes: int = HEADER_LIMIT_BYTES) -> int | None:
     """Return how many bytes stand before the data, or None where more than ``prefix`` is needed to tell.
 
     Raises:
         MalformedBody: a header that does not begin with ``{``, or too short for it.
-        BodyTooLarge: a header over 1 MiB.
+        BodyTooLarge: a header over the limit.
     """
     if len(prefix) < _LENGTH_BYTES:
         return None
     length = int.from_bytes(prefix[:_LENGTH_BYTES], "little")
-    if length > HEADER_LIMIT_BYTES:
+    if length > limit_bytes:
         found = what_else(prefix[:_LENGTH_BYTES])
         what = f"a length of {length}" + (f": it seems to be {found}" if found else "")
-        detail = f"safetensors header: at most {HEADER_LIMIT_BYTES} bytes are read, got {what}"
-        raise BodyTooLarge(detail, pointer="body", limit=HEADER_LIMIT_BYTES, got=length)
+        detail = f"safetensors header: at most {limit_bytes} bytes are read, got {what}"
+        raise BodyTooLarge(detail, pointer="body", limit=limit_bytes, got=length)
     if length < len("{}"):
         raise _malformed("a length of at least 2 bytes is wanted", length, 2)
     if len(prefix) > _LENGTH_BYTES and prefix[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
