@@ -110,9 +110,8 @@ class Admission:
     async def settle(self, scope: Scope, nbytes: int) -> float:
         """Hold for a request what it turns out to want, once its header has been read; tell how long that waited.
 
-        Its declared length is an estimate: of what is compressed or names shared memory it is too little, and of
-        tensors that are not projected too much. Who wants more lets go of what he has and waits for all of it, so that
-        no two wait for each other.
+        Its declared length is an estimate: of what is compressed too little, and of tensors that are not projected too
+        much. Who wants more lets go of what he has and waits for all of it, so that no two wait for each other.
 
         Args:
             scope: of a request that is in flight.
