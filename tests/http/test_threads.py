@@ -7,13 +7,17 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from starlette.types import Message, Scope
 
 from normtree.engine.cancel import Cancel
 from normtree.engine.projector import Projector
 from normtree.errors import Cancelled, DeadlineExceeded
 from normtree.http.bodies.contents import Entry
+from normtree.http.head import read_head
 from normtree.http.planning import plan_all
 from normtree.http.query import read_query
+from normtree.http.receive import Body
+from normtree.http.room import Room
 from normtree.http.service import Service
 from normtree.http.threads import Threads
 from normtree.settings import Settings
@@ -80,14 +84,21 @@ def test_plans_that_nobody_waits_for_are_not_made(projector: Projector) -> None:
 
 
 def test_a_lease_of_little_does_not_wait_for_those_of_much(service: Service) -> None:
-    def lease(nbytes: int) -> Coroutine[Any, Any, Any]:
+    async def receive() -> Message:
+        raise AssertionError("nothing of the body is wanted yet")
+
+    async def lease(nbytes: int) -> Room:
+        head = read_head([(b"content-length", str(nbytes).encode())])
+        scope: Scope = {"type": "http", "query_string": b"", "state": {"client": "ada", "head": head}}
         tensors = (Entry("w", "float32", (nbytes // 4,), nbytes),)
-        return service.make_room(tensors, tensors, (), stack)
+        async with service.admission.admitted(scope):
+            body = Body(receive, nbytes, service.pace)
+            return await service.make_room(scope, body, tensors, tensors, (), stack)
 
     async def work() -> None:
         room = await lease(2**20)
         assert room.sources["w"].view.nbytes == 2**20
-        much = asyncio.create_task(lease(2**25 - 2**20))
+        much = asyncio.create_task(lease(2**24 + 2**20))
         await asyncio.sleep(0.05)
         assert not much.done()
         much.cancel()
