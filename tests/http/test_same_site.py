@@ -53,6 +53,7 @@ ACTS = [
 FOREIGN = [
     {"Origin": EVIL},
     {"Origin": "null"},
+    {"Origin": "http://[::1"},
     {"Origin": "http://127.0.0.1:3000"},
     {"Origin": EVIL, "Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "cross-site"},

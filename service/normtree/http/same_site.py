@@ -7,8 +7,6 @@ own name mean this machine is told apart by that name: without keys a loopback s
 and to those of `allowed_hosts`.
 """
 
-from urllib.parse import urlsplit
-
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from normtree.errors import CrossSite, HostRefused
@@ -64,7 +62,7 @@ class SameSite:
     def _check_site(self, origin: str | None, site: str | None, host: str) -> None:
         if origin in self._origins or "*" in self._origins:
             return
-        own = site in _OWN if site is not None else origin is not None and urlsplit(origin).netloc == host
+        own = site in _OWN if site is not None else origin is not None and origin.partition("://")[2] == host
         if not own:
             raise CrossSite(
                 f"Origin: wanted a page of this service, or of an origin in cors_origins, got {origin or site}",
