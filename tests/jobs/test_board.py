@@ -243,10 +243,16 @@ def test_so_many_jobs_wait_and_so_many_are_remembered(
             board.submit(other(recipe, "more"), None)
         assert [job.id for job in board.page(2)] == [jobs[2].id, jobs[1].id]
         assert [job.id for job in board.page(9, jobs[1].id)] == [jobs[0].id, first.id]
+        for _ in range(2):  # who is cancelled makes room, is noted while another runs, and is forgotten in time
+            job = board.cancel(jobs.pop().id)
+            note = tmp_path / "board" / f"{job.id}.job"
+            until(lambda note=note: json.loads(note.read_text())["state"] == "cancelled")
+            jobs.insert(0, board.submit(other(recipe, "more"), None)[0])
+        assert board.get(first.id).state == "running"
         for job in (*jobs, first):
             board.cancel(job.id)
         until(lambda: len(list((tmp_path / "board").glob("*.job"))) == 2)
-        assert [job.id for job in board.page(9)] == [jobs[2].id, jobs[1].id]
+        assert len(board.page(9)) == 2
 
 
 @pytest.mark.usefixtures("quick")

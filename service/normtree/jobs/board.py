@@ -11,7 +11,8 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from time import time
@@ -163,7 +164,10 @@ class JobBoard:
             job = self.get(id_)
             if job.has_ended:
                 return job
-            if job.state == "running" and self._process:
+            if job.state == "queued":
+                with suppress(ValueError):  # it is being started
+                    self._queue.remove(id_)
+            elif self._process:
                 self._process.stop()
             return self._end(replace(job, state="cancelled"))
 
@@ -197,7 +201,7 @@ class JobBoard:
     def _check_open(self) -> None:
         """Refuse while what was taken before is not known, which a new job could do over."""
         if self._trouble and not self._opened.is_set():
-            raise self._trouble
+            raise copy(self._trouble)  # one that is raised again and again holds all who have asked
 
     def _known(self, key: str | None, owner: str) -> Job | None:
         if key is None:
@@ -207,8 +211,7 @@ class JobBoard:
     def _check_room(self, owner: str) -> None:
         if self._closing:
             raise JobConflict("the service is closing")
-        jobs = (self._jobs[id_] for id_ in self._queue)
-        waiting = sum(job.state == "queued" and job.owner == owner for job in jobs)
+        waiting = sum(self._jobs[id_].owner == owner for id_ in self._queue)
         if waiting >= self._queue_limit:
             raise QueueFull(
                 f"at most {self._queue_limit} jobs of a key may wait",
@@ -245,23 +248,19 @@ class JobBoard:
             self._wait(lambda: self._closing)
             return
         with self._changed:
+            self._jobs = {job.id: job for job in jobs}
             for job in jobs:
-                self._jobs[job.id] = job
                 if not job.has_ended:
                     self._end(replace(job, state="interrupted"))
             self._trouble = None
             self._opened.set()
 
     def _note(self) -> None:
-        """Note how jobs have ended, and forget the oldest; what cannot be noted now is tried again."""
+        """Note how jobs have ended, and remove the notes of those forgotten; what cannot be done is tried again."""
         if self._notes is None or not self._opened.is_set():
             return
         with self._changed:
             self._is_noted = True
-            ended = sorted((job for job in self._jobs.values() if job.has_ended), key=_age)
-            for owner in {job.owner for job in ended}:
-                for job in [job for job in ended if job.owner == owner][_KEPT:]:
-                    self._unnoted.add(self._jobs.pop(job.id).id)
             chores = {id_: self._jobs.get(id_) for id_ in self._unnoted}
         trouble = None
         for id_, noted in chores.items():
@@ -291,16 +290,16 @@ class JobBoard:
             return
         try:
             process = JobProcess(job.id, job.recipe, self._memory_bytes, self._workers, self._roots)
-        except OSError as error:  # this job's end, and not that of all to come
+        except (OSError, ValueError) as error:  # this job's end, and not that of all to come
             with self._changed:
-                self._end(replace(self._jobs[job.id], state="failed", error=died(f"it did not start: {error}")))
+                if self._jobs.get(job.id) is job:
+                    self._end(replace(job, state="failed", error=died(f"it did not start: {error}")))
             return
         self._follow(job.id, process)
 
     def _next(self) -> Job | None:
         """Take, of the jobs that wait, the oldest of who has had none for the longest."""
-        waiting = [job for id_ in self._queue if (job := self._jobs.get(id_)) and job.state == "queued"]
-        self._queue = deque(job.id for job in waiting)
+        waiting = [self._jobs[id_] for id_ in self._queue]
         job = min(waiting, key=lambda job: self._served.get(job.owner, 0), default=None)
         if job:
             self._queue.remove(job.id)
@@ -311,8 +310,8 @@ class JobBoard:
     def _follow(self, id_: str, process: JobProcess) -> None:
         """Take in what the process tells until it ends, and note how it did."""
         with self._changed:
-            job = self._jobs[id_]
-            if job.state == "queued" and not self._closing:
+            job = self._jobs.get(id_)
+            if job and job.state == "queued" and not self._closing:
                 self._jobs[id_] = replace(job, state="running")
                 self._process = process
             else:  # cancelled while it was started
@@ -322,27 +321,37 @@ class JobBoard:
         def take(message: dict[str, Any]) -> None:
             nonlocal error
             error = message.get("error", error)
-            if "progress" in message:
-                with self._changed:
-                    self._jobs[id_] = replace(self._jobs[id_], progress=message["progress"])
+            with self._changed:
+                if "progress" in message and (now := self._jobs.get(id_)):
+                    self._jobs[id_] = replace(now, progress=message["progress"])
 
-        status = process.follow(take)
-        with self._changed:
-            self._process = None
-            job = self._jobs[id_]
-            if job.has_ended:
-                self._end(job)
-            elif status == 0:
-                self._end(replace(job, state="completed"))
-            elif self._closing:
-                self._end(replace(job, state="interrupted"))
-            else:
-                self._end(replace(job, state="failed", error=error or died(f"exit status {status}")))
+        status: int | None = None
+        try:
+            status = process.follow(take, lambda: None if self._is_noted else self._note())
+        finally:
+            with self._changed:
+                self._process = None
+                self._end_by(id_, status, error)
+
+    def _end_by(self, id_: str, status: int | None, error: dict[str, int | str] | None) -> None:
+        """Remember how a job's process has ended."""
+        job = self._jobs.get(id_)
+        if job is None or job.has_ended:  # cancelled, and perhaps forgotten
+            return
+        if status == 0:
+            self._end(replace(job, state="completed"))
+        elif self._closing:
+            self._end(replace(job, state="interrupted"))
+        else:
+            self._end(replace(job, state="failed", error=error or died(f"exit status {status}")))
 
     def _end(self, job: Job) -> Job:
-        """Remember that a job has ended; it is noted soon."""
+        """Remember that a job has ended, and forget the oldest of its owner's; both are noted soon."""
         job = replace(job, ended=job.ended or time())
         self._jobs[job.id] = job
+        ended = sorted((each for each in self._jobs.values() if each.has_ended and each.owner == job.owner), key=_age)
+        for old in ended[_KEPT:]:
+            self._unnoted.add(self._jobs.pop(old.id).id)
         self._unnoted.add(job.id)
         self._is_noted = False
         self._changed.notify_all()

@@ -57,31 +57,40 @@ class JobProcess:
         self._kill_at_s = monotonic() + STOP_S
         self._process.terminate()
 
-    def follow(self, take: Callable[[dict[str, Any]], None]) -> int:
+    def follow(self, take: Callable[[dict[str, Any]], None], meanwhile: Callable[[], None]) -> int:
         """Take in what it tells until it ends, and return how it did.
 
         Args:
             take: called with each message. What it writes to standard error goes to the log.
+            meanwhile: called now and then.
         """
         lines, errors = _Lines(take), _Errors(self._id)
         with self._process as process, selectors.DefaultSelector() as streams:
             _register(streams, process.stdout, lines.take)
             _register(streams, process.stderr, errors.take)
-            while streams.get_map():
-                ready = streams.select(_LOOK_S)
-                for key, _ in ready:
-                    data = os.read(key.fd, _CHUNK_BYTES)
-                    key.data(data)
-                    if not data:
-                        streams.unregister(key.fileobj)
-                if not ready:
-                    errors.flush()
-                    if process.poll() is not None:
-                        break  # what it has started itself may hold the streams open
-                if self._kill_at_s is not None and monotonic() > self._kill_at_s:
-                    process.kill()
+            try:
+                self._follow(streams, errors, meanwhile)
+            except BaseException:
+                process.kill()
+                raise
         errors.flush()
         return self._process.wait()
+
+    def _follow(self, streams: selectors.BaseSelector, errors: "_Errors", meanwhile: Callable[[], None]) -> None:
+        while streams.get_map():
+            ready = streams.select(_LOOK_S)
+            for key, _ in ready:
+                data = os.read(key.fd, _CHUNK_BYTES)
+                key.data(data)
+                if not data:
+                    streams.unregister(key.fileobj)
+            if not ready:
+                errors.flush()
+                if self._process.poll() is not None:
+                    return  # what it has started itself may hold the streams open
+            meanwhile()
+            if self._kill_at_s is not None and monotonic() > self._kill_at_s:
+                self._process.kill()
 
 
 class _Lines:
