@@ -77,6 +77,8 @@ def project(
     own = exact and euclidean.needs_own_algorithm(mixed, goal)
     mixed = euclidean.merged(mixed) if own else mixed
     result = np.empty_like(y, subok=False) if out is None else check_out(out, y)
+    if not y.size:  # its groups may be more than memory holds
+        return result
     v = aggregate(y, mixed, threads)
     if not math.isfinite(float(climb(mixed, v)[-1])):
         raise ValueError(describe_bad(y, "y", mixed))
@@ -112,7 +114,7 @@ def norm(y: Array, norm: str | MixedNorm, *, axes: Axes | None = None) -> float:
     """
     y = check_tensor(y, "y")
     mixed = MixedNorm.parse(norm, axes, ndim=y.ndim)
-    total = float(climb(mixed, aggregate(y, mixed))[-1])
+    total = float(climb(mixed, aggregate(y, mixed))[-1]) if y.size else 0.0
     if not math.isfinite(total):
         raise ValueError(describe_bad(y, "y", mixed))
     return total

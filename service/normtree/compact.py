@@ -82,7 +82,7 @@ def compress(x: Array, axes: Sequence[int], *, threads: int = 1) -> Compact:
     Cost:
         Reads the tensor once and its surviving groups twice.
     """
-    index = np.flatnonzero(_alive(x, axes, threads))
+    index = np.flatnonzero(_alive(x, axes, threads)) if x.size else np.empty(0, np.int64)
     merged, axis = _merge(x, axes)
     return Compact(index, np.take(merged, index, axis), x.shape, tuple(axes))
 

@@ -15,11 +15,14 @@ from normtree.engine.cancel import Cancel
 from normtree.engine.inline import InlineExecutor
 from normtree.engine.one_block import LIMIT_BYTES, is_one_block, run_one_block
 from normtree.engine.plan import Plan
+from normtree.engine.projector import Projector
 from normtree.engine.report import make_timing
 from normtree.engine.run import Terms, Work, run_tree
 from normtree.engine.stop import Stopped
 from normtree.engine.tensor import Tensor
+from normtree.engine.together import check_together
 from normtree.engine.watermark import Watermark
+from normtree.errors import InvalidTensor
 from normtree_kernels import MixedNorm
 from normtree_kernels.blocks import split
 from normtree_kernels.goal import Goal
@@ -69,7 +72,7 @@ def test_it_gives_the_tree_s_bits_and_timing(
     assert x.tobytes() == right.tobytes()
 
     tree = run_tree(executor, Arena(1 << 20, tmp_path), [work], goal, terms())
-    assert (run.norms, run.radius, run.finite) == (tree.norms, tree.radius, tree.finite)
+    assert (run.norms, run.reach, run.finite) == (tree.norms, tree.reach, tree.finite)
     ours, theirs = (make_timing([work.plan], each, 1.0, "modelled") for each in (run, tree))
     assert [(one.norm, one.tasks, one.bytes) for one in ours.levels] == [
         (one.norm, one.tasks, one.bytes) for one in theirs.levels
@@ -110,3 +113,17 @@ def test_all_else_is_a_tree(executor: InlineExecutor) -> None:
 def test_a_tensor_in_memory_of_the_process_cannot_travel() -> None:
     with pytest.raises(TypeError, match="memoryview"):
         pickle.dumps(make_work((2, 2), "l1,linf", None, Goal(radius=1.0)).source)
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_groups_without_elements_cost_nothing(projector: Projector, engine: str) -> None:
+    y = np.empty((2**40, 0), np.float32)
+    for given in ({"radius": 1.0}, {"sparsity": 0.5}, {"groups": 3}):
+        plan = projector.plan(y.shape, "<f4", norm="l1,linf", engine=engine, **given)  # type: ignore[arg-type]
+        x, timing = projector.project_array(y, plan)
+        assert x.shape == y.shape
+        assert timing.warning == ""
+    many, few = (projector.plan((n, 0), "<f4", norm="l1,linf", radius=1.0) for n in (2**40, 5))
+    check_together([few, few], Goal(radius=1.0))
+    with pytest.raises(InvalidTensor, match="shape: at most 1048576 groups without elements share a ball"):
+        check_together([few, many], Goal(radius=1.0))

@@ -11,12 +11,12 @@ from normtree.engine.run import Run
 from normtree.engine.timing import Span, Timing
 from normtree_kernels import MixedNorm
 from normtree_kernels.blocks import split
-from normtree_kernels.goal import Goal
+from normtree_kernels.goal import Goal, Reach
 
 SCHEMA = {
     "engine", "reason", "norm", "axes", "radius", "shape", "dtype", "blocks", "workers", "nodes", "stages_ms", "levels",
     "work_ms", "span_ms", "wall_ms", "serial_ms", "serial_is", "speedup", "parallelism", "efficiency", "overhead_ms",
-    "retries", "bytes_moved", "trace_id",
+    "retries", "bytes_moved", "trace_id", "groups_asked", "groups_left", "warning",
 }  # fmt: skip
 MS = 1_000_000
 
@@ -30,7 +30,7 @@ def timing() -> Timing:
     root = Span("root", 0, 8 * MS, 9 * MS, 64, 1)
     downs = (Span("down", 1, 10 * MS, 18 * MS, 200, 1), Span("down", 1, 11 * MS, 16 * MS, 200, 2))
     phases = (Phase("up", ups, 7 * MS), Phase("root", (root,), 9 * MS), Phase("down", downs, 20 * MS))
-    run = Run((2.0,), True, 1.0, phases, (step,), start_ns=0, bytes_moved=192, retries=0)
+    run = Run((2.0,), True, Reach(1.0), phases, (step,), start_ns=0, bytes_moved=192, retries=0)
     return make_timing([plan], run, 30.0, "measured")
 
 

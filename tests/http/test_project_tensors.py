@@ -264,6 +264,19 @@ def test_axes_seen_as_several(client: httpx.Client, output: str) -> None:
     assert "element [13, 7] is inf" in problem["detail"]
 
 
+def test_groups_without_elements_take_no_memory(client: httpx.Client) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**32, 0)})
+    for query in ({"radius": 1}, {"groups": 5, "output": "compact"}, {"sparsity": 0.5, "certificate": 1}):
+        answer = post(client, header.getvalue(), kind=NPY, **query)
+        assert answer.status_code == 200, answer.text
+    told = json.loads(answer.headers["x-normtree-certificate"])
+    assert (told["groups"], told["feasible"]) == ([2**32, 0], True)
+    many = tensors_body({"a": noise(3, 4), "none": np.empty((2**22, 0), np.float32)})
+    problem = check(post(client, many, scope="global", radius=1), 422, "invalid-tensor")
+    assert (problem["pointer"], problem["limit"]) == ("shape", 2**20)
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_certificate(client: httpx.Client, exact: bool) -> None:
     y = noise(40, 30)

@@ -293,6 +293,17 @@ def test_empty_tensors_stay_empty(dtype: Any, name: str, shape: tuple[int, ...])
         assert (x.shape, x.dtype) == (shape, dtype)
 
 
+@pytest.mark.parametrize("shape", [(2**40, 0), (2**20, 0, 2**20)])
+def test_groups_without_elements_cost_nothing(shape: tuple[int, ...]) -> None:
+    y = np.empty(shape)
+    for goal in ({"radius": 1.0}, {"sparsity": 0.5}, {"groups": 3}):
+        assert nk.project(y, "l1,linf", **goal).shape == shape  # type: ignore[arg-type]
+    assert nk.norm(y, "l1,l2") == 0.0
+    assert nk.radius_for(y, "l1,l2", groups=3) == 0.0
+    found = nk.certify(y, y, "l1,linf", 1.0)
+    assert (found.feasible, found.tight, found.groups, found.zero_groups) == (True, True, (shape[0], 0), (shape[0], 0))
+
+
 @pytest.mark.parametrize("text", ["l1", "l2", "linf", "l1,linf", "l2,l1,linf"])
 def test_a_tensor_without_axes_is_one_element(layout: Any, dtype: Any, text: str) -> None:
     axes = "," * text.count(",")

@@ -1,4 +1,4 @@
-"""The run of a tensor of one small block, in this thread.
+"""The run of a tensor of one small block, in this thread; and of tensors without any elements.
 
 The same kernels in the same order as a tree of leaves, and so the same bits. But such a tensor is projected in some
 tens of microseconds: a slate in shared memory, phases and their calls would each take as long.
@@ -6,8 +6,11 @@ tens of microseconds: a slate in shared memory, phases and their calls would eac
 
 import math
 from collections.abc import Sequence
+from math import prod
 from threading import get_native_id
 from time import monotonic_ns, perf_counter_ns
+
+import numpy as np
 
 from normtree.engine.executor import Executor
 from normtree.engine.phases import Phase
@@ -15,7 +18,7 @@ from normtree.engine.run import Run, Terms, Work
 from normtree.engine.stop import Stopped
 from normtree.engine.timing import Span
 from normtree.engine.tree import find_crown
-from normtree_kernels.goal import Goal
+from normtree_kernels.goal import Goal, Reach
 from normtree_kernels.sweep import down, up
 
 LIMIT_BYTES = 1 << 18
@@ -68,6 +71,19 @@ def run_one_block(work: Work, goal: Goal, terms: Terms) -> Run:
         phases.append(Phase("down", (span,), down_ns))
     steps = tuple(Span(s.sweep, s.level, s.start_ns, s.stop_ns, s.nbytes, worker) for s in top.steps)
     return Run((top.norm,), finite, top.reach, tuple(phases), steps, start_ns, bytes_moved=0, retries=0)
+
+
+def run_empty(works: Sequence[Work], goal: Goal) -> Run:
+    """Project tensors without elements: nothing is read or written, and no memory taken, however many their groups."""
+    start_ns = perf_counter_ns()
+    groups = sum(prod(work.plan.shape[axis] for axis in work.plan.norm.levels[0].axes) for work in works)
+    asked = None if goal.radius is not None else goal.survivors(groups)
+    phase = Phase("root", (Span("root", 0, start_ns, perf_counter_ns(), 0, get_native_id()),), perf_counter_ns())
+    reach = Reach(goal.radius or 0.0, asked, asked)
+    for work in works:
+        if work.survivors and len(work.plan.norm.levels) > 1 and work.plan.norm.levels[0].axes:
+            work.survivors.index = np.empty(0, np.int64)
+    return Run((0.0,) * len(works), True, reach, (phase,), (), start_ns, bytes_moved=0, retries=0)
 
 
 def _check(terms: Terms) -> None:

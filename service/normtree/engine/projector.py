@@ -21,7 +21,7 @@ from normtree.engine.inline import InlineExecutor
 from normtree.engine.machine import this_machine
 from normtree.engine.measure import Request, measure
 from normtree.engine.on_ray import RayExecutor
-from normtree.engine.one_block import is_one_block, run_one_block
+from normtree.engine.one_block import is_one_block, run_empty, run_one_block
 from normtree.engine.plan import RAY_IS_AWAY, Plan, make_plan
 from normtree.engine.profile import Engine, MachineProfile
 from normtree.engine.profile_store import load_profile, save_profile
@@ -394,6 +394,8 @@ class Projector:
         return make_timing(plans, run, self._serial_ms(works, goal, terms), "measured")
 
     def _run(self, works: Sequence[Work], goal: Goal, terms: Terms) -> Run:
+        if not any(work.plan.nbytes for work in works):
+            return run_empty(works, goal)
         executor = self._executor(works[0].plan)
         if is_one_block(executor, works, terms):
             return run_one_block(works[0], goal, terms)

@@ -4,15 +4,18 @@ import math
 from collections.abc import Sequence
 
 from normtree.engine.plan import Plan
-from normtree.errors import InvalidParameter
+from normtree.errors import InvalidParameter, InvalidTensor
 from normtree_kernels.goal import Goal
+
+EMPTY_LIMIT = 1 << 20
+"""Groups of a tensor without elements that shares a ball: what is kept of each is counted by elements elsewhere."""
 
 
 def check_together(plans: Sequence[Plan], goal: Goal) -> None:
     """Refuse plans that have no common root, or a goal that they cannot reach together.
 
     Raises:
-        InvalidParameter: the pointer names what is at fault.
+        InvalidParameter, InvalidTensor: the pointer names what is at fault.
     """
     outer = {plan.norm.levels[0].norm for plan in plans}
     if len(outer) != 1:
@@ -27,6 +30,10 @@ def check_together(plans: Sequence[Plan], goal: Goal) -> None:
         raise InvalidParameter(
             f"{name}: only an outermost l1 level makes groups vanish, got {outer.pop()}", pointer=name
         )
+    for plan in plans:
+        if not plan.nbytes and math.prod(plan.kept_shape) > EMPTY_LIMIT:
+            detail = f"at most {EMPTY_LIMIT} groups without elements share a ball with others, got shape {plan.shape}"
+            raise InvalidTensor(f"shape: {detail}", pointer="shape", limit=EMPTY_LIMIT, got=str(plan.shape))
     total = sum(math.prod(plan.shape[axis] for axis in plan.norm.levels[0].axes) for plan in plans)
     if goal.groups is not None and goal.groups > total:
         raise InvalidParameter(
