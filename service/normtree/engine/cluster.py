@@ -27,7 +27,7 @@ from normtree.errors import EngineUnavailable
 
 _DRIVER = "from normtree.engine.driver import main; main()"
 _REACH_S = 5.0
-_CONNECT_S = 120.0
+_START_S, _JOIN_S = 120.0, 60.0
 _WARM_S = 310.0
 _LEAVE_S = 6.0
 _POLL_S = 0.1
@@ -97,10 +97,13 @@ class Cluster:
         Raises:
             EngineUnavailable: it cannot be started or reached, or has no node here.
         """
-        end_s = monotonic() + _CONNECT_S
+        bound_s = _JOIN_S if self._address else _START_S
+        end_s = monotonic() + bound_s
         while not self._connected.done():
-            if given_up.is_set() or monotonic() > end_s:
-                raise self._unavailable("it is not there yet")
+            if given_up.is_set():
+                raise self._unavailable("nobody waits for it any more")
+            if monotonic() > end_s:
+                raise self._unavailable(f"no cluster in {bound_s:g} s")
             with suppress(FutureTimeoutError):
                 self._connected.exception(_POLL_S)
         connected = self._connected.result()

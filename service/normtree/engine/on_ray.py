@@ -161,6 +161,7 @@ class RayExecutor:
     def _have_cluster(self, began_s: float) -> str:
         """Start or join a cluster, and stay with it until it is lost; return why it was, or could not be had."""
         cluster = None
+        logger.info("connecting to Ray: %s", self._address or "an embedded one")
         try:
             cluster = Cluster(self._workers, self._address, self._session_folder(), self._lines.path)
             cluster.wait(self._closing)
