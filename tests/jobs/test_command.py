@@ -1,14 +1,21 @@
 """``normtree job``: what a person types and sees."""
 
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from rich.console import Console
+from safetensors.numpy import save_file
 
 from normtree.engine.warm import warm_kernels
-from normtree.jobs.command import options, parse_bytes
+from normtree.jobs.command import options, parse_bytes, show_plan
+from normtree.jobs.command import run as run_and_show
+from normtree.printable import printable
 
 RULES = "[[rules]]\ntensors = '.*(up|down)\\.weight'\nsparsity = 0.5\n"
 
@@ -54,6 +61,22 @@ def test_run_projects_resumes_and_is_silent_off_a_terminal(recipe: Path, tmp_pat
     again = run("run", recipe)
     assert again.returncode == 0
     assert "this job was completed before" in again.stdout
+
+
+def test_a_name_is_shown_as_it_is_and_steers_no_terminal(tmp_path: Path) -> None:
+    name = "x[/b][red]\x1b]0;gone\x07\u202e.weight"
+    (tmp_path / "in").mkdir()
+    save_file({name: np.eye(4), "bias\x1b": np.ones(3)}, tmp_path / "in" / "model.safetensors")
+    (tmp_path / "in" / "odd\x1b[2J.bin").write_bytes(b"0")
+    (tmp_path / "recipe.toml").write_text("input = 'in'\noutput = 'out'\n[[rules]]\ntensors = '.*'\nsparsity = 0.5\n")
+    shown = Console(file=io.StringIO(), width=160, force_terminal=True, no_color=True)
+    bound = options(1, "64MiB", "inline", None)
+    show_plan(shown, tmp_path / "recipe.toml", bound)
+    run_and_show(shown, Console(file=io.StringIO()), tmp_path / "recipe.toml", bound)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.file.getvalue())  # the table's own letters
+    assert printable(name) in text
+    assert r"odd\x1b[2J.bin" in text
+    assert not set("\x1b\x07\u202e") & set(text)
 
 
 @pytest.mark.parametrize(
