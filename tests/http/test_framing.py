@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import logging
 import shutil
 import socket
 import subprocess
@@ -45,6 +46,13 @@ def post(more: str = "", body: bytes = npy(Y), path: str = "/v1/project?radius=2
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n"
     )
     return head.encode() + f"{more}\r\n".encode() + body
+
+
+@pytest.fixture(autouse=True)
+def _nothing_fails(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever comes: nobody writes to a connection that has been hung up on, and no exception is left over."""
+    yield
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @pytest.fixture
