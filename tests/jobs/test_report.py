@@ -226,6 +226,6 @@ def test_heads_are_groups(tmp_path: Path, make_recipe: Any, loaded: Any) -> None
 def test_a_split_that_cannot_be_is_told(tmp_path: Path, make_recipe: Any, split: str, message: str) -> None:
     (tmp_path / "in").mkdir()
     save_file({"w": np.ones((24, 10))}, tmp_path / "in" / "model.safetensors")
-    recipe = make_recipe(tmp_path / "in", tmp_path / "out", f"tensors = 'w'\nradius = 1\nsplit = '{split}'")
+    rule = f"tensors = 'w'\nradius = 1\nsplit = '{split}'"
     with pytest.raises(InvalidRecipe, match=message):
-        run_job(recipe, Options(workers=1, engine="inline"))
+        run_job(make_recipe(tmp_path / "in", tmp_path / "out", rule), Options(workers=1, engine="inline"))
