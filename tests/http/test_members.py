@@ -69,6 +69,7 @@ QUERIES = [
     ("radius=1&tensors=b", "tensors", None, "b"),
     ("radius=1&output=thin", "output", "dense or compact (the surviving outermost groups only)", "thin"),
 ]
+JSON = {"Content-Type": "application/json"}
 BODIES = [
     (PROJECT, NPY, ONES[:-1], 400, "body", len(ONES), len(ONES) - 1),
     (PROJECT, NPY, npy(np.ones((1,) * 9)), 422, "shape", 8, 9),
@@ -89,8 +90,8 @@ BODIES = [
     (INFER, {}, inferred(data=None, parameters={"binary_data_size": 15}), 400,
      "inputs[0].parameters.binary_data_size", 16, 15),
     (INFER, {"Content-Encoding": "br"}, b"{}", 415, "Content-Encoding", "identity, gzip, deflate", "br"),
-    ("/v1/jobs", {}, b'{"input": "x"}', 422, "output", None, None),
-    ("/v1/jobs", {}, b'{"input": "x", "output": "y", "rules": [{"tensors": ".*", "sparsity": 2}]}', 422,
+    ("/v1/jobs", JSON, b'{"input": "x"}', 422, "output", None, None),
+    ("/v1/jobs", JSON, b'{"input": "x", "output": "y", "rules": [{"tensors": ".*", "sparsity": 2}]}', 422,
      "rules[0].sparsity", 1.0, 2),
     ("/v1/jobs", {"Content-Type": "text/xml"}, b"<x/>", 415, "Content-Type",
      "application/json, application/toml", "text/xml"),
