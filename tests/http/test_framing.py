@@ -19,8 +19,9 @@ import pytest
 import uvicorn
 
 import normtree_kernels as nk
+from normtree.http.bounds import Bounds
 from normtree.http.crowd import Crowd
-from normtree.http.protocol import BoundedProtocol, Bounds
+from normtree.http.protocol import BoundedProtocol
 
 HANG_S = 60
 Y = np.random.default_rng(0).standard_normal((6, 7))

@@ -8,7 +8,6 @@ whole before bytes that cannot be read.
 
 import asyncio
 import uuid
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -18,12 +17,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from normtree.http.alarm import Alarm
+from normtree.http.bounds import Bounds
 from normtree.http.crowd import Crowd
 from normtree.http.flow import Flow
 from normtree.http.head import CUT, FAULT, HANG_UP, declared_bytes, host_fault, without_upgrade
 from normtree.http.linger import Lingering
 from normtree.http.problems import MEDIA_TYPE, make_problem
-from normtree.settings import Settings
 
 _CODES = {
     400: "malformed-request",
@@ -39,41 +38,6 @@ _BLANK = b" \t"
 # A client that has finished sending and one that has left look alike, until something is written to them. Any client of
 # HTTP/1.1 takes this (RFC 9110, 15.2); it is sent to those only whose answer takes its time.
 _STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What one client may ask of a connection.
-
-    Attributes:
-        head_bytes: most bytes in a request's line and headers.
-        head_s: seconds that they may take, a connection's first silence included.
-        unread_s: seconds that an answer may wait for its client to read on.
-        body_s: seconds that the rest of a body may take that was answered before it was here.
-        linger_bytes: most bytes of a client that are dropped while it is hung up on.
-        linger_s: seconds that this may take.
-        presence_s: seconds after which a client that has finished sending is looked after.
-    """
-
-    head_bytes: int
-    head_s: float
-    unread_s: float
-    body_s: float
-    linger_bytes: int
-    linger_s: float
-    presence_s: float = 3.0
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Bounds":
-        """Take them from the settings."""
-        return cls(
-            head_bytes=settings.head_limit_bytes,
-            head_s=settings.head_timeout_s,
-            unread_s=settings.unread_timeout_s,
-            body_s=settings.body_timeout_s,
-            linger_bytes=settings.linger_limit_bytes,
-            linger_s=settings.linger_timeout_s,
-        )
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -12,8 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from normtree.http.admission import Admission
+from normtree.http.bounds import Bounds
 from normtree.http.crowd import Crowd
-from normtree.http.protocol import BoundedProtocol, Bounds
+from normtree.http.protocol import BoundedProtocol
 from normtree.settings import Settings
 
 _LEAST_STOP_S = 1
