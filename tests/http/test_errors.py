@@ -16,6 +16,8 @@ STATUSES = {
     "KeyRefused": 403,
     "RegionRefused": 400,
     "NotLocal": 403,
+    "CrossSite": 403,
+    "HostRefused": 421,
     "NotAcceptable": 406,
     "BodyTimeout": 408,
     "LengthRequired": 411,
