@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from normtree.engine.process import Process
@@ -19,7 +20,9 @@ from normtree.errors import JobConflict, NotReady, QueueFull, StorageFailed
 from normtree.jobs import board as board_module
 from normtree.jobs.board import JobBoard
 from normtree.jobs.job import Job
+from normtree.jobs.notes import Notes
 from normtree.jobs.recipe import Recipe, recipe_of
+from normtree.seal import seal, unseal
 
 RULE = {"tensors": r".*up\.weight", "sparsity": 0.5}
 MEMORY_BYTES = 2**26
@@ -53,6 +56,16 @@ def program(path: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o700)
     return str(path)
+
+
+def noted(path: Path) -> dict[str, Any]:
+    """Read a note."""
+    found: dict[str, Any] = json.loads(unseal(path.read_bytes()) or b"{}")
+    return found
+
+
+def sealed(note: dict[str, Any]) -> bytes:
+    return seal(json.dumps(note).encode())
 
 
 @pytest.fixture
@@ -140,7 +153,7 @@ def test_an_end_that_cannot_be_noted_is_noted_later_and_the_next_job_runs(
             with pytest.raises(StorageFailed):
                 board.submit(recipe, None)
         until(lambda: not board.trouble)
-        assert json.loads((folder / f"{job.id}.job").read_text())["state"] == "completed"
+        assert noted(folder / f"{job.id}.job")["state"] == "completed"
         assert ended(board, board.submit(other(recipe, "next"), None)[0]).state == "completed"
 
 
@@ -149,15 +162,18 @@ def test_what_is_no_note_is_set_aside_and_named(tmp_path: Path, recipe: Any, cap
     folder = tmp_path / "board"
     with opened(folder) as board:
         job = ended(board, board.submit(recipe, None)[0])
-    note = json.loads((folder / f"{job.id}.job").read_text())
+    whole = (folder / f"{job.id}.job").read_bytes()
+    note = noted(folder / f"{job.id}.job")
     bad = {
+        "cut": whole[:-1],
+        "unsealed": whole[:-32],
         "garbage": b"{",
-        "created": json.dumps(note | {"id": "0" * 32, "created": "today"}).encode(),
-        "nan": json.dumps(note | {"created": float("nan")}).encode(),
-        "recipe": json.dumps(note | {"recipe": None}).encode(),
-        "rules": json.dumps(note | {"recipe": {"input": "a", "output": "b", "rules": []}}).encode(),
-        "state": json.dumps(note | {"state": "lost"}).encode(),
-        "name": json.dumps(note).encode(),
+        "created": sealed(note | {"id": "0" * 32, "created": "today"}),
+        "nan": sealed(note | {"created": float("nan")}),
+        "recipe": sealed(note | {"recipe": None}),
+        "rules": sealed(note | {"recipe": {"input": "a", "output": "b", "rules": []}}),
+        "state": sealed(note | {"state": "lost"}),
+        "name": sealed(note),
         "long": b" " * 2**22,
     }
     for name, content in bad.items():
@@ -171,6 +187,26 @@ def test_what_is_no_note_is_set_aside_and_named(tmp_path: Path, recipe: Any, cap
     for name in (*bad, "pipe", "link"):
         assert os.path.lexists(folder / f"{name}.job.set-aside")
         assert f"{folder}/{name}.job: set aside" in caplog.text
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_bit_that_flips_in_a_note_makes_it_none(tmp_path: Path, recipe: Any, caplog: Any) -> None:
+    folder = tmp_path / "board"
+    with opened(folder) as board:
+        job = ended(board, board.submit(recipe, None)[0])
+    note = folder / f"{job.id}.job"
+    whole = note.read_bytes()
+    notes = Notes(folder)
+    rng = np.random.default_rng(0)
+    for at in rng.choice(len(whole), 100, replace=False).tolist():
+        data = bytearray(whole)
+        data[at] ^= 1 << int(rng.integers(8))
+        note.write_bytes(data)
+        assert notes.open() == []
+    assert caplog.text.count("set aside") == 100
+    note.write_bytes(whole)
+    assert notes.open() == [job]
+    notes.close()
 
 
 def test_notes_are_their_owners_alone(tmp_path: Path, recipe: Any) -> None:
@@ -246,7 +282,7 @@ def test_so_many_jobs_wait_and_so_many_are_remembered(
         for _ in range(2):  # who is cancelled makes room, is noted while another runs, and is forgotten in time
             job = board.cancel(jobs.pop().id)
             note = tmp_path / "board" / f"{job.id}.job"
-            until(lambda note=note: json.loads(note.read_text())["state"] == "cancelled")
+            until(lambda note=note: noted(note)["state"] == "cancelled")
             jobs.insert(0, board.submit(other(recipe, "more"), None)[0])
         assert board.get(first.id).state == "running"
         for job in (*jobs, first):

@@ -1,4 +1,4 @@
-"""The notes of a service: a file for each of its jobs, in a folder that is its alone."""
+"""The notes of a service: a sealed file for each of its jobs, in a folder that is its alone."""
 
 import fcntl
 import logging
@@ -12,6 +12,7 @@ from normtree.enclosure import Enclosure
 from normtree.errors import NotReady, StorageFailed
 from normtree.jobs.job import Job
 from normtree.jobs.places import told
+from normtree.seal import seal, unseal
 
 _SUFFIX, _LOCK = ".job", "lock"
 _NOTE_BYTES = 2**21
@@ -60,7 +61,7 @@ class Notes:
             StorageFailed, StorageFull: it cannot be written.
         """
         with told(f"{self._path}/{job.id}{_SUFFIX}"):
-            self._folder.write(f"{job.id}{_SUFFIX}", job.note(), 0o600)
+            self._folder.write(f"{job.id}{_SUFFIX}", seal(job.note()), 0o600)
 
     def remove(self, id_: str) -> None:
         """Forget a job.
@@ -113,7 +114,10 @@ class Notes:
 
     def _read(self, name: str) -> Job | None:
         try:
-            job = Job.of_note(self._folder.read(name, _NOTE_BYTES) or b"")
+            note = unseal(self._folder.read(name, _NOTE_BYTES) or b"")
+            if note is None:
+                raise ValueError("it is not what was written")
+            job = Job.of_note(note)
             if f"{job.id}{_SUFFIX}" == name:
                 return job
             why = "it has another job's name"
