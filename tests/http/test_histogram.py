@@ -21,3 +21,15 @@ def test_buckets_are_cumulative_and_their_bounds_belong_to_them() -> None:
         'took_seconds_sum{stage="up"} 7.65',
     ]
     assert 'took_seconds_count{stage="down"} 1.0' in lines
+
+
+def test_one_without_labels_is_there_before_it_is_observed() -> None:
+    registry = CollectorRegistry()
+    registry.register(Histogram("took_seconds", "Time.", (), (0.1,)))
+    lines = generate_latest(registry).decode().splitlines()
+    assert lines[2:] == [
+        'took_seconds_bucket{le="0.1"} 0.0',
+        'took_seconds_bucket{le="+Inf"} 0.0',
+        "took_seconds_count 0.0",
+        "took_seconds_sum 0.0",
+    ]

@@ -25,6 +25,8 @@ class Histogram(Collector):
         self._texts = [*map(str, bounds), "+Inf"]
         self._counts: dict[tuple[str, ...], NDArray[np.int64]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
+        if not labels:  # the only one there will be: it is there from the start, as the library's own are
+            self.observe([])
 
     def observe(self, values: ArrayLike, *labels: str) -> None:
         """Count values; call it from the event loop only.
