@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
@@ -176,6 +176,26 @@ def kill_now_and_then(ray_engine: RayExecutor, over: threading.Event, killed: li
             with suppress(ProcessLookupError):  # it was lost already, and nobody has noticed yet
                 os.kill(victim, signal.SIGKILL)
                 killed.append(victim)
+
+
+def test_a_worker_that_dies_idle_is_replaced_without_being_asked(projector: Projector) -> None:
+    ray = projector.ray
+    assert ray
+
+    def until(is_so: Callable[[list[int]], bool]) -> list[int]:
+        give_up_s = monotonic() + GIVE_UP_S
+        while not is_so(found := ray.worker_pids()):
+            assert monotonic() < give_up_s, found
+            sleep(0.05)
+        return found
+
+    restarts = ray.restarts
+    victim, *others = until(lambda found: len(found) == projector.workers + 1)
+    os.kill(victim, signal.SIGKILL)
+    after = until(lambda found: len(found) == projector.workers + 1 and victim not in found)
+    assert set(others) <= set(after)
+    assert ray.workers_ready == projector.workers
+    assert ray.restarts == restarts
 
 
 def test_requests_go_right_while_workers_are_killed(projector: Projector) -> None:

@@ -64,6 +64,17 @@ def test_service_tells_what_it_can_take(
     assert any("shm_size" in message for message in warnings) == (engine == "ray")
 
 
+def test_a_service_of_threads_starts_where_nothing_can_be_written(
+    serve: Any, small_shared_memory: tuple[str, ...], tmp_path: Path
+) -> None:
+    within = tuple(part.replace("size=64m", "ro") for part in small_shared_memory)
+    assert within != small_shared_memory
+    with serve(tmp_path / "log.txt", within=within, workers=2, inline_only=True) as (base, _):
+        y = noise(20 * MIB)
+        answer = httpx.post(f"{base}/v1/project?radius=9", content=npy(y), headers=NPY, timeout=HANG_S)
+        np.testing.assert_array_equal(np.load(io.BytesIO(answer.content)), nk.project(y, "l1,linf", 9.0))
+
+
 @pytest.mark.slow
 def test_other_tests_hold_there_too(small_shared_memory: tuple[str, ...], tmp_path: Path) -> None:
     command = [
