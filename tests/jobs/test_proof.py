@@ -1,6 +1,7 @@
 """What is in place is looked at and not believed: outputs, journals, aggregates, and the input while it is read."""
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -366,6 +367,16 @@ def test_a_line_that_is_lost_from_the_journal_of_a_completed_job_is_made_again_o
             run_job(recipe, INLINE)
     else:
         assert len(run_job(recipe, INLINE).facts) == 6
+    assert files(out) == wanted
+
+
+@pytest.mark.parametrize("body", [b'{"what":"\xd7"', b'{"what":', b'{"other":1', b'{"what":1', b'{"a":' + b"[" * 5000])
+def test_a_line_that_no_job_writes_is_not_there_though_it_matches_its_digest(
+    recipe: Any, out: Path, wanted: Any, files: Any, body: bytes
+) -> None:
+    with (out.with_name("out.normtree") / "journal.jsonl").open("ab") as journal:
+        journal.write(body + b',"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n')
+    assert run_job(recipe, INLINE).was_completed
     assert files(out) == wanted
 
 

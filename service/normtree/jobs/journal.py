@@ -8,6 +8,7 @@ does not match it is as good as not there: half a last line, or what a disk has 
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import astuple
 from functools import cached_property
 from typing import Any
@@ -172,13 +173,14 @@ def _line(entry: dict[str, Any]) -> bytes:
 
 
 def _parse(raw: bytes) -> list[dict[str, Any]]:
-    """Read the lines, but for those that do not match their digests."""
+    """Read the lines, but for those that do not match their digests, or that no job writes though they do."""
     entries = []
     for line in raw.split(b"\n"):
         body, _, digest = line.rpartition(_DIGEST)
         if digest == hashlib.sha256(body).hexdigest().encode() + b'"}':
-            entries.append(json.loads(body + b"}"))
-    return entries
+            with suppress(ValueError, RecursionError):
+                entries.append(json.loads(body + b"}"))
+    return [entry for entry in entries if isinstance(entry.get("what"), str)]
 
 
 def _version_of(raw: bytes) -> object:
