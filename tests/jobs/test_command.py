@@ -56,7 +56,7 @@ def test_run_projects_resumes_and_is_silent_off_a_terminal(recipe: Path, tmp_pat
     assert done.stderr == ""
     assert "layers.0.up.weight" in done.stdout
     assert "150/300" in done.stdout
-    assert "2 workers on inline, 1 node;" in done.stdout
+    assert "2 workers on inline, 1 node; tasks run again: 0;" in done.stdout
     assert (loaded(tmp_path / "out")["layers.0.up.weight"] == 0).all(axis=1).sum() == 150
     again = run("run", recipe)
     assert again.returncode == 0

@@ -136,6 +136,6 @@ def test_the_job_is_submitted_to_a_cluster_as_the_readme_says(
     rules = "\n".join(f"[[rules]]\n{rule}" for rule in RULES)
     (tmp_path / "recipe.toml").write_text(f"input = 'in'\noutput = 'out'\n{rules}")
     shown = submit(f"http://{cluster}", "normtree", "job", "run", str(tmp_path / "recipe.toml"), "--address", "auto")
-    assert "2 workers on ray, 2 nodes" in shown
+    assert "2 workers on ray, 2 nodes; tasks run again: not counted;" in shown
     run_job(make_recipe(checkpoint, tmp_path / "one", *RULES), INLINE)
     assert files(tmp_path / "out") == files(tmp_path / "one")

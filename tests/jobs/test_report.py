@@ -94,6 +94,18 @@ def test_the_timing_has_the_fields_that_all_timings_have(state: Path) -> None:
     assert timing["radius"] is None
 
 
+@pytest.mark.parametrize(("retries", "shown"), [(0, "0"), (3, "3"), (None, "not counted")])
+def test_retries_that_nobody_counted_are_not_none_at_all(
+    checkpoint: Path, tmp_path: Path, make_recipe: Any, retries: int | None, shown: str
+) -> None:
+    done = run_job(make_recipe(checkpoint, tmp_path / "out", *RULES), Options(workers=2, engine="inline"))
+    outcome = replace(done, summary={**done.summary, "retries": retries})
+    report = make_report(outcome, None)
+    told = json.loads(to_json(report))
+    assert (told["retries"], told["timing"]["retries"]) == (retries, retries)
+    assert f"<div><dt>tasks run again</dt><dd>{shown}</dd></div>" in make_page(report, outcome)
+
+
 def test_the_removal_plan_is_right(state: Path, loaded: Any) -> None:
     plan = json.loads((state / "report.json").read_text())["removal_plan"]
     xs = loaded(state.with_name("out"))

@@ -86,6 +86,7 @@ class Timing(NamedTuple):
     ``wall_ms`` is up + root + down as the asker waited; ``work_ms`` the sum of all pieces; ``span_ms`` the critical
     path: the slowest leaf of each phase and the root. ``speedup`` compares the wall with the serial
     reference, which ``serial_is`` says was measured in the same request or modelled from the machine profile.
+    ``retries`` are pieces that were run again because their worker was lost; None where nobody counts them.
     ``groups_asked`` are the outermost groups that were to survive at most, and ``groups_left`` those that do; None
     where the goal was a radius. ``spans`` are the pieces themselves; they are no part of the schema, and
     `normtree.engine.trace` draws them.
@@ -108,7 +109,7 @@ class Timing(NamedTuple):
     wall_ms: float
     serial_ms: float
     serial_is: Literal["measured", "modelled"]
-    retries: int
+    retries: int | None
     bytes_moved: int
     trace_id: str
     groups_asked: int | None = None

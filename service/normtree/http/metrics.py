@@ -124,7 +124,8 @@ class Metrics:
         """Note a projection."""
         kind = _Kind(done.route, done.status, timing.engine, timing.reason.partition(":")[0], tuple(timing.stages_ms))
         tasks = sum([level.tasks for level in timing.levels])
-        row = (done.seconds, timing.efficiency, tasks, timing.work_ms, timing.retries, *timing.stages_ms.values())
+        retries = timing.retries or 0  # those that nobody counted add nothing
+        row = (done.seconds, timing.efficiency, tasks, timing.work_ms, retries, *timing.stages_ms.values())
         rows = self._noted.setdefault(kind, [])
         rows.append(row)
         if len(rows) >= _MOST_NOTED:

@@ -46,7 +46,7 @@ def add_up(timings: Sequence[Timing]) -> Timing:
         wall_ms=sum(t.wall_ms for t in timings),
         serial_ms=sum(t.serial_ms for t in timings),
         serial_is=first.serial_is,
-        retries=sum(t.retries for t in timings),
+        retries=_sum(t.retries for t in timings),
         bytes_moved=sum(t.bytes_moved for t in timings),
         trace_id=first.trace_id,
         groups_asked=_sum(t.groups_asked for t in timings),

@@ -110,7 +110,8 @@ def _closing(outcome: Outcome) -> str:
         return f"this job was completed before; its report is in {outcome.state_url}"
     rate = nbytes / summary["wall_s"] / 1e9 if summary["wall_s"] else 0.0
     nodes = "1 node" if summary["nodes"] == 1 else f"{summary['nodes']} nodes"
-    how = f"{summary['workers']} workers on {summary['engine']}, {nodes}"
+    again = "not counted" if summary["retries"] is None else summary["retries"]
+    how = f"{summary['workers']} workers on {summary['engine']}, {nodes}; tasks run again: {again}"
     return (
         f"{nbytes:,} bytes in {summary['wall_s']:.2f} s ({rate:.2f} GB/s; {how}; {summary['start_s']:.1f} s to start)\n"
         f"report: {outcome.state_url}/report.html and report.json"

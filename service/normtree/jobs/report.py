@@ -135,7 +135,7 @@ def _timing(outcome: Outcome) -> dict[str, object]:
         wall_ms=1e3 * summary["wall_s"],
         serial_ms=work_ms,
         serial_is="modelled",
-        retries=summary["retries"] or 0,
+        retries=summary["retries"],
         bytes_moved=sum(span.nbytes for span in spans),
         trace_id=uuid.uuid4().hex,
     )
@@ -211,6 +211,7 @@ def _summary(report: dict[str, Any]) -> str:
         "tensors projected": f"{len(report['tensors'])}",
         "groups that are zero": f"{sum(rule['zero_groups'] for rule in report['rules']):,}",
         "bytes that could go": f"{report['removal_plan']['bytes_saved']:,}",
+        "tasks run again": "not counted" if report["retries"] is None else f"{report['retries']:,}",
         "ran on": f"{report['workers']} × {report['engine']}, {report['nodes']} × node",
     }
     return "".join(f"<div><dt>{name}</dt><dd>{pictures.text(value)}</dd></div>" for name, value in cards.items())
