@@ -89,7 +89,7 @@ def test_the_timing_has_the_fields_that_all_timings_have(state: Path) -> None:
         "efficiency",
     } <= set(timing)
     assert timing["work_ms"] == timing["serial_ms"] > 0
-    assert timing["serial_is"] == "modelled"
+    assert timing["serial_is"] == "summed"
     assert timing["levels"][0]["tasks"] > 0
     assert timing["radius"] is None
 

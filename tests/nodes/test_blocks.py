@@ -115,6 +115,7 @@ def test_the_bits_are_the_library_s_and_results_stay(
     assert (found.timing.nodes, found.timing.blocks) == (over, count)
     assert found.timing.span_ms <= found.timing.work_ms
     assert found.timing.bytes_moved == 24 * SHAPE[axis]
+    assert (found.timing.serial_is, found.timing.serial_ms) == ("summed", found.timing.work_ms)
 
 
 ACROSS = [

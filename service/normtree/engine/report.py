@@ -3,26 +3,24 @@
 import secrets
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from normtree.engine.plan import Plan
 from normtree.engine.run import Run
-from normtree.engine.timing import LevelTiming, Span, Timing
+from normtree.engine.timing import LevelTiming, SerialIs, Span, Timing
 from normtree_kernels import MixedNorm
 
 _TRACE_BYTES = 16
 
 
-def make_timing(
-    plans: Sequence[Plan], run: Run, serial_ms: float, serial_is: Literal["measured", "modelled"]
-) -> Timing:
+def make_timing(plans: Sequence[Plan], run: Run, serial_ms: float, serial_is: SerialIs) -> Timing:
     """Fill the timing schema from a run's clocks.
 
     Args:
         plans: of the run's tensors; of several, the shape is the number of all their elements.
         run: the run.
         serial_ms: what the same takes on one thread.
-        serial_is: whether that was measured in the same request, or predicted.
+        serial_is: whether that was measured in the same request, predicted, or added up from the run's pieces.
     """
     told = _Told.of(*plans)
     return Timing(

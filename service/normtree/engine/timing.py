@@ -7,6 +7,7 @@ from normtree_kernels.goal import nothing_left
 
 Sweep = Literal["up", "root", "down"]
 Stage = Literal["receive", "decode", "queue", "place", "up", "root", "down", "encode", "total"]
+SerialIs = Literal["measured", "modelled", "summed"]
 STAGES: tuple[Stage, ...] = ("receive", "decode", "queue", "place", "up", "root", "down", "encode", "total")
 
 _NS_PER_MS = 1e6
@@ -85,7 +86,8 @@ class Timing(NamedTuple):
 
     ``wall_ms`` is up + root + down as the asker waited; ``work_ms`` the sum of all pieces; ``span_ms`` the critical
     path: the slowest leaf of each phase and the root. ``speedup`` compares the wall with the serial
-    reference, which ``serial_is`` says was measured in the same request or modelled from the machine profile.
+    reference, which ``serial_is`` says was measured in the same request, modelled from the machine profile, or summed:
+    the pieces' own times added, where nothing else is known.
     ``retries`` are pieces that were run again because their worker was lost; None where nobody counts them.
     ``groups_asked`` are the outermost groups that were to survive at most, and ``groups_left`` those that do; None
     where the goal was a radius. ``spans`` are the pieces themselves; they are no part of the schema, and
@@ -108,7 +110,7 @@ class Timing(NamedTuple):
     span_ms: float
     wall_ms: float
     serial_ms: float
-    serial_is: Literal["measured", "modelled"]
+    serial_is: SerialIs
     retries: int | None
     bytes_moved: int
     trace_id: str

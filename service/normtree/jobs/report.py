@@ -134,7 +134,7 @@ def _timing(outcome: Outcome) -> dict[str, object]:
         span_ms=sum(longest.values()),
         wall_ms=1e3 * summary["wall_s"],
         serial_ms=work_ms,
-        serial_is="modelled",
+        serial_is="summed",
         retries=summary["retries"],
         bytes_moved=sum(span.nbytes for span in spans),
         trace_id=uuid.uuid4().hex,

@@ -29,7 +29,8 @@ class Projection:
 
     Args:
         blocks: references to its blocks, in the order they were given.
-        timing: what it cost. The clocks of nodes are not one: each phase's pieces are shown from one start.
+        timing: what it cost. The clocks of nodes are not one: each phase's pieces are shown from one start. Its serial
+            reference is the sum of all pieces.
     """
 
     blocks: list[ObjectRef[Any]]
@@ -106,5 +107,5 @@ def project_timed(
     ask = Ask(norm, axes, axis, goal, exact, len(held))
     with told_apart(tasks, deadline_s):
         grown = Tree(tasks, ask).grow()
-    timing = make_timing([grown.plan], grown.run, grown.run.work_ms, "modelled")
+    timing = make_timing([grown.plan], grown.run, grown.run.work_ms, "summed")
     return Projection(grown.blocks, timing._replace(nodes=grown.nodes))
