@@ -66,6 +66,22 @@ def test_it_prints_itself_as_a_table() -> None:
     ]
 
 
+def test_it_prints_itself_where_nothing_was_predicted() -> None:
+    made = replace(plan((6, 8), workers=2), engine="ray", reason="where the blocks are", predicted={}, serial_ms=0.0)
+    assert str(made).splitlines() == [
+        "tensor     6 × 8 float32, 192 bytes",
+        "ball       l1,linf over axes 0,1, radius 10",
+        "engine     ray on 2 workers",
+        "why        where the blocks are",
+        "blocks     2 along axis 0, of at most 3 × 8, 96 bytes",
+        "predicted  nothing",
+        "",
+        "level  norm  axes           fibres       length   tasks     up ms   down ms        ms  share",
+        "0      l1    0                   1            6       1         -         -         -      -",
+        "1      linf  1                   6            8       2         -         -         -      -",
+    ]
+
+
 @pytest.mark.parametrize(
     ("shape", "norm", "blocks"),
     [

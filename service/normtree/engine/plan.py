@@ -47,8 +47,9 @@ class Plan:
         workers: leaves at once.
         reason: why this engine, and why not more workers.
         blocks: the leaves' blocks.
-        predicted: what it would take on each engine that could run it.
-        serial_ms: predicted wall on one thread, the modelled reference of a speed-up.
+        predicted: what it would take on each engine that could run it; empty where nothing was predicted, since blocks
+            lie where they lie.
+        serial_ms: predicted wall on one thread, the modelled reference of a speed-up; 0 where nothing was predicted.
         may_move: whether another engine may take its place: nobody asked for this one.
         split: how the tensor is seen in that shape, where it is not its own.
     """
@@ -104,30 +105,37 @@ class Plan:
         return frozenset(leaves | {Kernels(level.norm, "float64") for level in work.root})
 
     def __str__(self) -> str:
-        """A table for people: what, how and why, then a line a level."""
-        chosen = self.predicted[self.engine]
-        others = [_describe(*each) for each in self.predicted.items() if each[0] != self.engine]
-        instead = "".join(f"; {other}" for other in others)
+        """A table for people: what, how and why, then a line a level, without times where none were predicted."""
+        chosen = self.predicted.get(self.engine)
         lines = [
             f"tensor     {self._describe_tensor()} {self.dtype}, {size_text(self.nbytes)}",
             f"ball       {self.norm}, {self.goal}{', exact' if self.exact else ''}",
             f"engine     {self.engine} on {_count(self.workers, 'worker')}",
             f"why        {self.reason}",
             f"blocks     {self._describe_blocks()}",
-            f"predicted  {chosen.wall_ms:.2f} ms{instead}; one thread {self.serial_ms:.2f} ms",
+            f"predicted  {self._describe_predicted()}",
             "",
             _ROW.format("level", "norm", "axes", "fibres", "length", "tasks", "up ms", "down ms", "ms", "share"),
         ]
         fibres = 1
-        for index, (level, sweeps_ms) in enumerate(zip(self.norm.levels, chosen.sweeps_ms, strict=True)):
+        for index, level in enumerate(self.norm.levels):
             length = prod(self.shape[axis] for axis in level.axes)
             tasks = len(self.blocks) if level is self.norm.inner else 1
             axes = ".".join(map(str, level.axes)) or "-"
             what = (index, level.norm, axes, f"{fibres:,}", f"{length:,}", tasks)
-            lines.append(_ROW.format(*what, *(f"{ms:.2f}" for ms in sweeps_ms), *_part(sum(sweeps_ms), chosen)))
+            lines.append(_ROW.format(*what, *_times_of(chosen, index)))
             fibres *= length
-        rest = "engine", *[""] * 7, *_part(chosen.overhead_ms, chosen)
-        return "\n".join([*lines, _ROW.format(*rest)])
+        if chosen:
+            lines.append(_ROW.format("engine", *[""] * 7, *_part(chosen.overhead_ms, chosen)))
+        return "\n".join(lines)
+
+    def _describe_predicted(self) -> str:
+        """The wall on the engine, on others, and on one thread."""
+        if self.engine not in self.predicted:
+            return "nothing"
+        others = [_describe(*each) for each in self.predicted.items() if each[0] != self.engine]
+        walls = "; ".join([f"{self.predicted_ms[self.engine]:.2f} ms", *others])
+        return f"{walls}; one thread {self.serial_ms:.2f} ms"
 
     def _describe_tensor(self) -> str:
         """Its lengths; and as what it is seen."""
@@ -282,6 +290,14 @@ def _describe(engine: Engine, prediction: Prediction) -> str:
 
 def _times(lengths: Sequence[int]) -> str:
     return " × ".join(map(str, lengths))
+
+
+def _times_of(prediction: Prediction | None, level: int) -> tuple[str, ...]:
+    """What a level takes up, down, together and of the wall."""
+    if prediction is None:
+        return ("-",) * 4
+    up, down = prediction.sweeps_ms[level]
+    return f"{up:.2f}", f"{down:.2f}", *_part(up + down, prediction)
 
 
 def _part(ms: float, whole: Prediction) -> tuple[str, str]:
