@@ -94,7 +94,8 @@ class Client:
             tensors: by name; as for `project`, or of other types, which come back as they are.
             norm: as for `project`.
             radius: as for `project`.
-            pattern: regular expression that the whole name of a tensor must match; default: all that the norm fits.
+            pattern: regular expression (RE2) that the whole name of a tensor must match; default: all that the norm
+                fits.
             compact: as for `project`.
             progress: as for `project`.
             options: as for `project`.
