@@ -10,9 +10,11 @@ import numpy as np
 
 from normtree_kernels.dtypes import Array
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.refusals import TypeRefused, ValueRefused
 
 N = TypeVar("N")
 
+_FINITE = "finite and >= 0"
 _NO_NUMBERS = ("bool", "complex", "datetime", "timedelta")  # though float() takes some of them
 
 
@@ -25,7 +27,7 @@ def check_radius(radius: object) -> float:
     """
     value = _real(radius, "radius")
     if not (math.isfinite(value) and value >= 0.0):
-        raise ValueError(f"radius: must be finite and >= 0, got {value}")
+        raise ValueRefused("radius", _FINITE, value, f"must be {_FINITE}, got {value}")
     return abs(value)  # -0.0 is a zero like the other
 
 
@@ -38,7 +40,7 @@ def check_threads(threads: object) -> int:
     """
     count = _integer(threads, "threads")
     if count < 1:
-        raise ValueError(f"threads: must be >= 1, got {count}")
+        raise ValueRefused("threads", ">= 1", count, f"must be >= 1, got {count}")
     return count
 
 
@@ -50,18 +52,19 @@ def check_out(out: object, y: Array) -> Array:
         ValueError: another shape, read-only, or memory shared with y, but not element by element.
     """
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out: wanted a numpy.ndarray, got {type(out).__name__}")
+        raise TypeRefused("out", "a numpy.ndarray", type(out).__name__)
     if out.dtype != y.dtype:
-        raise TypeError(f"out: wanted dtype {y.dtype}, got {out.dtype}")
+        raise TypeRefused("out", f"dtype {y.dtype}", str(out.dtype))
     if out.shape != y.shape:
-        raise ValueError(f"out: wanted shape {y.shape}, got {out.shape}")
+        raise ValueRefused("out", f"shape {y.shape}", str(out.shape))
     if not out.flags.writeable:
-        raise ValueError("out: wanted a writable array, got a read-only one")
+        raise ValueRefused("out", "a writable array", "a read-only one")
     same = out.__array_interface__["data"] == y.__array_interface__["data"] and out.strides == y.strides
     if not same and np.may_share_memory(out, y) and np.shares_memory(out, y):
-        raise ValueError("out: must be y itself or share no memory with y")
+        wanted, got = "y itself or share no memory with y", "one that overlaps it"
+        raise ValueRefused("out", wanted, got, f"must be {wanted}, got {got}")
     if _overlaps_itself(out):
-        raise ValueError(f"out: wanted each element in memory of its own, got strides {out.strides} over {out.shape}")
+        raise ValueRefused("out", "each element in memory of its own", f"strides {out.strides} over {out.shape}")
     return out
 
 
@@ -74,7 +77,7 @@ def check_share(sparsity: object) -> float:
     """
     share = _real(sparsity, "sparsity")
     if not 0.0 <= share <= 1.0:
-        raise ValueError(f"sparsity: wanted a share from 0 to 1, got {share}")
+        raise ValueRefused("sparsity", "a share from 0 to 1", share)
     return abs(share)
 
 
@@ -87,19 +90,29 @@ def check_groups(groups: object) -> int:
     """
     count = _integer(groups, "groups")
     if count < 0:
-        raise ValueError(f"groups: must be >= 0, got {count}")
+        raise ValueRefused("groups", ">= 0", count, f"must be >= 0, got {count}")
     return count
 
 
-def describe_bad(y: Array, name: str, norm: MixedNorm) -> str:
-    """Say which element, the first in C order, is NaN or infinite; or that the norm overflows."""
+def not_finite(y: Array, name: str, norm: MixedNorm) -> ValueRefused:
+    """Return the refusal of a tensor whose norm is not finite.
+
+    Args:
+        y: of any shape and accepted dtype.
+        name: what its caller calls it.
+        norm: bound to its axes.
+
+    Returns:
+        It tells which element, the first in C order, is NaN or infinite; or that the norm overflows.
+    """
     slabs = y if y.ndim else y.reshape(1)
     for i, slab in enumerate(slabs):
         bad = np.argwhere(~np.isfinite(slab))
         if len(bad):
             index = (i, *(int(k) for k in bad[0])) if y.ndim else ()
-            return f"{name}: element {list(index)} is {y[index]}; every element must be finite"
-    return f"{name}: its norm ({norm}) overflows float64; scale it down"
+            why = f"element {list(index)} is {y[index]}; every element must be finite"
+            return ValueRefused(name, "finite elements", float(y[index]), why)
+    return ValueRefused(name, "a finite norm", math.inf, f"its norm ({norm}) overflows float64; scale it down")
 
 
 def _overlaps_itself(array: Array) -> bool:
@@ -116,7 +129,8 @@ def _real(value: object, name: str) -> float:
     try:
         return _number(value, name, "a real number", float)
     except OverflowError:
-        raise ValueError(f"{name}: must be finite and >= 0, got one that no float64 can hold") from None
+        got = "one that no float64 can hold"
+        raise ValueRefused(name, _FINITE, got, f"must be {_FINITE}, got {got}") from None
 
 
 def _integer(value: object, name: str) -> int:
@@ -135,4 +149,4 @@ def _number(value: Any, name: str, wanted: str, convert: Callable[[Any], N]) -> 
     if is_one and not isinstance(given, str | bytes) and not kind.startswith(_NO_NUMBERS):
         with suppress(TypeError):
             return convert(given)
-    raise TypeError(f"{name}: wanted {wanted}, got {type(value).__name__}")
+    raise TypeRefused(name, wanted, type(value).__name__)

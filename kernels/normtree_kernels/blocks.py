@@ -7,6 +7,7 @@ from types import EllipsisType
 
 from normtree_kernels.lanes import CHUNK
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.refusals import ValueRefused
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def split(shape: tuple[int, ...], norm: MixedNorm, count: int) -> tuple[Block, .
         ValueError: ``count`` < 1.
     """
     if count < 1:
-        raise ValueError(f"count: wanted at least one block, got {count}")
+        raise ValueRefused("count", "at least one block", count)
     kept = sorted(norm.kept_axes)
     if not kept or prod(shape) == 0:
         return (Block(None, 0, 1),)

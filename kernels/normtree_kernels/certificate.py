@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from normtree_kernels import sweep
-from normtree_kernels.arguments import check_radius, describe_bad
+from normtree_kernels.arguments import check_radius, not_finite
 from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
 from normtree_kernels.leaves import aggregate, in_order
 from normtree_kernels.norms import Axes, Level, MixedNorm
+from normtree_kernels.refusals import ValueRefused
 from normtree_kernels.tightness import Rounding, is_tight, shortfall
 from normtree_kernels.tree import climb
 
@@ -76,13 +77,13 @@ def certify(y: Array, x: Array, norm: str | MixedNorm, radius: float, *, axes: A
     mixed = MixedNorm.parse(norm, axes, ndim=y.ndim)
     radius = check_radius(radius)
     if (x.shape, x.dtype) != (y.shape, y.dtype):
-        raise ValueError(f"x: wanted shape {y.shape} and dtype {y.dtype} as y, got {x.shape} and {x.dtype}")
+        raise ValueRefused("x", f"shape {y.shape} and dtype {y.dtype} as y", f"{x.shape} and {x.dtype}")
     if not y.size:
         return _of_nothing(mixed, y.shape, radius)
     before, after = climb(mixed, aggregate(y, mixed)), climb(mixed, aggregate(x, mixed))
     for name, tensor, top in (("y", y, before[-1]), ("x", x, after[-1])):
         if not np.isfinite(top):
-            raise ValueError(describe_bad(tensor, name, mixed))
+            raise not_finite(tensor, name, mixed)
     norm_before, norm_after = float(before[-1]), float(after[-1])
     scale = norm_before or 1.0
     gone = _difference(y, x, mixed, scale)

@@ -6,6 +6,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from normtree_kernels.refusals import TypeRefused
+
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
@@ -30,7 +32,8 @@ def check_tensor(value: object, name: str) -> Array:
         TypeError: no NumPy array, or an element type that cannot be projected; the message says which are.
     """
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: wanted a numpy.ndarray, got {type(value).__name__}{_remedy(value)}")
+        wanted, got = "a numpy.ndarray", type(value).__name__
+        raise TypeRefused(name, wanted, got, f"wanted {wanted}, got {got}{_remedy(value)}")
     check_dtype(value.dtype, name)
     return np.asarray(value)  # a subclass may index in ways of its own
 
@@ -53,7 +56,7 @@ def check_dtype(dtype: np.dtype[Any], name: str) -> None:
         TypeError: it is none of those that can; the message says which are.
     """
     if dtype.name not in ACCEPTED:
-        raise TypeError(f"{name}: wanted dtype {', '.join(ACCEPTED)}, got {dtype}")
+        raise TypeRefused(name, f"dtype {', '.join(ACCEPTED)}", str(dtype))
 
 
 def storage(array: Array) -> Array:

@@ -16,6 +16,7 @@ from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.goal import Goal
 from normtree_kernels.leaves import aggregate, in_order, run
 from normtree_kernels.norms import Level, MixedNorm
+from normtree_kernels.refusals import ValueRefused
 
 Active = Callable[[Float64Array], tuple[Float64Array, Int64Array]]
 Steps = Generator[Float64Array, tuple[Float64Array, Int64Array], Float64Array]
@@ -41,12 +42,14 @@ def needs_own_algorithm(mixed: MixedNorm, goal: Goal) -> bool:
         return False
     if mixed.levels[0].norm == "l1" and inner == {"linf"}:
         if goal.radius is None:
-            raise ValueError("exact: on l1,linf no closed form is known for sparsity or groups; give a radius")
+            why = "on l1,linf no closed form is known for sparsity or groups; give a radius"
+            raise ValueRefused("exact", "a radius", str(goal), why)
         return True
-    raise ValueError(
-        f"exact: the Euclidean projection is known for l1,linf, for l1,l2, for one level, and for linf over these; "
+    why = (
+        "the Euclidean projection is known for l1,linf, for l1,l2, for one level, and for linf over these; "
         f"the multi-level projection on {mixed.text} is not it, and nothing else is built here"
     )
+    raise ValueRefused("exact", "l1,linf, or l1,l2, or one level, or linf over these", mixed.text, why)
 
 
 def merged(mixed: MixedNorm) -> MixedNorm:
@@ -114,7 +117,8 @@ def steps(v: Float64Array, sums: Float64Array, radius: float) -> Steps:
         ValueError: a sum is infinite.
     """
     if not np.isfinite(sums).all():
-        raise ValueError("y: the sum of a group's magnitudes overflows float64; scale it down")
+        why = "the sum of a group's magnitudes overflows float64; scale it down"
+        raise ValueRefused("y", "finite sums of groups' magnitudes", math.inf, why)
     norms, theta, mu = sums, 0.0, radius / float(sweep.up("l1", v, 0)) * v
     while True:
         sums, counts = yield mu

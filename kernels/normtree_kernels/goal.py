@@ -13,6 +13,7 @@ from normtree_kernels import sweep
 from normtree_kernels.arguments import check_groups, check_radius, check_share
 from normtree_kernels.dtypes import Float64Array
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.refusals import ValueRefused
 
 _STEP = 2.0**-52
 _CHECKS: dict[str, Callable[[object], Any]] = {"radius": check_radius, "sparsity": check_share, "groups": check_groups}
@@ -79,7 +80,8 @@ class Goal:
         given = [field.name for field in fields(self) if getattr(self, field.name) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none"
-            raise ValueError(f"radius: exactly one of radius, sparsity, groups is wanted, got {got}")
+            wanted = "exactly one of radius, sparsity, groups"
+            raise ValueRefused("radius", wanted, got, f"{wanted} is wanted, got {got}")
         object.__setattr__(self, given[0], _CHECKS[given[0]](getattr(self, given[0])))
 
     def check_fits(self, mixed: MixedNorm, shape: tuple[int, ...]) -> None:
@@ -93,10 +95,11 @@ class Goal:
         outer = mixed.levels[0]
         if outer.norm != "l1":
             name = "sparsity" if self.groups is None else "groups"
-            raise ValueError(f"{name}: only an outermost l1 level makes groups vanish, got {outer.norm}")
+            why = f"only an outermost l1 level makes groups vanish, got {outer.norm}"
+            raise ValueRefused(name, "an outermost l1 level", outer.norm, why)
         total = math.prod(shape[axis] for axis in outer.axes)
         if self.groups is not None and self.groups > total:
-            raise ValueError(f"groups: wanted 0 to {total}, the outermost groups there are, got {self.groups}")
+            raise ValueRefused("groups", f"0 to {total}, the outermost groups there are", self.groups)
 
     def survivors(self, total: int) -> int:
         """How many outermost groups are to survive, of ``total``; for a goal that is no radius."""

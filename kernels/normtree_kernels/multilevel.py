@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from normtree_kernels import euclidean
-from normtree_kernels.arguments import check_out, check_threads, describe_bad
+from normtree_kernels.arguments import check_out, check_threads, not_finite
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
 from normtree_kernels.goal import Goal, warn
 from normtree_kernels.leaves import aggregate, project_leaves
@@ -81,7 +81,7 @@ def project(
         return result
     v = aggregate(y, mixed, threads)
     if not math.isfinite(float(climb(mixed, v)[-1])):
-        raise ValueError(describe_bad(y, "y", mixed))
+        raise not_finite(y, "y", mixed)
     top = crown(mixed, v, settle(goal, mixed, y))
     warn(top.reach)
     project_leaves(y, mixed, v, _radii(y, mixed, v, top, threads, own=own), result, threads)
@@ -116,5 +116,5 @@ def norm(y: Array, norm: str | MixedNorm, *, axes: Axes | None = None) -> float:
     mixed = MixedNorm.parse(norm, axes, ndim=y.ndim)
     total = float(climb(mixed, aggregate(y, mixed))[-1]) if y.size else 0.0
     if not math.isfinite(total):
-        raise ValueError(describe_bad(y, "y", mixed))
+        raise not_finite(y, "y", mixed)
     return total

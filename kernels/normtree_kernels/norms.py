@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+from normtree_kernels.refusals import TypeRefused, ValueRefused
+
 NORMS = ("l1", "l2", "linf")
 MAX_LEVELS = 8
+
+_PARTITION = "each axis in exactly one level"
 
 Axes = str | Sequence[int | Sequence[int]]
 
@@ -29,9 +33,10 @@ class Level:
     def __post_init__(self) -> None:
         """Refuse a level that could not be evaluated."""
         if self.norm not in NORMS:
-            raise ValueError(f"norm: unknown norm {self.norm!r}, wanted one of {', '.join(NORMS)}")
+            wanted = f"one of {', '.join(NORMS)}"
+            raise ValueRefused("norm", wanted, self.norm, f"unknown norm {self.norm!r}, wanted {wanted}")
         if list(self.axes) != sorted(set(self.axes)) or any(axis < 0 for axis in self.axes):
-            raise ValueError(f"axes: wanted distinct ascending axes >= 0, got {self.axes}")
+            raise ValueRefused("axes", "distinct ascending axes >= 0", str(self.axes))
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,11 @@ class MixedNorm:
     def __post_init__(self) -> None:
         """Refuse levels whose axes are no partition of the tensor's axes."""
         if not 1 <= len(self.levels) <= MAX_LEVELS:
-            raise ValueError(f"norm: wanted 1 to {MAX_LEVELS} levels, got {len(self.levels)}")
+            raise ValueRefused("norm", f"1 to {MAX_LEVELS} levels", len(self.levels))
         named = sorted(axis for level in self.levels for axis in level.axes)
         if named != list(range(len(named))):
-            raise ValueError(
-                f"axes: every axis belongs to exactly one level, got {self.axes_text!r} for {len(named)} axes"
-            )
+            why = f"every axis belongs to exactly one level, got {self.axes_text!r} for {len(named)} axes"
+            raise ValueRefused("axes", _PARTITION, self.axes_text, why)
 
     @classmethod
     def parse(cls, norm: "str | MixedNorm", axes: Axes | None = None, *, ndim: int) -> Self:
@@ -75,22 +79,25 @@ class MixedNorm:
         if isinstance(norm, MixedNorm):
             return cls._bound(norm, axes, ndim)
         if not isinstance(norm, str):
-            raise TypeError(f"norm: wanted text such as 'l1,linf', got {type(norm).__name__}")
+            raise TypeRefused("norm", "text such as 'l1,linf'", type(norm).__name__)
         names = tuple(part.strip() for part in norm.split(","))
         parts = _default_axes(names, ndim) if axes is None else _parse_axes(axes, ndim)
         if len(parts) != len(names):
-            raise ValueError(f"axes: norm {norm!r} has {len(names)} levels, but axes {axes!r} name {len(parts)}")
+            why = f"norm {norm!r} has {len(names)} levels, but axes {axes!r} name {len(parts)}"
+            raise ValueRefused("axes", len(names), len(parts), why)
         named = sorted(axis for part in parts for axis in part)
         if named != list(range(ndim)):
-            raise ValueError(f"axes: each of the tensor's {ndim} axes must belong to exactly one level, got {axes!r}")
+            why = f"each of the tensor's {ndim} axes must belong to exactly one level, got {axes!r}"
+            raise ValueRefused("axes", _PARTITION, str(axes), why)
         return cls(tuple(Level(name, tuple(sorted(part))) for name, part in zip(names, parts, strict=True)))
 
     @classmethod
     def _bound(cls, norm: "MixedNorm", axes: Axes | None, ndim: int) -> Self:
         if axes is not None:
-            raise ValueError("axes: a MixedNorm names its axes already, so axes must be None")
+            why = "a MixedNorm names its axes already, so axes must be None"
+            raise ValueRefused("axes", "None", str(axes), why)
         if norm.ndim != ndim:
-            raise ValueError(f"norm: it names {norm.ndim} axes, but the tensor has {ndim}")
+            raise ValueRefused("norm", ndim, norm.ndim, f"it names {norm.ndim} axes, but the tensor has {ndim}")
         return cls(norm.levels)
 
     @cached_property
@@ -130,10 +137,11 @@ class MixedNorm:
 
 def _default_axes(names: tuple[str, ...], ndim: int) -> list[list[int]]:
     if len(names) > max(ndim, 1):
-        raise ValueError(
-            f"norm: {','.join(names)!r} has {len(names)} levels, but the tensor has {ndim} axes; name the axes, "
+        why = (
+            f"{','.join(names)!r} has {len(names)} levels, but the tensor has {ndim} axes; name the axes, "
             "an empty part for a level of fibres of length one (for a vector: axes='0,')"
         )
+        raise ValueRefused("norm", max(ndim, 1), len(names), why)
     last = len(names) - 1
     return [[level] for level in range(last)] + [list(range(last, ndim))]
 
@@ -142,7 +150,7 @@ def _parse_axes(axes: Axes, ndim: int) -> list[list[int]]:
     if isinstance(axes, str):
         return [[_axis(item, ndim) for item in part.split(".") if part.strip()] for part in axes.split(",")]
     if not isinstance(axes, Sequence):
-        raise TypeError(f"axes: wanted text such as '1,0' or a sequence of axes, got {type(axes).__name__}")
+        raise TypeRefused("axes", "text such as '1,0' or a sequence of axes", type(axes).__name__)
     return [[_axis(item, ndim) for item in _items(part)] for part in axes]
 
 
@@ -154,13 +162,15 @@ def _axis(item: object, ndim: int) -> int:
     try:
         axis = int(item) if isinstance(item, str) else _index(item)
     except ValueError:
-        raise ValueError(f"axes: wanted integers, levels by commas and axes by dots, got {item!r}") from None
+        wanted = "integers, levels by commas and axes by dots"
+        raise ValueRefused("axes", wanted, str(item), f"wanted {wanted}, got {item!r}") from None
     if not -ndim <= axis < ndim:
-        raise ValueError(f"axes: axis {axis} is out of range for a tensor of {ndim} axes")
+        why = f"axis {axis} is out of range for a tensor of {ndim} axes"
+        raise ValueRefused("axes", f"axes >= {-ndim} and < {ndim}", axis, why)
     return axis % ndim
 
 
 def _index(item: object) -> int:
     if isinstance(item, bool) or not hasattr(item, "__index__"):
-        raise TypeError(f"axes: wanted integers, got {item!r}")
+        raise TypeRefused("axes", "integers", repr(item))
     return int(item.__index__())

@@ -5,11 +5,12 @@ import math
 import numpy as np
 
 from normtree_kernels import sweep
-from normtree_kernels.arguments import describe_bad
+from normtree_kernels.arguments import not_finite
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
 from normtree_kernels.goal import Goal, Reach, warn
 from normtree_kernels.leaves import aggregate
 from normtree_kernels.norms import Axes, MixedNorm
+from normtree_kernels.refusals import ValueRefused
 from normtree_kernels.tree import climb
 
 
@@ -50,7 +51,8 @@ def radius_for(
     y = check_tensor(y, "y")
     mixed = MixedNorm.parse(norm, axes, ndim=y.ndim)
     if (sparsity is None) == (groups is None):
-        raise ValueError("sparsity: exactly one of sparsity and groups is wanted")
+        wanted, got = "exactly one of sparsity and groups", "none" if sparsity is None else "both"
+        raise ValueRefused("sparsity", wanted, got, f"{wanted} is wanted, got {got}")
     goal = Goal(sparsity=sparsity, groups=groups)
     goal.check_fits(mixed, y.shape)
     reach = _reach(goal, mixed, y)
@@ -77,7 +79,7 @@ def _reach(goal: Goal, mixed: MixedNorm, y: Array) -> Reach:
         return Reach(0.0)
     v = _outermost_norms(mixed, y)
     if not math.isfinite(float(sweep.up("l1", v, 0))):
-        raise ValueError(describe_bad(y, "y", mixed))
+        raise not_finite(y, "y", mixed)
     return goal.reach(v)
 
 

@@ -16,6 +16,7 @@ from normtree_kernels import sweep
 from normtree_kernels.dtypes import Float64Array
 from normtree_kernels.goal import Goal, Reach
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.refusals import ValueRefused
 
 
 class Step(NamedTuple):
@@ -113,7 +114,8 @@ def _reach(norm: MixedNorm, aggregates: list[Float64Array], goal: Goal) -> Reach
     if goal.radius is not None:
         return Reach(goal.radius)
     if len(norm.levels) == 1:
-        raise ValueError("goal: of one level the groups are the elements; wanted a radius, found by radius.settle")
+        why = "of one level the groups are the elements; wanted a radius, found by radius.settle"
+        raise ValueRefused("goal", "a radius", str(goal), why)
     return goal.reach(aggregates[-2]) if np.isfinite(aggregates[-1]) else Reach(math.nan)
 
 
@@ -186,11 +188,11 @@ def _common_root(norms: Sequence[MixedNorm]) -> str:
     """Return the outermost norm that several tensors share."""
     outer = {norm.levels[0].norm for norm in norms}
     if len(outer) != 1:
-        raise ValueError(
-            f"norms: one outermost norm for all tensors is wanted, got {', '.join(sorted(outer)) or 'none'}"
-        )
+        wanted, got = "one outermost norm for all tensors", ", ".join(sorted(outer)) or "none"
+        raise ValueRefused("norms", wanted, got, f"{wanted} is wanted, got {got}")
     if any(len(norm.levels) == 1 for norm in norms):
-        raise ValueError("norms: a root over several tensors wants groups under it, two levels or more, got one level")
+        why = "a root over several tensors wants groups under it, two levels or more, got one level"
+        raise ValueRefused("norms", "two levels or more", "one level", why)
     return outer.pop()
 
 

@@ -48,7 +48,7 @@ from normtree.errors import (
 )
 from normtree.settings import Settings
 from normtree.splits import parse_split
-from normtree_kernels.arguments import describe_bad
+from normtree_kernels.arguments import not_finite
 from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import check_dtype
 from normtree_kernels.goal import Goal
@@ -388,7 +388,7 @@ class Projector:
         plans = [work.plan for work in works]
         run = self._run(works, goal, terms)
         if not run.finite:
-            raise _describe_bad(works, run)
+            raise _not_finite(works, run)
         if baseline == "none":
             return make_timing(plans, run, sum(plan.serial_ms for plan in plans), "modelled")
         return make_timing(plans, run, self._serial_ms(works, goal, terms), "measured")
@@ -493,11 +493,11 @@ def _told(terms: Terms, deadline_s: float) -> Iterator[None]:
         raise OutOfMemory("a leaf found no memory for its work", retry_after_s=1) from error
 
 
-def _describe_bad(works: Sequence[Work], run: Run) -> InvalidTensor:
+def _not_finite(works: Sequence[Work], run: Run) -> InvalidTensor:
     """Say which tensor cannot be projected, and why."""
     bad = works[next((i for i, norm in enumerate(run.norms) if not math.isfinite(norm)), 0)]
     y = bad.source.array().reshape(bad.plan.own_shape) if bad.plan.split.parts else bad.source.array()
-    return InvalidTensor(describe_bad(y, bad.name, bad.plan.norm), pointer="tensor")
+    return InvalidTensor(str(not_finite(y, bad.name, bad.plan.norm)), pointer="tensor")
 
 
 def _seen(tensor: Tensor, plan: Plan) -> Tensor:

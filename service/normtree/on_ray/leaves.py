@@ -17,7 +17,7 @@ from normtree.engine.stop import Stopped
 from normtree.engine.timing import Span, Sweep
 from normtree.on_ray.ask import Ask, checked
 from normtree_kernels import parts, sweep
-from normtree_kernels.arguments import describe_bad
+from normtree_kernels.arguments import not_finite
 from normtree_kernels.blocks import Block
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
 from normtree_kernels.norms import MixedNorm
@@ -136,7 +136,7 @@ def leaf_down_part(until_s: float, block: Array, mixed: MixedNorm, *balls: Float
 def leaf_describe_bad(until_s: float, block: Array, name: str, norm: MixedNorm) -> tuple[str, Span]:
     """Say which element cannot be."""
     start_ns = perf_counter_ns()
-    return describe_bad(block, name, norm), _span("up", start_ns, block, norm)
+    return str(not_finite(block, name, norm)), _span("up", start_ns, block, norm)
 
 
 def _norms(until_s: float, block: Array, mixed: MixedNorm, norm: str) -> Float64Array:
