@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from normtree.engine.timing import STAGES
 from normtree.http.exchange import Exchange
 from normtree.http.log import JsonLines, RequestLines, log_request
 from normtree.http.trace_context import TraceContext
@@ -108,6 +109,32 @@ def test_every_metric_of_the_interface_is_there(observed: httpx.Client) -> None:
     assert observed.get("/metrics", headers={"Accept": "application/openmetrics-text"}).text.endswith("# EOF\n")
 
 
+def test_every_stage_that_answers_tell_is_there_from_the_start_and_counted(observed: httpx.Client) -> None:
+    def counts(route: str) -> dict[str, float]:
+        name = "normtree_request_seconds_count"
+        return {
+            dict(labels)["stage"]: count
+            for (found, labels), count in samples(observed).items()
+            if found == name and dict(labels)["route"] == route
+        }
+
+    version, infer = "/v2/models/{name}/versions/{version}/infer", "/v2/models/{name}/infer"
+    assert set(counts(version)) == set(STAGES)
+    assert sum(counts(version).values()) == 0
+    y = {"name": "y", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]}
+    parameters = {"radius": 1}
+    for route, ask in (
+        ("/v1/project", lambda: post(observed)),
+        (infer, lambda: observed.post("/v2/models/multilevel/infer", json={"inputs": [y], "parameters": parameters})),
+    ):
+        before = counts(route)
+        answer = ask()
+        assert answer.status_code == 200
+        told = [stage.partition(";")[0] for stage in answer.headers["server-timing"].split(", ")]
+        assert set(told) == set(STAGES)
+        assert counts(route) == {stage: count + 1 for stage, count in before.items()}
+
+
 def test_requests_are_counted_by_route_and_code(observed: httpx.Client) -> None:
     before = total(observed, "normtree_requests_total", route="/v1/project", code="200")
     unmatched = total(observed, "normtree_requests_total", route="unmatched", code="404")
@@ -172,7 +199,7 @@ def test_log_and_metrics_hold_neither_data_nor_secrets(observed: httpx.Client, l
     for secret in (SECRET, KEY.digest.hex(), "hunter2", "48271.25"):
         assert secret not in text
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines(log))
-    assert len(lines(log)) == len(log.read_text().splitlines())
+    assert all(line.startswith("{") for line in log.read_text().splitlines())
 
 
 def test_trace_goes_on(observed: httpx.Client, log: Path) -> None:

@@ -50,9 +50,9 @@ def create_app(projector: Projector, settings: Settings, log: Observer = log_req
     """
     service = Service.of(projector, settings)
     keys = KeyRing(settings.keys, settings.keys_file)
-    metrics = Metrics(projector, service.admission)
     tensor_routers = project_router(service), infer_router(service)
     tensor_routes = [route for router in tensor_routers for route in router.routes if isinstance(route, APIRoute)]
+    metrics = Metrics(projector, service.admission, [route.path for route in tensor_routes])
     held = ExitStack()
 
     @asynccontextmanager

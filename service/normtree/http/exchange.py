@@ -79,3 +79,19 @@ def report(scope: Scope, timing: Timing, *, queue: float, **stages_ms: float) ->
     timing = timing.with_stages(**stages_ms, queue=queue + state.get("queued_ms", 0.0))
     reported = state["timing"] = timing._replace(trace_id=state["trace"].trace_id)
     return reported
+
+
+def report_answer(scope: Scope, timing: Timing, *, encode: float, total: float) -> Timing:
+    """Leave a timing again, once its answer is written.
+
+    Args:
+        scope: of the request.
+        timing: as it was reported.
+        encode: milliseconds that it took to write the answer.
+        total: milliseconds of the whole request, but for its sending.
+
+    Returns:
+        The timing with both.
+    """
+    reported = scope["state"]["timing"] = timing.with_stages(encode=encode, total=total)
+    return reported

@@ -1,8 +1,9 @@
 """Metrics for Prometheus: seconds and bytes, noted as requests end, the rest read when they are scraped."""
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from normtree import __version__
 from normtree.engine.projector import Projector
-from normtree.engine.timing import Timing
+from normtree.engine.timing import STAGES, Timing
 from normtree.errors import DeadlineExceeded, Drained
 from normtree.http.admission import Admission
 from normtree.http.exchange import Exchange
@@ -52,8 +53,8 @@ class Metrics:
     time than to find the buckets of a dozen histograms.
     """
 
-    def __init__(self, projector: Projector, admission: Admission) -> None:
-        """Begin at zero; gauges are read from the parts given."""
+    def __init__(self, projector: Projector, admission: Admission, tensor_routes: Sequence[str]) -> None:
+        """Begin at zero, each stage of the routes that take tensors too; gauges are read from the parts given."""
         registry = self._registry = CollectorRegistry()
         self._noted: dict[_Kind, list[tuple[float, ...]]] = {}
         self._leaf_count, self._leaf_s = 0, 0.0
@@ -61,6 +62,8 @@ class Metrics:
         self._seconds = Histogram(
             "normtree_request_seconds", "Time of a request, by stage.", ("route", "stage"), _SECONDS
         )
+        for labels in product(tensor_routes, STAGES):
+            self._seconds.observe([], *labels)
         self._rejected = Counter("normtree_rejected", "Requests turned away.", ["reason"], registry=registry)
         self._cancelled = Counter(
             "normtree_cancelled", "Requests given up after they began.", ["cause"], registry=registry

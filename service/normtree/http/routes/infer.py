@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from starlette.types import Scope
 
 from normtree import errors
 from normtree.engine.timing import Timing
 from normtree.http.answer import TensorAnswer
 from normtree.http.auth import caller_of, client_name
 from normtree.http.bodies.oip import InferRequest
-from normtree.http.exchange import report
+from normtree.http.exchange import report, report_answer
 from normtree.http.inference import LENGTH_HEADER, Inference, open_inference, read_work
 from normtree.http.inference_answer import write_inference
 from normtree.http.models import VERSION, Model, find_model
@@ -95,7 +96,7 @@ async def _infer(request: Request, service: Service, model: Model, started: floa
         queue, decode = outcome.queue_ms, outcome.decode_ms
         timing = report(request.scope, outcome.timing, receive=receive, decode=decode, queue=queue, place=place)
         trace = service.traces.keep(client_name(request.scope), timing) if query.trace else None
-        return _answer(asked, model, room, outcome, timing, started, held, service, trace)
+        return _answer(request.scope, asked, model, room, outcome, timing, started, held, service, trace)
 
 
 def _shared(request: Request, service: Service, asked: InferRequest, held: ExitStack) -> dict[str, Use]:
@@ -139,6 +140,7 @@ async def _receive(inference: Inference, room: Room) -> None:
 
 
 def _answer(
+    scope: Scope,
     asked: InferRequest,
     model: Model,
     room: Room,
@@ -157,7 +159,7 @@ def _answer(
     so_far = timing.with_stages(encode=0.0, total=ms(started, projected))
     payload, json_bytes = write_inference(asked, model, done, so_far, data, trace)
     now = perf_counter()
-    timing = timing.with_stages(encode=ms(projected, now), total=ms(started, now))
+    timing = report_answer(scope, timing, encode=ms(projected, now), total=ms(started, now))
     service.statistics[model.name].answered(timing)
     headers = {"Server-Timing": server_timing(timing)}
     if json_bytes is not None:

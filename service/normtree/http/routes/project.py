@@ -15,7 +15,7 @@ from normtree.http.answer import TensorAnswer
 from normtree.http.arrival import Arrival, open_arrival
 from normtree.http.auth import client_name
 from normtree.http.bodies.contents import Entry
-from normtree.http.exchange import report
+from normtree.http.exchange import report, report_answer
 from normtree.http.head import head_of
 from normtree.http.off_loop import FEW, off_loop
 from normtree.http.problems import problem_responses
@@ -94,7 +94,8 @@ async def _project(request: Request, service: Service) -> Response:
         traced = _traced(request, service, timing) if query.trace else {}
         projected = perf_counter()
         reply = await off_loop(lambda: write(media_type, arrival, room, outcome), short=len(entries) <= FEW)
-        timing = timing.with_stages(encode=ms(projected, perf_counter()), total=ms(started, perf_counter()))
+        now = perf_counter()
+        timing = report_answer(request.scope, timing, encode=ms(projected, now), total=ms(started, now))
         return _answer(media_type, arrival, room, outcome, timing, reply, held, traced, service)
 
 
