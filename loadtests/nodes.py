@@ -23,7 +23,7 @@ from typing import Any
 
 from wire import Wire, wire
 
-from normtree.demo import ending_with_us
+from normtree.ending import ending_with_us
 
 GBIT_S, ROUND_TRIPS_MS = (1.0, 10.0), (0.1, 1.0, 10.0)
 STORE_BYTES, PORT = 1 << 30, 6379

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import httpx
 
-from normtree.demo import ending_with_us, free_port, wait_until_ready
+from normtree.ending import ending_with_us
 from normtree.engine.warm import warm_kernels
+from normtree.starting import free_port, wait_until_ready
 
 STOP_S = 60
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from time import perf_counter, sleep
 from urllib.parse import urlsplit
 
@@ -25,10 +26,11 @@ import numpy as np
 import uvloop
 from rich.console import Console
 from rich.table import Table
+from service import running
 
 import normtree_kernels as nk
-from normtree.demo import ending_with_us, free_port, serving, wait_until_ready
-from normtree.engine.warm import warm_kernels
+from normtree.ending import ending_with_us
+from normtree.starting import free_port
 
 ECHO = """
 import sys, uvicorn
@@ -116,11 +118,8 @@ def main() -> None:
     radius = RADIUS_SHARE * nk.norm(y, "l1,linf")
     body, right = npy(y), npy(nk.project(y, "l1,linf", radius))
     os.environ.setdefault("NORMTREE_INLINE_ONLY", "true")
-    warm_kernels()  # not by the service, beside what is measured
     with ExitStack() as held:
-        url, process = held.enter_context(serving(free_port()))
-        with httpx.Client(base_url=url) as client:
-            wait_until_ready(client, process)
+        url = held.enter_context(running(Path("/dev/stderr"))).url
         echo = held.enter_context(echoing(free_port()))
         sides = {
             "normtree": (url, post(f"/v1/project?norm=l1,linf&radius={radius!r}", body), right),

@@ -33,7 +33,8 @@ from service import running
 
 import normtree_kernels as nk
 from normtree.compact import expand
-from normtree.demo import ending_with_us, free_port
+from normtree.ending import ending_with_us
+from normtree.starting import free_port
 
 NORM, SPARSITY = "l1,linf", 0.9
 ECHOES = ("stock", "ours", "kept")

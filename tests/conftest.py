@@ -23,8 +23,9 @@ import httpx
 import pytest
 from hypothesis import settings
 
-from normtree.demo import ending_with_us, free_port, wait_until_ready
+from normtree.ending import ending_with_us
 from normtree.engine.warm import warm_kernels
+from normtree.starting import free_port, wait_until_ready
 
 # On top of Hypothesis' own default, which is another one on CI. The first call of a kernel compiles it,
 # so no example has a deadline; pytest's timeout guards the test.

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any, Literal
 
 import httpx
@@ -30,6 +28,7 @@ from normtree.engine.warm import ALL, prepare
 from normtree.files import read_file
 from normtree.http.bodies.elements import NAMES, is_projectable
 from normtree.printable import printable
+from normtree.starting import free_port, wait_until_ready
 
 Array = NDArray[Any]
 
@@ -42,7 +41,6 @@ Engine = Literal["inline", "ray"]
 ENGINES: tuple[Engine, ...] = ("inline", "ray")
 COLUMNS = ("workers", "wall ms", "work ms", "span ms", "overhead ms", "serial ms", "speed-up", "efficiency")
 _REPEATS = 5
-_READY_TIMEOUT_S = 300.0
 _REQUEST_TIMEOUT_S = 120.0
 # Results are rounded towards zero, the oracle's to the nearest.
 _ULPS = 2
@@ -221,37 +219,3 @@ def serving(port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait()
-
-
-def wait_until_ready(client: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
-    """Wait until the service answers that it is ready.
-
-    Raises:
-        ValueError: it ended, or was not ready in time.
-    """
-    end_s = monotonic() + _READY_TIMEOUT_S
-    while monotonic() < end_s:
-        if process.poll() is not None:
-            raise ValueError(f"the service ended with status {process.returncode} before it was ready")
-        try:
-            if client.get("/v2/health/ready").is_success:
-                return
-        except httpx.TransportError:
-            pass
-        sleep(0.2)
-    raise ValueError(f"the service was not ready within {_READY_TIMEOUT_S:.0f} s")
-
-
-def free_port(wanted: int = 0) -> int:
-    """Return a TCP port of the loopback address that is free now: the wanted one, or any for 0.
-
-    Raises:
-        ValueError: the wanted one is in use.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError as error:
-            raise ValueError(f"port: {wanted} cannot be bound: {error.strerror}; name another, or 0 for any") from None
-        return int(probe.getsockname()[1])

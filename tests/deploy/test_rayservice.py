@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 import normtree_kernels as nk
-from normtree.demo import ending_with_us, free_port
+from normtree.ending import ending_with_us
 from normtree.keys import new_key
+from normtree.starting import free_port
 
 # A process of its own: Ray is started once a process, and Serve brings its warnings.
 RUN = """

@@ -23,7 +23,7 @@ import normtree_kernels as nk
 from normtree import AsyncClient, Client, errors
 from normtree.client import Projected, UnexpectedAnswer, Unreachable
 from normtree.client.retry import Retry
-from normtree.demo import free_port
+from normtree.starting import free_port
 
 WAYS = ("direct", "rechunked", "gzip", "deflate", "forked")
 Y = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32)

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from normtree import AsyncClient, Client
 from normtree.client import AnswerMismatch, Projected, UnexpectedAnswer, Unreachable
 from normtree.client.connection import proxy_of
-from normtree.demo import free_port
+from normtree.starting import free_port
 
 Y = np.ones((4, 3), np.float32)
 MEDIA_TYPE = "application/vnd.safetensors"

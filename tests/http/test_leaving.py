@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from normtree.demo import free_port, wait_until_ready
+from normtree.starting import free_port, wait_until_ready
 
 HANG_S = 240.0
 
