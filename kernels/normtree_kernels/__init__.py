@@ -1,11 +1,18 @@
-"""Projections of tensors onto mixed-norm balls, in linear work: NumPy in, NumPy out."""
+"""Projections of tensors onto mixed-norm balls, in linear work: NumPy in, NumPy out.
 
-from normtree_kernels import reference
-from normtree_kernels.certificate import Certificate, certify
-from normtree_kernels.goal import NothingLeftWarning
-from normtree_kernels.multilevel import norm, project
-from normtree_kernels.norms import Level, MixedNorm
-from normtree_kernels.radius import radius_for
+Importing this package loads no Numba yet: what it offers is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normtree_kernels import reference
+    from normtree_kernels.certificate import Certificate, certify
+    from normtree_kernels.goal import NothingLeftWarning
+    from normtree_kernels.multilevel import norm, project
+    from normtree_kernels.norms import Level, MixedNorm
+    from normtree_kernels.radius import radius_for
 
 __all__ = [
     "Certificate",
@@ -18,3 +25,22 @@ __all__ = [
     "radius_for",
     "reference",
 ]
+
+_MODULES = {
+    "Certificate": "certificate", "certify": "certificate", "NothingLeftWarning": "goal", "norm": "multilevel",
+    "project": "multilevel", "Level": "norms", "MixedNorm": "norms", "radius_for": "radius",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for, and keep it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_MODULES.get(name, name)}")
+    found = getattr(module, name) if name in _MODULES else module
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
