@@ -26,7 +26,7 @@ from normtree.client import Client
 from normtree.ending import ending_with_us
 from normtree.engine.warm import ALL, prepare
 from normtree.files import read_file
-from normtree.http.bodies.elements import NAMES, is_projectable
+from normtree.formats.elements import NAMES, is_projectable
 from normtree.printable import printable
 from normtree.starting import free_port, wait_until_ready
 

@@ -1,6 +1,5 @@
 """Tensors in files: `.npy` and `.safetensors`, read without pickle and written whole or not at all."""
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -8,41 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import safetensors
 from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 
-from normtree.http.bodies.contents import Entry
-from normtree.http.bodies.safetensors import encode_header
-from normtree.jobs.header import BITS, LENGTH_BYTES, what_else
+from normtree.errors import InvalidCheckpoint
+from normtree.formats.contents import Entry
+from normtree.formats.elements import BITS, BY_CODE, code_of, dtype_of, is_projectable
+from normtree.formats.safetensors import LENGTH_BYTES, encode_header
+from normtree.formats.stored import header_bytes, read_contents
 
 Array = NDArray[Any]
 
 SUFFIXES = (".npy", ".safetensors")
 
-_DTYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U64": np.uint64,
-    "U32": np.uint32,
-    "U16": np.uint16,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
-_CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
-
 
 @dataclass(frozen=True)
 class Opaque:
-    """A tensor of a type that NumPy has no name for, such as 8-bit floats. It is kept, and nothing else.
+    """A tensor of a type that no array is made of, such as 8-bit floats. It is kept, and nothing else.
 
     Args:
         code: its element type, by the format's name.
@@ -108,18 +90,10 @@ def read_file(path: Path) -> TensorFile:
     """
     if check_suffix(path) == ".npy":
         return TensorFile({"y": _read_npy(path)}, mode=_mode(path))
-    data = path.read_bytes()
     try:
-        entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: {what_else(data[:LENGTH_BYTES]) or error}") from error
-    tensors = {name: _decode(entry) for name, entry in entries if entry["dtype"] in _DTYPES}
-    opaque = {
-        name: Opaque(entry["dtype"], tuple(entry["shape"]), entry["data"])
-        for name, entry in entries
-        if entry["dtype"] not in _DTYPES
-    }
-    return TensorFile(tensors, _metadata(data), opaque, _mode(path))
+        return _read_safetensors(path)
+    except InvalidCheckpoint as error:
+        raise ValueError(error.detail) from error
 
 
 def write_file(path: Path, file: TensorFile) -> None:
@@ -155,8 +129,27 @@ def _read_npy(path: Path) -> Array:
     return array
 
 
-def _decode(entry: Mapping[str, Any]) -> Array:
-    return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+def _read_safetensors(path: Path) -> TensorFile:
+    size = path.stat().st_size
+    tensors: dict[str, Array] = {}
+    opaque: dict[str, Opaque] = {}
+    with path.open("rb") as file:
+        prefix = file.read(LENGTH_BYTES)
+        rest = file.read(header_bytes(prefix, size, str(path)) - len(prefix))
+        contents = read_contents(prefix + rest, size, str(path))
+        for entry in contents.entries:
+            data, code = bytearray(entry.nbytes), code_of(entry.dtype)
+            file.readinto(data)
+            if _is_array(code):
+                tensors[entry.name] = np.frombuffer(data, BY_CODE[code].dtype).reshape(entry.shape)
+            else:
+                opaque[entry.name] = Opaque(code, entry.shape, data)
+    return TensorFile(tensors, contents.metadata, opaque, _mode(path))
+
+
+def _is_array(code: str) -> bool:
+    """Tell whether tensors of a type are made arrays of: those that can be projected, integers and truth values."""
+    return is_projectable(dtype_of(code)) or (code in BY_CODE and code[0] in "IUB")
 
 
 def _encode(path: Path, file: TensorFile) -> Iterator[bytes | bytearray]:
@@ -166,7 +159,7 @@ def _encode(path: Path, file: TensorFile) -> Iterator[bytes | bytearray]:
         return
     tensors: dict[str, Array | Opaque] = {**file.opaque, **file.tensors}
     codes = {name: _code(tensor) for name, tensor in tensors.items()}
-    names = sorted(tensors, key=lambda name: (-BITS[codes[name]], name))  # so that each is aligned
+    names = sorted(tensors, key=lambda name: (-BITS.get(codes[name], 8), name))  # so that each is aligned
     entries = [Entry(name, codes[name], tensors[name].shape, tensors[name].nbytes) for name in names]
     yield encode_header(tuple(entries), file.metadata)
     for name in names:
@@ -176,10 +169,10 @@ def _encode(path: Path, file: TensorFile) -> Iterator[bytes | bytearray]:
 def _code(tensor: Array | Opaque) -> str:
     if isinstance(tensor, Opaque):
         return tensor.code
-    little = tensor.dtype.newbyteorder("<")
-    if little not in _CODES:
+    code = code_of(tensor.dtype.name)
+    if not _is_array(code):
         raise ValueError(f"dtype: {tensor.dtype} has no name in {SUFFIXES[1]}")
-    return _CODES[little]
+    return code
 
 
 def _little(tensor: Array | Opaque) -> bytes | bytearray:
@@ -200,12 +193,6 @@ def _encode_npy(path: Path, file: TensorFile) -> bytes:
         np.save(buffer, array, allow_pickle=False)
         buffer.seek(0)
         return bytes(buffer.read())
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    return metadata
 
 
 def _mode(path: Path) -> int:

@@ -29,11 +29,11 @@ from hypothesis import strategies as st
 
 from normtree.errors import NormtreeError
 
-BODIES = "normtree.http.bodies"
+FORMATS = "normtree.formats"
 PARSERS = (
-    *(f"{BODIES}.{name}" for name in ("npy", "safetensors", "oip")),
-    *(f"normtree.jobs.{name}" for name in ("recipe", "mistakes", "header", "journal", "job")),
-    *(f"normtree.{name}" for name in ("keys", "patterns", "strict_json")),
+    *(f"{FORMATS}.{name}" for name in ("npy", "safetensors", "stored", "oip", "strict_json")),
+    *(f"normtree.jobs.{name}" for name in ("recipe", "mistakes", "journal", "job")),
+    *(f"normtree.{name}" for name in ("keys", "patterns")),
 )
 LIMITS = {"rank_limit": 8, "elements_limit": 2**33}
 
@@ -45,7 +45,7 @@ def module(name: str) -> Any:
 
 def parser(name: str) -> Any:
     """Return the parser of a body."""
-    return module(f"http.bodies.{name}")
+    return module(f"formats.{name}")
 
 
 def check_npy(data: bytes) -> None:
@@ -103,11 +103,11 @@ def check_oip(data: bytes) -> None:
 def check_header(data: bytes) -> None:
     """What a job takes for a file of known types is what the safetensors library reads."""
     try:
-        size = module("jobs.header").header_bytes(data[:8], len(data), "x")
-        entries = module("jobs.header").parse_header(data[:size], len(data), "x")
+        size = module("formats.stored").header_bytes(data[:8], len(data), "x")
+        entries = module("formats.stored").read_stored(data[:size], len(data), "x")
     except NormtreeError:
         return
-    if any(entry.code not in module("jobs.header").BITS for entry in entries):
+    if any(entry.code not in module("formats.elements").BITS for entry in entries):
         return
     found = dict(safetensors.deserialize(data))
     assert {entry.name: (entry.code, list(entry.shape), entry.nbytes) for entry in entries} == {
@@ -136,11 +136,11 @@ def check_toml(data: bytes) -> None:
 def check_json(data: bytes) -> None:
     """What is accepted survives being written and read again, and its patterns can be asked."""
     try:
-        recipe = module("jobs.recipe").recipe_of(module("strict_json").parse(data))
+        recipe = module("jobs.recipe").recipe_of(module("formats.strict_json").parse(data))
     except (NormtreeError, ValueError):
         return
     written = recipe.model_dump_json(exclude_none=True).encode()
-    again = module("jobs.recipe").recipe_of(module("strict_json").parse(written))
+    again = module("jobs.recipe").recipe_of(module("formats.strict_json").parse(written))
     assert (again, again.digest) == (recipe, recipe.digest)
     assert all(rule.goal and rule.claims("a") in {True, False} for rule in recipe.rules)
 

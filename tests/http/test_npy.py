@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from normtree.errors import InvalidTensor, MalformedBody, NormtreeError
-from normtree.http.bodies.contents import Contents, Entry
-from normtree.http.bodies.npy import HEADER_LIMIT_BYTES, MAGIC, encode_header, read_header
+from normtree.formats.contents import Contents, Entry
+from normtree.formats.npy import HEADER_LIMIT_BYTES, MAGIC, encode_header, read_header
 
 VERSIONS = ((1, 0), (2, 0), (3, 0))
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normtree.errors import InvalidParameter, InvalidTensor, MalformedBody, NormtreeError
-from normtree.http.bodies.contents import Entry
-from normtree.http.bodies.oip import InferRequest, Region, read_request
+from normtree.formats.contents import Entry
+from normtree.formats.oip import InferRequest, Region, read_request
 
 BINARY = {"binary_data_size": 24}
 REGION = {"shared_memory_region": "r", "shared_memory_byte_size": 24}

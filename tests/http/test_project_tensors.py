@@ -15,8 +15,8 @@ from safetensors.numpy import load, save
 
 import normtree_kernels as nk
 from normtree.compact import expand
-from normtree.http.bodies.contents import Contents, Entry
-from normtree.http.bodies.safetensors import encode_header, read_header
+from normtree.formats.contents import Contents, Entry
+from normtree.formats.safetensors import encode_header, read_header
 
 Array = NDArray[Any]
 

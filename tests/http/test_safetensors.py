@@ -15,10 +15,10 @@ from safetensors.numpy import save
 
 from normtree.errors import BodyTooLarge, InvalidCheckpoint, InvalidTensor, MalformedBody, NormtreeError
 from normtree.files import read_file, write_file
-from normtree.http.bodies.contents import Contents, Entry
-from normtree.http.bodies.elements import ELEMENTS
-from normtree.http.bodies.safetensors import HEADER_LIMIT_BYTES, TENSORS_LIMIT, encode_header, read_header
-from normtree.jobs.header import BITS, parse_header
+from normtree.formats.contents import Contents, Entry
+from normtree.formats.elements import BITS, ELEMENTS
+from normtree.formats.safetensors import HEADER_LIMIT_BYTES, TENSORS_LIMIT, encode_header, read_header
+from normtree.formats.stored import read_stored
 
 TYPES = ("float64", "float32", "float16", "int64", "uint8", "bool")
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda name: name != "__metadata__")
@@ -243,7 +243,7 @@ def test_every_reader_takes_the_odd_headers_that_the_library_takes(text: str, tm
     assert found is not None
     codes = {element.name: element.safetensors for element in ELEMENTS}
     assert {e.name: (codes.get(e.dtype, e.dtype), e.shape) for e in found.entries} == theirs
-    entries = parse_header(body[: found.data_offset], len(body), "x")
+    entries = read_stored(body[: found.data_offset], len(body), "x")
     assert {entry.name: (entry.code, entry.shape) for entry in entries} == theirs
     (tmp_path / "odd.safetensors").write_bytes(body)
     file = read_file(tmp_path / "odd.safetensors")
@@ -277,7 +277,7 @@ def test_every_reader_refuses_what_the_library_refuses(text: str, tmp_path: Path
     with pytest.raises((MalformedBody, InvalidTensor)):
         read(body)
     with pytest.raises(InvalidCheckpoint):
-        parse_header(body[:-8], len(body), "x")
+        read_stored(body[:-8], len(body), "x")
     (tmp_path / "odd.safetensors").write_bytes(body)
     with pytest.raises(ValueError, match=r"odd.safetensors: "):
         read_file(tmp_path / "odd.safetensors")

@@ -25,9 +25,9 @@ from tritonclient.utils import InferenceServerException
 import normtree_kernels as nk
 from normtree.engine.arena import Arena
 from normtree.errors import NormtreeError
+from normtree.formats.contents import Entry
+from normtree.formats.oip import Region
 from normtree.http.auth import ANYBODY
-from normtree.http.bodies.contents import Entry
-from normtree.http.bodies.oip import Region
 from normtree.http.regions import Regions
 
 Array = NDArray[Any]

@@ -12,7 +12,7 @@ from starlette.types import Message, Scope
 from normtree.engine.cancel import Cancel
 from normtree.engine.projector import Projector
 from normtree.errors import Cancelled, DeadlineExceeded
-from normtree.http.bodies.contents import Entry
+from normtree.formats.contents import Entry
 from normtree.http.head import read_head
 from normtree.http.planning import plan_all
 from normtree.http.query import read_query

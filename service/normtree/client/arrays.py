@@ -5,18 +5,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import ml_dtypes  # noqa: F401  # NumPy knows its types by name from here on
 import numpy as np
 from numpy.typing import NDArray
+
+from normtree.formats.elements import BY_CODE, is_plain
 
 Array = NDArray[Any]
 Restore = Callable[[Array], Any]
 
-# Types of ml_dtypes that torch has by the same names, and types of as many bits that all three know.
-_TYPES = {
-    "bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8", "float8_e4m3fnuz": "uint8",
-    "float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8",
-}  # fmt: skip
+# Types that NumPy itself does not have and torch has by the same names, and integers of as many bits.
+_BITS = {
+    element.name: f"int{element.bits}"
+    for element in BY_CODE.values()
+    if element.dtype is not None and not is_plain(element.dtype)
+}
 
 
 def as_array(tensor: object, where: str) -> tuple[Array, Restore]:
@@ -67,7 +69,7 @@ def _of_torch(tensor: Any, torch: Any) -> Array:
     if tensor.layout is not torch.strided:  # some of these would be made dense on the way, as large as they are
         raise TypeError("it is not strided; to_dense() makes it so")
     host = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    bits = {getattr(torch, name, None): bits for name, bits in _TYPES.items()}.get(host.dtype)
+    bits = {getattr(torch, name, None): bits for name, bits in _BITS.items()}.get(host.dtype)
     if bits:
         found: Array = host.view(getattr(torch, bits)).numpy()
         return found.view(str(host.dtype).removeprefix("torch."))
@@ -77,6 +79,6 @@ def _of_torch(tensor: Any, torch: Any) -> Array:
 
 def _to_torch(x: Array, like: Any, torch: Any) -> Any:
     """Return a torch tensor on the device of another, which shares memory with ``x`` where it can."""
-    if bits := _TYPES.get(x.dtype.name):
+    if bits := _BITS.get(x.dtype.name):
         return torch.from_numpy(x.view(bits)).view(getattr(torch, x.dtype.name)).to(like.device)
     return torch.from_numpy(x).to(like.device)

@@ -11,12 +11,14 @@ import numpy as np
 from normtree.client.answers import Projected, ProjectedTensors
 from normtree.client.arrays import Array, Restore, as_array
 from normtree.client.receipt import MEDIA_TYPE, Progress, Receipt
-from normtree.http.bodies import safetensors
-from normtree.http.bodies.contents import Entry
+from normtree.formats import safetensors
+from normtree.formats.contents import Entry
+from normtree.formats.elements import BY_CODE, code_of, dtype_of
 
 PATH = "/v1/project"
 ONLY = "y"  # the name of a tensor that is sent alone
 _SLICE_BYTES = 2**20
+_SENDABLE = tuple(element.name for element in BY_CODE.values() if element.dtype is not None)
 
 
 class Options(TypedDict, total=False):
@@ -113,10 +115,7 @@ class Call:
             UnexpectedAnswer: it is none of the service's.
         """
         contents = receipt.contents()
-        parts, start = {}, contents.data_offset
-        for entry in contents.entries:
-            parts[entry.name] = _array(receipt.body, start, entry)
-            start += entry.nbytes
+        parts = {entry.name: _array(receipt.body, start, entry) for start, entry in contents.placed()}
         axes = json.loads(contents.metadata.get("normtree.axes", "{}"))
         splits = json.loads(contents.metadata.get("normtree.split", "{}"))
         tensors = {
@@ -135,7 +134,7 @@ class Call:
 
 def _array(body: bytearray, start: int, entry: Entry) -> Array:
     """Return a tensor of the answer, in the answer's own memory."""
-    dtype = np.dtype(_DTYPES.get(entry.dtype, entry.dtype))
+    dtype = np.dtype(BY_CODE[code_of(entry.dtype)].dtype)
     flat = np.frombuffer(body, np.uint8, entry.nbytes, start)
     return flat.view(dtype).reshape(entry.shape) if entry.nbytes else np.empty(entry.shape, dtype)
 
@@ -148,24 +147,12 @@ def _expand(parts: Mapping[str, Array], name: str, axes: list[int], split: str |
     return expand(index, values, shape.tolist(), axes, split)
 
 
-_DTYPES = {
-    "I64": "int64", "U64": "uint64", "I32": "int32", "U32": "uint32", "I16": "int16", "U16": "uint16",
-    "I8": "int8", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
-}  # fmt: skip
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_PROJECTABLE = ("float64", "float32", "float16", "bfloat16")
-
-
 def _type_name(array: Array, where: str) -> str:
     """Return the format's name of an element type, or ours for those that can be projected."""
     name = array.dtype.name
-    if name in _PROJECTABLE:
-        return name
-    if name not in _NAMES or prod(array.shape) * array.itemsize != array.nbytes:
-        raise TypeError(f"{where}: dtype {name} cannot be sent; wanted {', '.join((*_PROJECTABLE, *_NAMES))}")
-    return _NAMES[name]
+    if name not in _SENDABLE or prod(array.shape) * array.itemsize != array.nbytes:
+        raise TypeError(f"{where}: dtype {name} cannot be sent; wanted {', '.join(_SENDABLE)}")
+    return dtype_of(code_of(name))
 
 
 def _text(value: object) -> str:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from normtree.client.failures import UnexpectedAnswer
 from normtree.errors import NormtreeError
-from normtree.http.bodies import safetensors
-from normtree.http.bodies.contents import Contents
+from normtree.formats import safetensors
+from normtree.formats.contents import Contents
 
 MEDIA_TYPE = "application/vnd.safetensors"
 _OK = 200
@@ -94,4 +94,4 @@ def _contents(body: bytearray) -> Contents | None:
 
 
 def _length(contents: Contents) -> int:
-    return contents.data_offset + sum(entry.nbytes for entry in contents.entries)
+    return contents.data_offset + contents.data_bytes

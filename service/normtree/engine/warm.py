@@ -17,7 +17,7 @@ from normtree_kernels import parts, ranks, sweep
 from normtree_kernels.code_cache import NotKept, folders, kept_only
 from normtree_kernels.code_files import why_not_written
 from normtree_kernels.difference import difference
-from normtree_kernels.dtypes import ACCEPTED, BFLOAT16, Array
+from normtree_kernels.dtypes import ACCEPTED, Array
 from normtree_kernels.norms import NORMS
 
 Lines = Literal["rows", "columns"]
@@ -45,7 +45,7 @@ class Kernels:
 
     def run(self) -> None:
         """Call each, on tiny tensors."""
-        y = np.ones((_SIDE, _SIDE), BFLOAT16 if self.dtype == "bfloat16" else self.dtype)
+        y = np.ones((_SIDE, _SIDE), self.dtype)
         block = y.T if self.lines == "columns" else y
         if self.use == ACTIVE:
             sweep.active(block, 1, np.ones(_SIDE))

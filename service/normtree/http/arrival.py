@@ -6,9 +6,9 @@ from typing import NamedTuple
 from starlette.requests import Request
 
 from normtree.errors import UnsupportedMediaType
+from normtree.formats import npy, safetensors
+from normtree.formats.contents import Contents, Prefix
 from normtree.http import media
-from normtree.http.bodies import npy, safetensors
-from normtree.http.bodies.contents import Contents, Prefix
 from normtree.http.head import head_of
 from normtree.http.off_loop import SHORT_BYTES, off_loop
 from normtree.http.receive import Body, fill, wrong_length

@@ -7,8 +7,8 @@ from functools import lru_cache
 from starlette.requests import Request
 
 from normtree.errors import BodyTooLarge, InvalidParameter, MalformedBody
-from normtree.http.bodies.contents import Prefix
-from normtree.http.bodies.oip import IN_JSON, JSON_LIMIT_BYTES, InferRequest, Scalar, read_request
+from normtree.formats.contents import Prefix
+from normtree.formats.oip import IN_JSON, JSON_LIMIT_BYTES, InferRequest, Scalar, read_request
 from normtree.http.body_limit import BodyLimit
 from normtree.http.head import head_of
 from normtree.http.inflate import Inflated

@@ -4,9 +4,9 @@ import numpy as np
 from pydantic_core import to_json
 
 from normtree.engine.timing import Timing
+from normtree.formats.elements import BY_NAME
+from normtree.formats.oip import OUTPUT, InferRequest
 from normtree.http.answer import Payload
-from normtree.http.bodies.elements import BY_NAME
-from normtree.http.bodies.oip import OUTPUT, InferRequest
 from normtree.http.models import VERSION, Model
 from normtree.http.report import flatten
 from normtree.http.work import Done

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from normtree.errors import ModelNotFound
-from normtree.http.bodies.elements import ELEMENTS
-from normtree.http.bodies.oip import INPUT, OUTPUT
+from normtree.formats.elements import ELEMENTS
+from normtree.formats.oip import INPUT, OUTPUT
 
 VERSION = "1"
 PLATFORM = "normtree"
@@ -44,7 +44,7 @@ class Model:
             "max_batch_size": 0,
             "input": [{"name": INPUT, "data_type": f"TYPE_{_DATATYPE}", "dims": [_ANY]}],
             "output": [{"name": OUTPUT, "data_type": f"TYPE_{_DATATYPE}", "dims": [_ANY]}],
-            "parameters": {"datatypes": {"string_value": ",".join(element.oip for element in ELEMENTS)}},
+            "parameters": {"datatypes": {"string_value": ",".join(str(element.oip) for element in ELEMENTS)}},
         }
 
 

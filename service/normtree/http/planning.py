@@ -8,7 +8,7 @@ from normtree.engine.plan import Plan
 from normtree.engine.projector import Projector
 from normtree.engine.together import check_together
 from normtree.errors import Cancelled, NormtreeError
-from normtree.http.bodies.contents import Entry
+from normtree.formats.contents import Entry
 from normtree.http.query import PlanQuery, WorkQuery
 
 

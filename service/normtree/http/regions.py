@@ -25,10 +25,10 @@ from normtree.engine.arena import PREFIX, lock_own
 from normtree.engine.guard import Guarded, guard, release
 from normtree.engine.tensor import Tensor, attach
 from normtree.errors import InvalidParameter, RegionRefused
+from normtree.formats.contents import Entry
+from normtree.formats.elements import BY_NAME
+from normtree.formats.oip import Region
 from normtree.http.auth import ANYBODY, Caller
-from normtree.http.bodies.contents import Entry
-from normtree.http.bodies.elements import BY_NAME
-from normtree.http.bodies.oip import Region
 
 _FOLDER = Path("/dev/shm")
 _KEY = re.compile(r"/[A-Za-z0-9_.-]{1,200}", re.ASCII)

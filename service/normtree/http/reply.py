@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normtree.errors import InvalidParameter
+from normtree.formats import npy, safetensors
+from normtree.formats.contents import Contents, Entry
+from normtree.formats.elements import BY_NAME
 from normtree.http import media
 from normtree.http.answer import Payload
 from normtree.http.arrival import Arrival
-from normtree.http.bodies import npy, safetensors
-from normtree.http.bodies.contents import Contents, Entry
-from normtree.http.bodies.elements import BY_NAME
 from normtree.http.query import ProjectQuery
 from normtree.http.report import to_json
 from normtree.http.room import Room

@@ -9,7 +9,7 @@ import numpy as np
 
 from normtree.engine.arena import Arena, Segment, segment_bytes
 from normtree.engine.tensor import Tensor
-from normtree.http.bodies.contents import Entry
+from normtree.formats.contents import Entry
 
 # A line of the caches, at which large tensors begin, for kernels write past the caches only from there; small ones
 # follow each other closely, so that together they take no more than the body that they came in.

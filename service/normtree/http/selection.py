@@ -4,8 +4,8 @@ from typing import Any
 
 from normtree.engine.fitting import fits
 from normtree.errors import InvalidParameter, InvalidTensor
-from normtree.http.bodies.contents import Contents, Entry
-from normtree.http.bodies.elements import NAMES, is_projectable
+from normtree.formats.contents import Contents, Entry
+from normtree.formats.elements import NAMES, is_projectable
 from normtree.http.query import ProjectQuery
 from normtree.patterns import compile_pattern
 from normtree.settings import Settings

@@ -10,8 +10,8 @@ from normtree.engine.cancel import Cancel
 from normtree.engine.plan import Plan
 from normtree.engine.projector import Projector
 from normtree.errors import NotReady
+from normtree.formats.contents import Entry
 from normtree.http.admission import Admission
-from normtree.http.bodies.contents import Entry
 from normtree.http.course import Pace
 from normtree.http.inflate import Inflated
 from normtree.http.model_statistics import ModelStatistics

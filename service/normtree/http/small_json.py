@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 
 from normtree.errors import BodyTimeout, BodyTooLarge, LengthRequired, MalformedBody, UnsupportedMediaType
-from normtree.http.bodies import strict_json
+from normtree.formats.strict_json import parse_body
 from normtree.http.head import head_of
 from normtree.http.problems import problem_responses
 from normtree.http.receive import read_whole
@@ -27,7 +27,7 @@ async def read_small_json(request: Request, settings: Settings) -> Any:
         UnsupportedMediaType: as `check_json`.
     """
     check_json(head_of(request.scope))
-    return strict_json.parse(await read_whole(request, settings, LIMIT_BYTES), "request")
+    return parse_body(await read_whole(request, settings, LIMIT_BYTES), "request")
 
 
 def check_json(head: Mapping[str, str]) -> None:

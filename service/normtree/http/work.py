@@ -13,7 +13,7 @@ from normtree.engine.survivors import Survivors
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Timing
 from normtree.errors import NormtreeError
-from normtree.http.bodies.contents import Entry
+from normtree.formats.contents import Entry
 from normtree.http.evidence import Pair, Told, certify_one, certify_together
 from normtree.http.query import WorkQuery
 from normtree.http.report import add_up

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from normtree.errors import InvalidCheckpoint
-from normtree.jobs.header import DTYPES, LENGTH_BYTES, Entry, header_bytes, parse_header
+from normtree.formats.safetensors import LENGTH_BYTES
+from normtree.formats.stored import Stored, header_bytes, read_stored
 from normtree.jobs.index import Index, list_shards
 from normtree.jobs.places import SUFFIX, Folder, Stat
 from normtree.jobs.ties import Tie, find_ties
@@ -34,7 +35,7 @@ class Shard:
     stat: Stat
     digest: str
     data: int
-    entries: tuple[Entry, ...]
+    entries: tuple[Stored, ...]
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _read_shard(folder: Folder, name: str) -> Shard:
 
         data = header_bytes(read(0, LENGTH_BYTES), stat.size, where)
         raw = read(0, data)
-        entries = parse_header(raw, stat.size, where)
+        entries = read_stored(raw, stat.size, where)
         digest = hashlib.sha256(raw)
         step = max(_SAMPLE_BYTES, (stat.size - data) // _SAMPLES)
         for start in range(data, stat.size, step):
@@ -163,8 +164,3 @@ def _twice(shards: tuple[Shard, ...]) -> list[str]:
     name, files = several[0]
     told = f"{len(several)} tensors are in several files, such as {name!r} in {' and '.join(files)}"
     return [f"{told}: rules take each of them, and a ball of scope global counts each"]
-
-
-def is_projectable(entry: Entry) -> bool:
-    """Tell whether a tensor's element type can be projected."""
-    return entry.code in DTYPES

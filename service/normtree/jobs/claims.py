@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from normtree.errors import InvalidRecipe
-from normtree.jobs.checkpoint import Checkpoint, is_projectable
+from normtree.formats.elements import CODES, dtype_of, is_projectable
+from normtree.formats.stored import Stored
+from normtree.jobs.checkpoint import Checkpoint
 from normtree.jobs.cut import MOST_PANEL_BYTES, Cut, cut_up
-from normtree.jobs.header import DTYPES, Entry
 from normtree.jobs.layout import Layout
 from normtree.jobs.pieces import Work
 from normtree.jobs.recipe import Recipe, Rule
@@ -28,7 +29,7 @@ class Claim:
     """
 
     shard: str
-    entry: Entry
+    entry: Stored
     rule: int
 
 
@@ -77,7 +78,7 @@ class _Form:
     own: bool
 
 
-def _found(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[tuple[str, Entry, list[int]]]:
+def _found(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[tuple[str, Stored, list[int]]]:
     """Go through the tensors that rules take: the file, the tensor, the rules' indices."""
     for shard in checkpoint.shards:
         for entry in shard.entries:
@@ -113,8 +114,8 @@ def _refuse(recipe: Recipe, index: int, checkpoint: Checkpoint) -> NoReturn:
 def _form(rule: Rule, claim: Claim, panel_bytes: int, *, in_order: bool) -> _Form:
     entry, aim = claim.entry, rule.aim
     try:
-        if not is_projectable(entry):
-            raise ValueError(f"wanted an element type of {', '.join(DTYPES)}, got {entry.code}")
+        if not is_projectable(dtype_of(entry.code)):
+            raise ValueError(f"wanted an element type of {CODES}, got {entry.code}")
         split = parse_split(rule.split)
         seen = split.seen(entry.shape)
         norm = MixedNorm.parse(rule.norm, rule.axes, ndim=len(seen))
@@ -126,6 +127,6 @@ def _form(rule: Rule, claim: Claim, panel_bytes: int, *, in_order: bool) -> _For
             f"{claim.shard}: tensor {entry.name!r}, claimed by rules[{claim.rule}]: {error}",
             pointer=f"rules[{claim.rule}]",
         ) from None
-    layout = Layout(seen, DTYPES[entry.code], merged(norm) if own else norm, split)
+    layout = Layout(seen, dtype_of(entry.code), merged(norm) if own else norm, split)
     in_rounds = own or (norm.inner.norm == "l1" and len(norm.levels) > 1)  # ranks of elements take rounds anyway
     return _Form(cut_up(layout, panel_bytes, in_rounds=in_rounds, in_order=in_order), aim, own)

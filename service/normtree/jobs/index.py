@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from normtree.errors import InvalidCheckpoint
-from normtree.jobs.header import LIMIT_BYTES
+from normtree.formats.stored import LIMIT_BYTES
 from normtree.jobs.places import SUFFIX, Folder
 
 _INDEX = re.compile(r"\.safetensors(?P<before>\.[^/.]+)?\.index(?P<after>\.[^/.]+)?\.json$")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from normtree import strict_json
+from normtree.formats import strict_json
 from normtree.jobs.recipe import Recipe
 from normtree.keys import NO_KEY
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from normtree.splits import NO_SPLIT, Split
-from normtree_kernels.dtypes import BFLOAT16, Array, Float64Array
+from normtree_kernels.dtypes import Array, Float64Array
 from normtree_kernels.norms import MixedNorm
 
 
@@ -90,7 +90,7 @@ class Layout:
     @cached_property
     def element(self) -> np.dtype[Any]:
         """The element type."""
-        return BFLOAT16 if self.dtype == "bfloat16" else np.dtype(self.dtype)
+        return np.dtype(self.dtype)
 
     @cached_property
     def v_shape(self) -> tuple[int, ...]:

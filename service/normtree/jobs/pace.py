@@ -14,7 +14,6 @@ from normtree.jobs.plan import MIB, JobPlan
 from normtree.jobs.run import Options
 from normtree.jobs.warm import kernels_of
 from normtree_kernels import sweep
-from normtree_kernels.dtypes import BFLOAT16
 
 _SAMPLE_BYTES = 8 * MIB
 _PROBE_BYTES = 64 * MIB
@@ -63,7 +62,7 @@ def predict(plan: JobPlan, options: Options) -> str:
 
 
 def _sweep_rate(norm: str, dtype: str) -> float:
-    element = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
+    element = np.dtype(dtype)
     y = np.random.default_rng(0).standard_normal((1024, _SAMPLE_BYTES // 1024 // 8)).astype(element)
     x = np.empty_like(y)
     took_s = []

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from normtree.engine.fitting import fits
 from normtree.errors import InvalidRecipe
-from normtree.jobs.header import DTYPES, Entry
+from normtree.formats.elements import dtype_of
+from normtree.formats.stored import Stored
 from normtree.jobs.mistakes import mistaken
 from normtree.jobs.root import Aim
 from normtree.patterns import compile_pattern
@@ -119,13 +120,13 @@ class Rule(BaseModel):
             return False
         return self.exclude is None or compile_pattern(self.exclude).fullmatch(name) is None
 
-    def takes(self, entry: Entry) -> bool:
+    def takes(self, entry: Stored) -> bool:
         """Tell whether a tensor is projected by this rule; one that it means and does not fit is left as it is."""
         return self.claims(entry.name) and self.fits(entry)
 
-    def fits(self, entry: Entry) -> bool:
+    def fits(self, entry: Stored) -> bool:
         """Tell whether a tensor has a type that can be projected, and the axes that the norm wants."""
-        return fits(len(entry.shape), DTYPES.get(entry.code, entry.code), self.norm, self.axes, self.split)
+        return fits(len(entry.shape), dtype_of(entry.code), self.norm, self.axes, self.split)
 
 
 class Recipe(BaseModel):

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from normtree.formats.elements import BY_NAME
 from normtree.jobs.facts import Facts
 from normtree.splits import parse_split
 
 _MATRIX = 2
-_ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _removal(facts: Facts) -> Removal:
         indices=facts.zeros,
         shape=facts.shape,
         shape_without=tuple(shape),
-        bytes_saved=gone * _ITEM_BYTES[facts.dtype],
+        bytes_saved=gone * BY_NAME[facts.dtype].itemsize,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from normtree.jobs.header import Entry
+from normtree.formats.stored import Stored
 from normtree.jobs.places import Folder
 
 _CONFIG, _CONFIG_BYTES = "config.json", 2**20
@@ -46,7 +46,7 @@ class Tie:
         )
 
 
-def find_ties(folder: Folder, names: Sequence[str], places: Sequence[tuple[str, Entry]]) -> tuple[Tie, ...]:
+def find_ties(folder: Folder, names: Sequence[str], places: Sequence[tuple[str, Stored]]) -> tuple[Tie, ...]:
     """Find what each ``config.json`` ties: embeddings and heads of the same bytes, by samples of them.
 
     Args:
@@ -88,13 +88,13 @@ def _below(plain: object) -> list[object]:
     return list(plain.values()) if isinstance(plain, dict) else []
 
 
-def _may_be(entry: Entry, words: set[object]) -> bool:
+def _may_be(entry: Stored, words: set[object]) -> bool:
     if len(entry.shape) != _MATRIX_AXES or not entry.nbytes:
         return False
     return entry.shape[0] in words or entry.name.endswith(_NAMES)
 
 
-def _same(folder: Folder, places: list[tuple[str, Entry]]) -> list[tuple[tuple[str, str], ...]]:
+def _same(folder: Folder, places: list[tuple[str, Stored]]) -> list[tuple[tuple[str, str], ...]]:
     """Group tensors of the same shape, type and bytes."""
     alike = defaultdict(list)
     for shard, entry in places:
@@ -106,7 +106,7 @@ def _same(folder: Folder, places: list[tuple[str, Entry]]) -> list[tuple[tuple[s
     return [tuple(found) for found in same.values() if len(found) > 1]
 
 
-def _digest(folder: Folder, shard: str, entry: Entry) -> bytes:
+def _digest(folder: Folder, shard: str, entry: Stored) -> bytes:
     digest = sha256()
     with folder.reader(shard) as reader:
         for start in range(entry.start, entry.stop, max(_SAMPLE_BYTES, entry.nbytes // _SAMPLES)):

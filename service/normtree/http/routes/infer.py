@@ -11,9 +11,9 @@ from starlette.types import Scope
 
 from normtree import errors
 from normtree.engine.timing import Timing
+from normtree.formats.oip import InferRequest
 from normtree.http.answer import TensorAnswer
 from normtree.http.auth import caller_of, client_name
-from normtree.http.bodies.oip import InferRequest
 from normtree.http.exchange import report, report_answer
 from normtree.http.inference import LENGTH_HEADER, Inference, open_inference, read_work
 from normtree.http.inference_answer import write_inference

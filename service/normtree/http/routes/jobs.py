@@ -7,9 +7,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import JSONResponse, StreamingResponse
 
 from normtree import errors
+from normtree.formats.strict_json import parse_body
 from normtree.http.aside import Aside
 from normtree.http.auth import caller_of, client_name
-from normtree.http.bodies import strict_json
 from normtree.http.head import head_of
 from normtree.http.job_events import JobEvents
 from normtree.http.media import answer_type
@@ -172,7 +172,7 @@ async def _read_body(request: Request, service: Service) -> tuple[bytearray, str
 def _parse(raw: bytearray, media_type: str) -> Recipe:
     """Check that a body is a recipe."""
     if media_type == _JSON:
-        return recipe_of(strict_json.parse(raw, "body"))
+        return recipe_of(parse_body(raw, "body"))
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 
 from normtree import errors
 from normtree.engine.plan import Plan
-from normtree.http.bodies.elements import BY_NAME, NAMES
+from normtree.formats.elements import BY_NAME, NAMES
 from normtree.http.problems import problem_responses
 from normtree.http.query import PlanQuery, read_parameters, without_null
 from normtree.http.service import Service

@@ -10,11 +10,11 @@ from normtree import errors
 from normtree.engine.plan import Plan
 from normtree.engine.survivors import Survivors
 from normtree.engine.timing import Timing
+from normtree.formats.contents import Entry
 from normtree.http import media
 from normtree.http.answer import TensorAnswer
 from normtree.http.arrival import Arrival, open_arrival
 from normtree.http.auth import client_name
-from normtree.http.bodies.contents import Entry
 from normtree.http.exchange import report, report_answer
 from normtree.http.head import head_of
 from normtree.http.off_loop import FEW, off_loop

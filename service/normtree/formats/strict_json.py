@@ -3,6 +3,8 @@
 import json
 from typing import Any, NoReturn
 
+from normtree.errors import MalformedBody
+
 
 def parse(raw: bytes | bytearray) -> Any:
     """Parse UTF-8 JSON, in which no key is given twice and every number is JSON's.
@@ -32,6 +34,22 @@ def parse(raw: bytes | bytearray) -> Any:
     except ValueError:  # Python's bound on the digits of an integer
         raise ValueError("a number has too many digits") from None
     return found
+
+
+def parse_body(raw: bytes | bytearray, where: str) -> Any:
+    """Parse JSON of a body by `parse`.
+
+    Args:
+        raw: the whole text; bounding its length is the caller's.
+        where: what it is, for the errors.
+
+    Raises:
+        MalformedBody: it is none; why is told.
+    """
+    try:
+        return parse(raw)
+    except ValueError as error:
+        raise MalformedBody(f"{where}: {error}", pointer="body") from None
 
 
 class _Told(ValueError):

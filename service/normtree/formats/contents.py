@@ -1,6 +1,6 @@
 """What a body holds, whatever its format: tensors, one behind the other, and texts about them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -14,7 +14,7 @@ class Entry:
 
     Args:
         name: unique in its body; ``y`` where the format knows no names.
-        dtype: element type: one of `normtree.http.bodies.elements.NAMES`, or the format's own name for another.
+        dtype: element type: one of `normtree.formats.elements.NAMES`, or the format's own name for another.
         shape: lengths of the axes.
         nbytes: bytes of its elements, which follow those of the entry before.
         order: which axis varies fastest in the body, the last or the first.
@@ -47,3 +47,10 @@ class Contents:
     def data_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(entry.nbytes for entry in self.entries)
+
+    def placed(self) -> Iterator[tuple[int, Entry]]:
+        """Yield each tensor behind the byte where it begins, counted from the body's first."""
+        start = self.data_offset
+        for entry in self.entries:
+            yield start, entry
+            start += entry.nbytes

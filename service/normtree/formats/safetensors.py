@@ -15,22 +15,27 @@ The rules, each with its own error:
 import json
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 from normtree.errors import BodyTooLarge, InvalidTensor, MalformedBody
-from normtree.http.bodies import strict_json
-from normtree.http.bodies.contents import Contents, Entry, Prefix
-from normtree.http.bodies.elements import BY_NAME, ELEMENTS
-from normtree.jobs.header import BITS, what_else
+from normtree.formats.contents import Contents, Entry, Prefix
+from normtree.formats.elements import BY_CODE, code_of, dtype_of
+from normtree.formats.strict_json import parse_body
 
 HEADER_LIMIT_BYTES = 2**20
 TENSORS_LIMIT = 4096
-_LENGTH_BYTES = 8
+LENGTH_BYTES = 8
 _ALIGNMENT = 8
 _METADATA = "__metadata__"
 _KEYS = {"dtype", "shape", "data_offsets"}
 _TEXT_SHOWN = 40
-_NAMES = {element.safetensors: element.name for element in ELEMENTS}
+_CODES = ", ".join(BY_CODE)
+_OTHERS = {
+    b"version ": "a pointer of Git LFS, and not the file: `git lfs pull` fetches it",
+    b"<": "a page of a website, and not the file, as a refused download leaves it: download it again",
+    b"PK": "a PyTorch file or another archive, and not safetensors: convert it",
+    b"\x80": "a pickle, and not safetensors: convert it",
+    b"\x93NUMPY": "a .npy, and not safetensors",
+}
 
 
 def read_header(
@@ -59,14 +64,34 @@ def read_header(
     offset = data_offset(prefix, header_limit_bytes)
     if offset is None or len(prefix) < offset:
         return None
-    header = _parse(prefix[_LENGTH_BYTES:offset])
+    return parse_header(prefix[LENGTH_BYTES:offset], elements_limit=elements_limit, tensors_limit=tensors_limit)
+
+
+def parse_header(
+    text: Prefix, *, elements_limit: int, tensors_limit: int | None = TENSORS_LIMIT, new_types: bool = False
+) -> Contents:
+    """Read a header that has come whole.
+
+    Args:
+        text: the header, without its length.
+        elements_limit: largest number of elements of a tensor.
+        tensors_limit: largest number of tensors; None for any.
+        new_types: whether to take types that a later version of the format may have; their tensors are bytes.
+
+    Raises:
+        MalformedBody, BodyTooLarge, InvalidTensor: as `read_header`.
+    """
+    header = parse_body(text, "safetensors header")
+    if not isinstance(header, dict):
+        raise _malformed("it must be an object")
     metadata = _read_metadata(header.pop(_METADATA, None))
-    if len(header) > tensors_limit:
+    if tensors_limit is not None and len(header) > tensors_limit:
         detail = f"safetensors header: at most {tensors_limit} tensors are accepted, got {len(header)}"
         raise BodyTooLarge(detail, pointer="body", limit=tensors_limit, got=len(header))
-    placed = sorted((_read_entry(name, info, elements_limit) for name, info in header.items()), key=lambda p: p[:2])
+    found = (_read_entry(name, info, elements_limit, new_types) for name, info in header.items())
+    placed = sorted(found, key=lambda place: place[:2])
     _check_offsets(placed)
-    return Contents(tuple(entry for _, _, entry in placed), offset, metadata)
+    return Contents(tuple(entry for _, _, entry in placed), LENGTH_BYTES + len(text), metadata)
 
 
 def data_offset(prefix: Prefix, limit_bytes: int = HEADER_LIMIT_BYTES) -> int | None:
@@ -76,19 +101,27 @@ def data_offset(prefix: Prefix, limit_bytes: int = HEADER_LIMIT_BYTES) -> int | 
         MalformedBody: a header that does not begin with ``{``, or too short for it.
         BodyTooLarge: a header over the limit.
     """
-    if len(prefix) < _LENGTH_BYTES:
+    if len(prefix) < LENGTH_BYTES:
         return None
-    length = int.from_bytes(prefix[:_LENGTH_BYTES], "little")
+    length = int.from_bytes(prefix[:LENGTH_BYTES], "little")
     if length > limit_bytes:
-        found = what_else(prefix[:_LENGTH_BYTES])
+        found = what_else(prefix[:LENGTH_BYTES])
         what = f"a length of {length}" + (f": it seems to be {found}" if found else "")
         detail = f"safetensors header: at most {limit_bytes} bytes are read, got {what}"
         raise BodyTooLarge(detail, pointer="body", limit=limit_bytes, got=length)
     if length < len("{}"):
         raise _malformed("a length of at least 2 bytes is wanted", length, 2)
-    if len(prefix) > _LENGTH_BYTES and prefix[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
+    if len(prefix) > LENGTH_BYTES and prefix[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
         raise _malformed("it must begin with {")
-    return _LENGTH_BYTES + length
+    return LENGTH_BYTES + length
+
+
+def what_else(prefix: Prefix) -> str | None:
+    """Say what begins so and is often found in a safetensors file's place; None where nobody knows."""
+    for start, found in _OTHERS.items():
+        if bytes(prefix).lstrip().startswith(start):
+            return found
+    return None
 
 
 def encode_header(entries: tuple[Entry, ...], metadata: Mapping[str, str]) -> bytes:
@@ -101,19 +134,12 @@ def encode_header(entries: tuple[Entry, ...], metadata: Mapping[str, str]) -> by
     header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     start = 0
     for entry in entries:
-        code = BY_NAME[entry.dtype].safetensors if entry.dtype in BY_NAME else entry.dtype
         stop = start + entry.nbytes
-        header[entry.name] = {"dtype": code, "shape": list(entry.shape), "data_offsets": [start, stop]}
+        header[entry.name] = {"dtype": code_of(entry.dtype), "shape": list(entry.shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
-
-
-def _parse(raw: Prefix) -> dict[str, Any]:
-    """Parse the header's JSON by rule 1; it begins with ``{``, so it is an object."""
-    header: dict[str, Any] = strict_json.parse(raw, "safetensors header")
-    return header
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
 def _read_metadata(found: object) -> dict[str, str]:
@@ -124,23 +150,28 @@ def _read_metadata(found: object) -> dict[str, str]:
     return found
 
 
-def _read_entry(name: str, info: object, elements_limit: int) -> tuple[int, int, Entry]:
+def _read_entry(name: str, info: object, elements_limit: int, new_types: bool) -> tuple[int, int, Entry]:
     """Read one tensor by rules 3 and 4: its offsets and what it is."""
     where = f"tensor {_cut(name)}"
     if not isinstance(info, dict) or not info.keys() >= _KEYS:
         raise _malformed(f"{where}: dtype, shape and data_offsets are wanted")
     code = info["dtype"]
-    if not isinstance(code, str) or code not in BITS:
-        raise _malformed(f"{where}: dtype must be one of {', '.join(BITS)}", str(code)[:_TEXT_SHOWN], ", ".join(BITS))
-    shape, offsets = (_read_integers(info[key], f"{where}: {key}") for key in ("shape", "data_offsets"))
+    element = BY_CODE.get(code) if isinstance(code, str) else None
+    if element is None and not (new_types and isinstance(code, str)):
+        wanted = "a text" if new_types else f"one of {_CODES}"
+        raise _malformed(f"{where}: its dtype must be {wanted}", str(code)[:_TEXT_SHOWN], wanted)
+    shape, offsets = (_read_integers(info[key], f"{where}: its {key}") for key in ("shape", "data_offsets"))
     if len(offsets) != len(("begin", "end")) or offsets[0] > offsets[1]:
-        raise _malformed(f"{where}: data_offsets must be a begin and an end not before it")
-    bits = _count(shape, elements_limit, where) * BITS[code]
-    if bits % 8:
+        raise _malformed(f"{where}: its data_offsets must be a begin and an end not before it")
+    count, nbytes = _count(shape, elements_limit, where), offsets[1] - offsets[0]
+    if element is None:
+        return offsets[0], offsets[1], Entry(name, code, shape, nbytes)
+    if count * element.bits % 8:
         raise _malformed(f"{where}: its {code} elements do not fill whole bytes")
-    if offsets[1] - offsets[0] != bits // 8:
-        raise _malformed(f"{where}: {bits // 8} bytes are wanted by its shape", offsets[1] - offsets[0], bits // 8)
-    return offsets[0], offsets[1], Entry(name, _NAMES.get(code, code), shape, bits // 8)
+    wanted_bytes = count * element.bits // 8
+    if nbytes != wanted_bytes:
+        raise _malformed(f"{where}: {wanted_bytes} bytes are wanted by its shape", nbytes, wanted_bytes)
+    return offsets[0], offsets[1], Entry(name, dtype_of(code), shape, nbytes)
 
 
 def _read_integers(found: object, where: str) -> tuple[int, ...]:

@@ -16,15 +16,15 @@ from math import prod
 from typing import Any
 
 from normtree.errors import InvalidParameter, InvalidTensor, MalformedBody
-from normtree.http.bodies import strict_json
-from normtree.http.bodies.contents import Entry, Prefix
-from normtree.http.bodies.elements import ELEMENTS
+from normtree.formats.contents import Entry, Prefix
+from normtree.formats.elements import ELEMENTS
+from normtree.formats.strict_json import parse_body
 
 JSON_LIMIT_BYTES = 2**20
 INPUT, OUTPUT = "y", "x"
 IN_JSON = ("float32", "float64")
 
-_DATATYPES = {element.oip: element for element in ELEMENTS}
+_DATATYPES = {element.oip: element for element in ELEMENTS if element.oip}
 _RESERVED = frozenset({"priority", "sequence_id", "sequence_start", "sequence_end", "headers"})
 _RESERVED_PREFIX = "triton_"
 _REGION_KEYS = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
@@ -105,7 +105,7 @@ def _read_kept(text: bytes, rank_limit: int, elements_limit: int) -> InferReques
 
 
 def _read(text: Prefix, rank_limit: int, elements_limit: int) -> InferRequest:
-    request = strict_json.parse(text, "request")
+    request = parse_body(text, "request")
     if not isinstance(request, dict):
         raise _malformed("request", "an object is wanted")
     identity = request.get("id")

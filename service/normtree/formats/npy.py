@@ -16,8 +16,8 @@ from typing import Literal
 from numpy.lib import format as numpy_format
 
 from normtree.errors import InvalidTensor, MalformedBody
-from normtree.http.bodies.contents import Contents, Entry, Prefix
-from normtree.http.bodies.elements import BY_NAME, ELEMENTS, Element
+from normtree.formats.contents import Contents, Entry, Prefix
+from normtree.formats.elements import BY_NAME, ELEMENTS, Element
 
 MAGIC = b"\x93NUMPY"
 HEADER_LIMIT_BYTES = 10_000

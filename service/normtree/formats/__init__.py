@@ -1,0 +1,1 @@
+"""Formats of tensors in bodies and files, one a file."""

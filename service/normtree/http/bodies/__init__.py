@@ -1,1 +1,0 @@
-"""Formats of request and answer bodies, one a file."""
