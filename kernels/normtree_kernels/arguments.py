@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -110,9 +110,14 @@ def not_finite(y: Array, name: str, norm: MixedNorm) -> ValueRefused:
         bad = np.argwhere(~np.isfinite(slab))
         if len(bad):
             index = (i, *(int(k) for k in bad[0])) if y.ndim else ()
-            why = f"element {list(index)} is {y[index]}; every element must be finite"
-            return ValueRefused(name, "finite elements", float(y[index]), why)
+            return bad_element(name, index, y[index])
     return ValueRefused(name, "a finite norm", math.inf, f"its norm ({norm}) overflows float64; scale it down")
+
+
+def bad_element(name: str, index: Sequence[int], element: Any) -> ValueRefused:
+    """Return the refusal of a tensor for one element of it that is NaN or infinite."""
+    why = f"element {list(index)} is {element}; every element must be finite"
+    return ValueRefused(name, "finite elements", float(element), why)
 
 
 def _overlaps_itself(array: Array) -> bool:

@@ -49,13 +49,17 @@ def _remedy(value: object) -> str:
     return "" if others else "; numpy.asarray, or numpy.from_dlpack, makes one of it"
 
 
-def check_dtype(dtype: np.dtype[Any], name: str) -> None:
-    """Refuse an element type that cannot be projected.
+def check_dtype(dtype: np.dtype[Any] | str, name: str) -> None:
+    """Refuse an element type, or a name, of which no tensor can be projected.
 
     Raises:
         TypeError: it is none of those that can; the message says which are.
     """
-    if dtype.name not in ACCEPTED:
+    try:
+        known = np.dtype(dtype).name in ACCEPTED
+    except TypeError:  # NumPy has none of that name
+        known = False
+    if not known:
         raise TypeRefused(name, f"dtype {', '.join(ACCEPTED)}", str(dtype))
 
 

@@ -92,7 +92,7 @@ def _told() -> Iterator[None]:
 def _describe(problem: Any) -> str:
     """Say which setting is wrong, and what was given, but for keys."""
     where, got = ".".join(map(str, problem["loc"])), problem["input"]
-    message = problem["msg"].removeprefix("Value error, ")
+    message = str(problem["ctx"]["error"]) if problem["type"] == "value_error" else problem["msg"]
     shown = f", got {got!r}" if isinstance(got, str | int | float) and where not in ("keys", "keys_file") else ""
     return f"{where}: {message}{shown}" if where and not message.startswith(f"{where}: ") else message
 
@@ -429,6 +429,7 @@ def _select(
     from normtree.engine.fitting import fits
     from normtree.patterns import compile_pattern
     from normtree_kernels.dtypes import ACCEPTED
+    from normtree_kernels.refusals import Refusal
 
     count = len(file.tensors) + len(file.opaque)
     if pattern is None:
@@ -438,8 +439,8 @@ def _select(
         return names
     try:
         compiled = compile_pattern(pattern)
-    except ValueError as error:
-        raise ValueError(f"tensor: {pattern!r}: {error}") from None
+    except Refusal as error:
+        raise error.about("tensor") from None
     for name, tensor in file.opaque.items():
         if compiled.fullmatch(name):
             raise ValueError(f"{name}: tensor: wanted dtype {', '.join(ACCEPTED)}, got {tensor.code}")

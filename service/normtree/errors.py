@@ -38,13 +38,12 @@
 An error says what, where, got and wanted. It never carries a tensor's data.
 """
 
-import re
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-_WANTED = re.compile(r"\b(?:wanted|must be) (.+?)(?:, got |$)")
-_GOT = re.compile(r", got (.+)$")
+from normtree_kernels.refusals import Refusal
+
+E = TypeVar("E", bound="NormtreeError")
 
 
 class NormtreeError(Exception):
@@ -355,33 +354,26 @@ class StorageFull(NormtreeError):
     title = "No room is left"
 
 
-def refusal(error: Exception, kind: type[NormtreeError] = InvalidParameter) -> NormtreeError:
-    """Return what kernels or planner refuse, which say ``PARAMETER: … wanted LIMIT, got GOT``, as an error with these.
+def refusal(error: Refusal, kind: type[E], pointer: str | None = None) -> E:
+    """Return what kernels or planner refuse as an error of ours.
 
     Args:
-        error: a ValueError or TypeError of theirs. What its words do not tell is None.
+        error: theirs.
         kind: of the error.
+        pointer: what is at fault; default: the name of the argument.
     """
-    detail = str(error)
-    wanted, got = _WANTED.search(detail), _GOT.search(detail)
-    limit = wanted[1] if wanted else None
-    return kind(detail, pointer=detail.partition(":")[0], limit=limit, got=_plain(got[1]) if got else None)
+    return kind(str(error), pointer=pointer or error.name, limit=error.wanted, got=error.got)
 
 
 def bound_and_value(problem: Mapping[str, Any]) -> tuple[int | float | str | None, object]:
-    """Return the limit and the got of what pydantic found wrong; None for one that is none or no scalar.
+    """Return the limit and the got of what pydantic, or a validator, found wrong; None for one that is no scalar.
 
     Args:
         problem: one of a ValidationError's errors, its input and its context included.
     """
-    limit = next((bound for bound in problem.get("ctx", {}).values() if isinstance(bound, int | float | str)), None)
+    context = problem.get("ctx", {})
+    if isinstance(error := context.get("error"), Refusal):
+        return error.wanted, error.got
+    limit = next((bound for bound in context.values() if isinstance(bound, int | float | str)), None)
     got = problem.get("input")
     return limit, got if isinstance(got, int | float | str) else None
-
-
-def _plain(text: str) -> int | float | str:
-    """Return the value that a text stands for: a number, or what is between quotation marks."""
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(text)
-    return text[1:-1] if text[:1] == text[-1:] == "'" else text

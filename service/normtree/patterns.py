@@ -5,7 +5,10 @@ from typing import Any
 
 import re2
 
+from normtree_kernels.refusals import ValueRefused
+
 _LETTERS = 2**13  # to parse a class of all letters takes 10 kB, and it is three letters long
+_LETTERS_SHOWN = 80
 _MEMORY_BYTES = 2**20  # for the automaton of a pattern
 
 
@@ -17,7 +20,7 @@ def compile_pattern(pattern: str) -> Any:
         ValueError: it is none in the syntax of RE2, is too long, or takes too much memory.
     """
     if len(pattern) > _LETTERS:
-        raise ValueError(f"wanted a regular expression of at most {_LETTERS} letters, got {len(pattern)}")
+        raise ValueRefused("pattern", f"a regular expression of at most {_LETTERS} letters", len(pattern))
     options = re2.Options()
     options.max_mem = _MEMORY_BYTES
     options.log_errors = False
@@ -29,4 +32,5 @@ def compile_pattern(pattern: str) -> Any:
     except re2.error as error:
         told = error.args[0] if error.args else ""
         why = told.decode(errors="replace") if isinstance(told, bytes) else str(told)
-    raise ValueError(f"wanted a regular expression in the syntax of RE2: {why}")
+    wanted, shown = "a regular expression in the syntax of RE2", pattern[:_LETTERS_SHOWN]
+    raise ValueRefused("pattern", wanted, shown, f"wanted {wanted}: {why}, got {shown!r}")

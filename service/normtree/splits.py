@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
+from normtree_kernels.refusals import ValueRefused
+
 WANTED = "axes and the sizes they begin with, such as 0:12 or 0:3:12,1:8"
 _KEPT = 256
 _MOST_PARTS = 32
+_TEXT_SHOWN = 80
 _PART = re.compile(r"\s*(\d{1,4})((?::\d{1,18})+)\s*", re.ASCII)
 
 
@@ -45,7 +48,8 @@ class Split:
             left, rest = divmod(length, prod(sizes))
             if rest:
                 sides = " × ".join(map(str, sizes))
-                raise ValueError(f"split: {sides} must divide axis {axis}, got a length of {length} in {tuple(shape)}")
+                why = f"{sides} must divide axis {axis}, got a length of {length} in {tuple(shape)}"
+                raise ValueRefused("split", f"a multiple of {sides}", length, why)
             found += [*sizes, left] if sizes else [length]
         return tuple(found)
 
@@ -74,7 +78,8 @@ class Split:
         sizes = dict(self.parts)
         beyond = [axis for axis in sizes if axis >= len(shape)]
         if beyond:
-            raise ValueError(f"split: axis {beyond[0]} is out of range for a tensor of {len(shape)} axes")
+            why = f"axis {beyond[0]} is out of range for a tensor of {len(shape)} axes"
+            raise ValueRefused("split", f"axes < {len(shape)}", beyond[0], why)
         for axis, length in enumerate(shape):
             yield axis, length, sizes.get(axis, ())
 
@@ -97,11 +102,15 @@ def parse_split(text: str | None) -> Split:
     parts = text.split(",")
     found = [_PART.fullmatch(part) for part in parts[:_MOST_PARTS]]
     if None in found or len(parts) > _MOST_PARTS:
-        raise ValueError(f"split: wanted {WANTED}, got {text[:80]!r}")
+        raise _refused(WANTED, text[:_TEXT_SHOWN])
     split = tuple((int(one[1]), tuple(map(int, one[2][1:].split(":")))) for one in found if one)
     axes = [axis for axis, _ in split]
     if len(set(axes)) < len(axes):
-        raise ValueError(f"split: wanted each axis once, got {text!r}")
+        raise _refused("each axis once", text)
     if any(size == 0 for _, sizes in split for size in sizes):
-        raise ValueError(f"split: wanted sizes of 1 or more, got {text!r}")
+        raise _refused("sizes of 1 or more", text)
     return Split(split)
+
+
+def _refused(wanted: str, text: str) -> ValueRefused:
+    return ValueRefused("split", wanted, text, f"wanted {wanted}, got {text!r}")

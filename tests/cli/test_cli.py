@@ -167,7 +167,10 @@ def test_it_projects_a_npy(tmp_path: Path) -> None:
         (["--sparsity", "2"], "sparsity: wanted a share from 0 to 1, got 2.0"),
         (["--sparsity", "0.5", "--norm", "l2,linf"], "layer.weight: sparsity: only an outermost l1 level"),
         (["--radius", "1", "--tensor", "nothing"], "tensor: 'nothing' matches none of the 5 tensors"),
-        (["--radius", "1", "--tensor", "("], "tensor: '(': wanted a regular expression in the syntax of RE2"),
+        (
+            ["--radius", "1", "--tensor", "("],
+            "tensor: wanted a regular expression in the syntax of RE2: missing ): (, got '('",
+        ),
         (["--radius", "1", "--workers", "0"], "workers: Input should be greater than or equal to 1, got 0"),
         (
             ["--radius", "1", "--tensor", "ids"],

@@ -106,8 +106,9 @@ def test_an_exact_projection_reads_the_tensor_in_rounds(projector: Projector, en
 
 def test_an_exact_projection_whose_sums_overflow_is_refused(projector: Projector) -> None:
     plan = projector.plan((2, 4), "<f8", norm="l1,linf", radius=1e307, exact=True)
-    with pytest.raises(InvalidTensor, match="tensor: the sum of a group's magnitudes overflows"):
+    with pytest.raises(InvalidTensor, match=r"^tensor: the sum of a group's magnitudes overflows") as caught:
         projector.project_array(np.full((2, 4), 8e307), plan)
+    assert (caught.value.pointer, caught.value.got) == ("tensor", np.inf)
 
 
 TOGETHER = [((300, 70), "l1,linf", None), ((40, 30), "l1,linf", "1,0"), ((16, 8, 3, 3), "l1,l2,linf", "0,1,2.3")]
@@ -156,8 +157,9 @@ def test_tensors_that_have_no_common_root_are_refused(
 ) -> None:
     plans = [projector.plan((4, 4), "<f4", radius=1.0, **options) for options in ({"norm": "l1,linf"}, second)]
     tensor = Tensor("nowhere", (4, 4), "<f4")
-    with pytest.raises(InvalidParameter, match=message):
+    with pytest.raises(InvalidParameter, match=message) as caught:
         projector.project_together([tensor] * 2, [tensor] * 2, plans, goal)
+    assert caught.value.pointer == message.partition(":")[0]
 
 
 def test_a_bad_tensor_among_several_is_told_by_its_index(projector: Projector) -> None:
@@ -255,6 +257,14 @@ def test_a_wrong_parameter_is_named(projector: Projector, options: dict[str, obj
     with pytest.raises(InvalidParameter) as caught:
         projector.plan((4, 4), "<f4", **arguments)  # type: ignore[arg-type]
     assert caught.value.pointer == pointer
+    assert None not in (caught.value.limit, caught.value.got)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "<c16", "int99"])
+def test_an_element_type_that_cannot_be_is_named(projector: Projector, dtype: str) -> None:
+    with pytest.raises(InvalidTensor, match=r"^tensor: wanted dtype float64, ") as caught:
+        projector.plan((4, 4), dtype, norm="l1,linf", radius=1.0)
+    assert (caught.value.pointer, caught.value.got) == ("tensor", dtype)
 
 
 def test_nothing_stays_leased(projector: Projector) -> None:

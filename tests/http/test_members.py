@@ -42,6 +42,17 @@ def inferred(**changes: Any) -> bytes:
     return json.dumps({"inputs": [given], "parameters": {"radius": 1}}).encode()
 
 
+def holding(element: float) -> Any:
+    """Ones, but for one element."""
+    array = np.ones((4, 3), np.float32)
+    array[2, 1] = element
+    return array
+
+
+def no_json(constant: str) -> Any:
+    raise ValueError(f"JSON has no {constant}")
+
+
 ONES, SEVERAL = npy(np.ones((4, 3))), save({"a": np.ones((4, 5)), "b": np.ones(7)})
 UNROUTED = [
     ("GET", "/nothing", 404, "not-found", "path", None, "/nothing"),
@@ -61,11 +72,14 @@ QUERIES = [
     ("groups=9", "groups", "0 to 4, the outermost groups there are", 9),
     ("radius=1&workers=99", "workers", "1 to 2", 99),
     ("radius=1&engine=gpu", "engine", "auto, inline or ray", "gpu"),
-    ("radius=1&norm=l3", "norm", "one of l1, l2, linf", None),
+    ("radius=1&norm=l3", "norm", "one of l1, l2, linf", "l3"),
+    ("radius=1&norm=l1,l1,l1", "norm", 2, 3),
     ("radius=1&axes=x", "axes", "integers, levels by commas and axes by dots", "x"),
-    ("radius=1&axes=0,0", "axes", None, "0,0"),
-    ("sparsity=0.5&norm=l2,l1", "sparsity", None, "l2"),
-    ("radius=1&tensors=a(", "tensors", None, "a("),
+    ("radius=1&axes=0,0", "axes", "each axis in exactly one level", "0,0"),
+    ("radius=1&split=0:5", "split", "a multiple of 5", 4),
+    ("sparsity=0.5&norm=l2,l1", "sparsity", "an outermost l1 level", "l2"),
+    ("groups=1&exact=1", "exact", "a radius", "1 groups"),
+    ("radius=1&tensors=a(", "tensors", "a regular expression in the syntax of RE2", "a("),
     ("radius=1&tensors=b", "tensors", None, "b"),
     ("radius=1&output=thin", "output", "dense or compact (the surviving outermost groups only)", "thin"),
 ]
@@ -74,6 +88,10 @@ BODIES = [
     (PROJECT, NPY, ONES[:-1], 400, "body", len(ONES), len(ONES) - 1),
     (PROJECT, NPY, npy(np.ones((1,) * 9)), 422, "shape", 8, 9),
     (PROJECT, NPY, npy(np.arange(4)), 422, "dtype", "<f8, >f8, <f4, >f4, <f2, >f2", "<i8"),
+    (PROJECT, NPY, npy(holding(np.nan)), 422, "tensor", "finite elements", "nan"),
+    (PROJECT, NPY, npy(holding(-np.inf)), 422, "tensor", "finite elements", "-inf"),
+    (PROJECT, NPY, npy(np.full((4, 3), 1e308)), 422, "tensor", "a finite norm", "inf"),
+    (PROJECT, SAFETENSORS, save({"a": np.ones((4, 5)), "b": holding(np.nan)}), 422, "tensor", "finite elements", "nan"),
     (PROJECT, {"Content-Type": "text/plain"}, ONES, 415, "Content-Type", READ, "text/plain"),
     (PROJECT, {**NPY, "Content-Encoding": "br"}, ONES, 415, "Content-Encoding", "identity", "br"),
     (PROJECT, {**NPY, "Accept": "text/html"}, ONES, 406, "Accept", READ, "text/html"),
@@ -84,6 +102,8 @@ BODIES = [
     (PLAN, {}, b'{"shape": [3, 4], "radius": 1, "dtype": "int8"}', 422, "dtype",
      "float64, float32, float16, bfloat16", "int8"),
     (PLAN, {}, b'{"shape": [3, 4], "radius": 1, "norm": 5}', 422, "norm", NORM, 5),
+    (PLAN, {}, b'{"shape": [3, 4], "radius": 1, "norm": "l1,l7"}', 422, "norm", "one of l1, l2, linf", "l7"),
+    (INFER, {}, inferred(datatype="FP64", data=[1e308] * 4), 422, "tensor", "a finite norm", "inf"),
     (INFER, {}, inferred(data=[1, 2, 3]), 400, "inputs[0].data", 4, 3),
     (INFER, {}, inferred(datatype="INT8"), 422, "inputs[0].datatype", "FP64, FP32, FP16, BF16", "INT8"),
     (INFER, {"Inference-Header-Content-Length": "x"}, b"{}", 400, "Inference-Header-Content-Length", None, "x"),
@@ -93,6 +113,10 @@ BODIES = [
     ("/v1/jobs", JSON, b'{"input": "x"}', 422, "output", None, None),
     ("/v1/jobs", JSON, b'{"input": "x", "output": "y", "rules": [{"tensors": ".*", "sparsity": 2}]}', 422,
      "rules[0].sparsity", 1.0, 2),
+    ("/v1/jobs", JSON, b'{"input": "x", "output": "y", "rules": [{"tensors": "a", "radius": 1, "norm": "l1,l7"}]}', 422,
+     "rules[0].norm", "some of l1, l2, linf, separated by commas", "l7"),
+    ("/v1/jobs", JSON, b'{"input": "x", "output": "y", "rules": [{"tensors": ".*"}]}', 422,
+     "rules[0]", "exactly one of radius, sparsity, groups, relative_radius", "none"),
     ("/v1/jobs", {"Content-Type": "text/xml"}, b"<x/>", 415, "Content-Type",
      "application/json, application/toml", "text/xml"),
 ]  # fmt: skip
@@ -109,7 +133,7 @@ REGIONS = [
 
 
 def told(answer: httpx.Response, status: int) -> tuple[Any, Any, Any]:
-    problem = answer.json()
+    problem = json.loads(answer.content, parse_constant=no_json)
     assert problem.keys() == Problem.model_fields.keys()
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.status_code == problem["status"] == status

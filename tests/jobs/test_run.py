@@ -281,9 +281,27 @@ def test_an_element_that_is_not_finite_is_named(tmp_path: Path, make_recipe: Any
     y[7, 3] = bad
     (tmp_path / "in").mkdir()
     save_file({"w": y}, tmp_path / "in" / "a.safetensors")
-    with pytest.raises(InvalidTensor, match=rf"a.safetensors: w: element \[7, 3\] is {bad}"):
+    with pytest.raises(InvalidTensor, match=rf"^a.safetensors: w: element \[7, 3\] is {bad}") as caught:
         run_job(make_recipe(tmp_path / "in", tmp_path / "out", "tensors = 'w'\nradius = 1"), INLINE)
+    assert (caught.value.limit, str(caught.value.got)) == ("finite elements", str(bad))
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("norm", "goal", "message"),
+    [
+        ("l1,linf", "radius = 1", r"its norm \(l1,linf over axes 0,1\) overflows float64; scale the tensor down"),
+        ("l1,l1", "radius = 1", "a fibre's norm overflows float64 in rows 0 to 2; scale the tensor down"),
+        ("l1", "sparsity = 0.5", "a fibre's norm overflows float64"),
+    ],
+)
+def test_a_norm_that_overflows_is_told(tmp_path: Path, make_recipe: Any, norm: str, goal: str, message: str) -> None:
+    (tmp_path / "in").mkdir()
+    save_file({"w": np.full((3, 2), 1e308)}, tmp_path / "in" / "a.safetensors")
+    rule = f"tensors = 'w'\nnorm = '{norm}'\n{goal}"
+    with pytest.raises(InvalidTensor, match=f"^a.safetensors: w: {message}") as caught:
+        run_job(make_recipe(tmp_path / "in", tmp_path / "out", rule), INLINE)
+    assert (caught.value.limit, caught.value.got) == ("a finite norm", np.inf)
 
 
 def test_an_output_that_is_somebody_elses_is_not_touched(checkpoint: Path, tmp_path: Path, make_recipe: Any) -> None:

@@ -300,8 +300,17 @@ def test_blocks_that_do_not_fit_are_refused(cluster: Cluster) -> None:
 def test_a_bad_element_is_told_by_its_block_and_index(cluster: Cluster) -> None:
     y = noise(SHAPE)
     y[2000, 3] = np.inf
-    with pytest.raises(InvalidTensor, match=r"block 1: element \[500, 3\] is inf"):
+    with pytest.raises(InvalidTensor, match=r"^block 1: element \[500, 3\] is inf") as caught:
         on_ray.project(spread(y, 2, 2), "l1,linf", 1.0)
+    assert (caught.value.pointer, caught.value.limit, caught.value.got) == ("blocks", "finite elements", np.inf)
+
+
+@pytest.mark.parametrize(("norm", "exact"), [("l1,l1", False), ("l1,linf", True)])
+def test_sums_that_overflow_are_told(cluster: Cluster, norm: str, exact: bool) -> None:
+    blocks = [ray.put(np.full((1, 4), 8e307)) for _ in range(2)]
+    with pytest.raises(InvalidTensor, match=r"^block.* overflows float64") as caught:
+        on_ray.project(blocks, norm, 1e307, exact=exact)
+    assert (caught.value.pointer, caught.value.got) == ("blocks", np.inf)
 
 
 def test_a_deadline_cancels_the_tasks(cluster: Cluster) -> None:

@@ -9,11 +9,12 @@ from normtree.engine.phases import Phases
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Span
 from normtree.engine.tree import Branch, leaf_active, leaf_up
-from normtree.errors import InvalidTensor
+from normtree.errors import InvalidTensor, refusal
 from normtree_kernels.blocks import Block
 from normtree_kernels.dtypes import Float64Array, Int64Array
 from normtree_kernels.euclidean import solve
 from normtree_kernels.norms import Level, MixedNorm
+from normtree_kernels.refusals import Refusal
 
 
 def find_levels(
@@ -52,7 +53,7 @@ def find_levels(
 
     try:
         mu = solve(branch.norms.array().reshape(-1), sums.array().reshape(-1).copy(), radius, active)
-    except ValueError as error:
-        raise InvalidTensor(str(error).replace("y:", "tensor:", 1), pointer="tensor") from error
+    except Refusal as error:
+        raise refusal(error.about("tensor"), InvalidTensor) from error
     radii[...] = mu.reshape(radii.shape)
     note_root()

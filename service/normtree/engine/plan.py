@@ -16,6 +16,7 @@ from normtree_kernels.blocks import Block, split, split_fibres
 from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.refusals import ValueRefused
 
 ENGINES = ("auto", "inline", "ray")
 RAY_IS_AWAY = "Ray is away"
@@ -257,19 +258,21 @@ def _counts(workers: int | None, max_workers: int) -> list[int]:
     if workers is None:
         return sorted({*(1 << i for i in range(max_workers.bit_length())), max_workers})
     if not 1 <= workers <= max_workers:
-        raise ValueError(f"workers: wanted 1 to {max_workers}, got {workers}")
+        raise ValueRefused("workers", f"1 to {max_workers}", workers)
     return [workers]
 
 
 def _choose(engine: str, options: Mapping[Engine, _Option], away: bool) -> tuple[_Option, str]:
     if engine not in ENGINES:
-        raise ValueError(f"engine: wanted one of {', '.join(ENGINES)}, got {engine!r}")
+        wanted = f"one of {', '.join(ENGINES)}"
+        raise ValueRefused("engine", wanted, engine, f"wanted {wanted}, got {engine!r}")
     inline, ray = options["inline"], options.get("ray")
     if engine == "inline":
         return inline, "asked"
     if ray is None:
         if engine == "ray":
-            raise ValueError("engine: 'ray' was asked for, but this service runs without Ray")
+            why = "'ray' was asked for, but this service runs without Ray"
+            raise ValueRefused("engine", "auto or inline", engine, why)
         return inline, "Ray is off"
     if engine == "ray":
         return ray, "asked"

@@ -53,6 +53,7 @@ from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import check_dtype
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.refusals import Refusal
 
 Baseline = Literal["none", "measure"]
 Warmth = Literal["all", "first", "none"]
@@ -221,8 +222,8 @@ class Projector:
         away = self.ray is not None and self.ray.is_away
         try:
             goal = Goal(radius, sparsity, groups)
-        except (TypeError, ValueError) as error:
-            raise refusal(error) from error
+        except Refusal as error:
+            raise refusal(error, InvalidParameter) from error
         plan = self._plan(shape, dtype, norm, (axes, split), goal, exact, (engine, away), workers)
         if plan.engine == "ray" and self.ray:
             self.ray.check_there()
@@ -241,9 +242,9 @@ class Projector:
     ) -> Plan:
         """Make a plan; small requests are alike, and planning one takes longer than projecting it."""
         try:
-            check_dtype(np.dtype(dtype), "tensor")
-        except TypeError as error:
-            raise InvalidTensor(str(error), pointer="tensor") from error
+            check_dtype(dtype, "tensor")
+        except Refusal as error:
+            raise refusal(error, InvalidTensor) from error
         engine, away = choice
         axes, split = axes_of
         try:
@@ -255,8 +256,8 @@ class Projector:
                 profile=self.profile, max_workers=self.workers, engine=engine, workers=workers, away=away,
             )  # fmt: skip
             return replace(plan, split=parsed) if parsed.parts else plan
-        except (TypeError, ValueError) as error:
-            raise refusal(error) from error
+        except Refusal as error:
+            raise refusal(error, InvalidParameter) from error
 
     def measure(self) -> MachineProfile:
         """Measure this machine anew, plan by it from now on, and keep the profile for the next start."""
@@ -497,7 +498,7 @@ def _not_finite(works: Sequence[Work], run: Run) -> InvalidTensor:
     """Say which tensor cannot be projected, and why."""
     bad = works[next((i for i, norm in enumerate(run.norms) if not math.isfinite(norm)), 0)]
     y = bad.source.array().reshape(bad.plan.own_shape) if bad.plan.split.parts else bad.source.array()
-    return InvalidTensor(str(not_finite(y, bad.name, bad.plan.norm)), pointer="tensor")
+    return refusal(not_finite(y, bad.name, bad.plan.norm), InvalidTensor, "tensor")
 
 
 def _seen(tensor: Tensor, plan: Plan) -> Tensor:

@@ -3,13 +3,14 @@
 from typing import Any
 
 from normtree.engine.fitting import fits
-from normtree.errors import InvalidParameter, InvalidTensor
+from normtree.errors import InvalidParameter, InvalidTensor, refusal
 from normtree.formats.contents import Contents, Entry
 from normtree.formats.elements import NAMES, is_projectable
 from normtree.http.query import ProjectQuery
 from normtree.patterns import compile_pattern
 from normtree.settings import Settings
 from normtree.splits import parse_split
+from normtree_kernels.refusals import Refusal
 
 
 def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple[Entry, ...]:
@@ -44,8 +45,8 @@ def _fits(entry: Entry, query: ProjectQuery) -> bool:
 def _compile(pattern: str) -> Any:
     try:
         return compile_pattern(pattern)
-    except ValueError as error:
-        raise InvalidParameter(f"tensors: {error}", pointer="tensors", got=pattern) from None
+    except Refusal as error:
+        raise refusal(error.about("tensors"), InvalidParameter) from None
 
 
 def _check(entry: Entry, rank_limit: int) -> None:

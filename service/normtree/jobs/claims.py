@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from normtree.errors import InvalidRecipe
+from normtree.errors import InvalidRecipe, refusal
 from normtree.formats.elements import CODES, dtype_of, is_projectable
 from normtree.formats.stored import Stored
 from normtree.jobs.checkpoint import Checkpoint
@@ -16,6 +16,7 @@ from normtree.jobs.root import Aim
 from normtree.splits import parse_split
 from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.refusals import Refusal, ValueRefused
 
 
 @dataclass(frozen=True)
@@ -115,18 +116,17 @@ def _form(rule: Rule, claim: Claim, panel_bytes: int, *, in_order: bool) -> _For
     entry, aim = claim.entry, rule.aim
     try:
         if not is_projectable(dtype_of(entry.code)):
-            raise ValueError(f"wanted an element type of {CODES}, got {entry.code}")
+            raise ValueRefused("dtype", f"an element type of {CODES}", entry.code)
         split = parse_split(rule.split)
         seen = split.seen(entry.shape)
         norm = MixedNorm.parse(rule.norm, rule.axes, ndim=len(seen))
         own = rule.exact and needs_own_algorithm(norm, aim.for_norm(1.0))
         if aim.goal and rule.scope == "tensor":
             aim.goal.check_fits(norm, seen)
-    except ValueError as error:
-        raise InvalidRecipe(
-            f"{claim.shard}: tensor {entry.name!r}, claimed by rules[{claim.rule}]: {error}",
-            pointer=f"rules[{claim.rule}]",
-        ) from None
+    except Refusal as error:
+        where = f"rules[{claim.rule}]"
+        found = refusal(error, InvalidRecipe, where)
+        raise found.about(f"{claim.shard}: tensor {entry.name!r}, claimed by {where}") from None
     layout = Layout(seen, dtype_of(entry.code), merged(norm) if own else norm, split)
     in_rounds = own or (norm.inner.norm == "l1" and len(norm.levels) > 1)  # ranks of elements take rounds anyway
     return _Form(cut_up(layout, panel_bytes, in_rounds=in_rounds, in_order=in_order), aim, own)

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from normtree.errors import InvalidRecipe, bound_and_value
+from normtree_kernels.refusals import Refusal
 
 SHOWN = 10
 _LETTERS_SHOWN = 80
@@ -39,12 +40,16 @@ def mistaken(problems: Sequence[Any], keys: Mapping[int, Sequence[str]], text: s
 def _message(problem: Any, keys: Mapping[int, Sequence[str]]) -> str:
     """Say what is wrong, where, and what was given if that is short."""
     location, key, got = problem["loc"], _key(problem["loc"]), problem["input"]
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "model_type":
+    error = problem.get("ctx", {}).get("error")  # what a validator has raised
+    message = problem["msg"] if error is None else str(error)
+    if isinstance(error, Refusal):
+        is_told = bool(location) and isinstance(location[-1], str)  # by the key
+        message, got = error.why if is_told else message, None
+    elif problem["type"] == "model_type":
         message = "wanted a table"
     elif problem["type"] == "extra_forbidden":
         message, got = f"unknown key: {_nearest(location, keys)}", None
-    shown = f", got {_short(got)!r}" if isinstance(got, str | int | float) and ", got " not in message else ""
+    shown = f", got {_short(got)!r}" if isinstance(got, str | int | float) else ""
     return f"{key + ': ' if key else ''}{message}{shown}"
 
 

@@ -19,6 +19,7 @@ from normtree.splits import parse_split
 from normtree_kernels.euclidean import needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MAX_LEVELS, NORMS, Level, MixedNorm
+from normtree_kernels.refusals import ValueRefused
 
 GOALS = ("radius", "sparsity", "groups", "relative_radius")
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
@@ -81,9 +82,10 @@ class Rule(BaseModel):
         names = [name.strip() for name in value.split(",")]
         unknown = [name for name in names if name not in NORMS]
         if unknown:
-            raise ValueError(f"unknown norm {unknown[0]!r}, wanted some of {', '.join(NORMS)}, separated by commas")
+            wanted = f"some of {', '.join(NORMS)}, separated by commas"
+            raise ValueRefused("norm", wanted, unknown[0], f"unknown norm {unknown[0]!r}, wanted {wanted}")
         if len(names) > MAX_LEVELS:
-            raise ValueError(f"wanted at most {MAX_LEVELS} levels, got {len(names)}")
+            raise ValueRefused("norm", f"at most {MAX_LEVELS} levels", len(names))
         return ",".join(names)
 
     @model_validator(mode="after")
@@ -91,15 +93,19 @@ class Rule(BaseModel):
         given = [name for name in GOALS if getattr(self, name) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none"
-            raise ValueError(f"exactly one of {', '.join(GOALS)} is wanted, got {got}")
+            wanted = f"exactly one of {', '.join(GOALS)}"
+            raise ValueRefused("radius", wanted, got, f"{wanted} is wanted, got {got}")
         levels = self.norm.split(",")
         if given[0] in ("sparsity", "groups") and levels[0] != "l1":
-            raise ValueError(f"{given[0]}: only an outermost l1 level makes groups vanish, got {levels[0]}")
+            why = f"only an outermost l1 level makes groups vanish, got {levels[0]}"
+            raise ValueRefused(given[0], "an outermost l1 level", levels[0], why)
         if self.scope == "global" and len(levels) == 1:
-            raise ValueError(f"scope: a global ball wants groups, two levels or more, got norm {self.norm!r}")
+            why = f"a global ball wants groups, two levels or more, got norm {self.norm!r}"
+            raise ValueRefused("scope", "two levels or more", self.norm, why)
         mixed = MixedNorm(tuple(Level(name, (axis,)) for axis, name in enumerate(levels)))
         if self.exact and needs_own_algorithm(mixed, self.aim.for_norm(1.0)) and self.scope == "global":
-            raise ValueError(f"exact: on {self.norm} it is known for one tensor only, got scope 'global'")
+            why = f"on {self.norm} it is known for one tensor only, got scope 'global'"
+            raise ValueRefused("exact", "scope 'tensor'", "scope 'global'", why)
         return self
 
     @property
@@ -158,9 +164,8 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _moves(self) -> Self:
         if self.input.rstrip("/") == self.output.rstrip("/"):
-            raise ValueError(
-                f"output: wanted another place than the input, which is never touched, got {self.output!r}"
-            )
+            wanted = "another place than the input, which is never touched"
+            raise ValueRefused("output", wanted, self.output, f"wanted {wanted}, got {self.output!r}")
         return self
 
     @property

@@ -8,6 +8,7 @@ from normtree.errors import InvalidTensor
 from normtree_kernels.dtypes import Float64Array
 from normtree_kernels.goal import Goal, Reach
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.refusals import ValueRefused
 from normtree_kernels.tree import Crown, climb, crown, crowns
 
 _GROUPS_ARE_FIBRES = 2  # levels; of so few the outermost groups are the fibres themselves
@@ -56,11 +57,12 @@ def top_of(norm: MixedNorm, v: Float64Array, aim: Aim) -> Top:
         aim: what its projection is to reach; for a single level a radius.
 
     Raises:
-        InvalidTensor: the tensor's norm overflows.
+        ValueRefused: the tensor's norm overflows.
     """
     total = float(climb(norm, v)[-1])
     if not math.isfinite(total):
-        raise InvalidTensor(f"its norm ({norm}) overflows float64; scale the tensor down")
+        why = f"its norm ({norm}) overflows float64; scale the tensor down"
+        raise ValueRefused("y", "a finite norm", math.inf, why)
     top = crown(norm, v, aim.settled or aim.for_norm(total))
     return Top(top, _threshold([norm], [v], [top]))
 
@@ -75,7 +77,8 @@ def tops_of(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], aim: Aim) ->
     totals = [float(climb(norm, v)[-1]) for norm, v in zip(norms, vs, strict=True)]
     total = _norm_of(outer, totals)
     if not math.isfinite(total):
-        raise InvalidTensor(f"the norm ({norms[0].text}) of the rule's tensors together overflows float64")
+        detail = f"the norm ({norms[0].text}) of the rule's tensors together overflows float64"
+        raise InvalidTensor(detail, limit="a finite norm", got=math.inf)
     found = crowns(norms, vs, aim.for_norm(total))
     shared = _threshold(norms, vs, found)
     return [Top(top, shared) for top in found]

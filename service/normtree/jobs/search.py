@@ -48,8 +48,7 @@ def search(work: Work, v: Float64Array, top: Top | None = None) -> Search:
         top: the root, where it is that of several tensors.
 
     Raises:
-        InvalidTensor: the tensor's norm overflows.
-        ValueError: the sum of a fibre's magnitudes overflows.
+        ValueRefused: the tensor's norm, or the sum of a fibre's magnitudes, overflows.
     """
     seen: dict[bytes, Answers] = {}
     layout = work.layout

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from normtree.errors import InvalidTensor
+from normtree.errors import InvalidTensor, refusal
 from normtree.jobs.cut import Panel
 from normtree.jobs.facts import Facts, Measured, facts_of
 from normtree.jobs.pieces import Ask, Copy, Done, Down, Kind, Lowered, Piece, Result, Stint, Task, Up, Whole, Work
@@ -19,9 +19,11 @@ from normtree.jobs.questions import Answer, Gathered, Held, Question, fold, outs
 from normtree.jobs.root import Aim, Top
 from normtree.jobs.search import Found, search
 from normtree_kernels import parts, sweep
+from normtree_kernels.arguments import bad_element
 from normtree_kernels.difference import difference
 from normtree_kernels.dtypes import Array, Float64Array
 from normtree_kernels.radius import settle
+from normtree_kernels.refusals import Refusal, ValueRefused
 
 Balls = tuple[Float64Array, ...]
 
@@ -194,8 +196,8 @@ def named(work: Work) -> Iterator[None]:
     """
     try:
         yield
-    except (InvalidTensor, ValueError) as error:
-        raise InvalidTensor(f"{work.shard}: {work.name}: {str(error).removeprefix('y: ')}") from None
+    except Refusal as error:
+        raise refusal(error.about(f"{work.shard}: {work.name}"), InvalidTensor) from None
 
 
 def _down(work: Work, held: Held, balls: Balls, box: Panel, sink: Sink, scratch: Scratch) -> Lowered:
@@ -234,20 +236,17 @@ def _refuse(work: Work, held: Held) -> None:
     Raises:
         InvalidTensor: always.
     """
-    layout, panel = work.layout, held.panel
+    layout, panel, where = work.layout, held.panel, f"{work.shard}: {work.name}"
     elements = held.elements.view(layout.element)
     found = np.flatnonzero(~np.isfinite(elements))
     if not found.size:
-        raise InvalidTensor(
-            f"{work.shard}: {work.name}: a fibre's norm overflows float64 in rows {panel.rows[0]} to "
-            f"{panel.rows[1] - 1}; scale the tensor down"
-        )
+        first, last = panel.rows[0], panel.rows[1] - 1
+        why = f"a fibre's norm overflows float64 in rows {first} to {last}; scale the tensor down"
+        raise refusal(ValueRefused(where, "a finite norm", math.inf, why), InvalidTensor)
     *place, rest = np.unravel_index(int(found[0]), (*panel.sides, elements.size // math.prod(panel.sides)))
     row, along, across = (
         int(i) + side[0] for i, side in zip(place, (panel.rows, panel.length, panel.width), strict=True)
     )
     whole = ((row * layout.length + along) * layout.width + across) * math.prod(layout.rest) + int(rest)
     index = [int(i) for i in np.unravel_index(whole, layout.own_shape)]
-    raise InvalidTensor(
-        f"{work.shard}: {work.name}: element {index} is {elements[found[0]]}; every element must be finite"
-    )
+    raise refusal(bad_element(where, index, elements[found[0]]), InvalidTensor)

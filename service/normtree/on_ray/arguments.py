@@ -10,8 +10,9 @@ import ray
 from ray import ObjectRef
 
 from normtree.errors import EngineUnavailable, InvalidParameter
+from normtree_kernels.refusals import TypeRefused
 
-_WANTED = "wanted a list of references to arrays, such as [ray.put(block), …]"
+_WANTED = "a list of references to arrays, such as [ray.put(block), …]"
 
 
 def check_blocks(blocks: Iterable[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
@@ -26,22 +27,20 @@ def check_blocks(blocks: Iterable[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
         EngineUnavailable: Ray is not initialised here.
     """
     if isinstance(blocks, ObjectRef):
-        raise TypeError(f"blocks: {_WANTED}, got one reference; of a tensor in one block, give [reference]")
+        raise _refused("one reference", "; of a tensor in one block, give [reference]")
     if isinstance(blocks, np.ndarray) and blocks.dtype != object:
-        raise TypeError(
-            f"blocks: {_WANTED}, got an array; put it into the cluster first, or project it here: "
-            "normtree_kernels.project"
-        )
+        advice = "; put it into the cluster first, or project it here: normtree_kernels.project"
+        raise _refused("an array", advice)
     if isinstance(blocks, str | bytes | dict | set | frozenset) or not isinstance(blocks, Iterable):
-        raise TypeError(f"blocks: {_WANTED}, got {_kind(blocks)}")
+        raise _refused(_kind(blocks))
     found = list(blocks)
     for position, block in enumerate(found):
         if not isinstance(block, ObjectRef):
-            raise TypeError(f"blocks: {_WANTED}, got {_kind(block)} at position {position}{_advice(block)}")
+            raise _refused(f"{_kind(block)} at position {position}", _advice(block))
         if block.is_nil():
             raise InvalidParameter(f"blocks: the reference at position {position} refers to nothing", pointer="blocks")
     if not found:
-        raise InvalidParameter("blocks: wanted at least one block, got none", pointer="blocks")
+        raise InvalidParameter("blocks: wanted at least one block, got none", pointer="blocks", limit=1, got=0)
     if not ray.is_initialized():
         raise EngineUnavailable("Ray is not initialised in this process: call ray.init first")
     return found
@@ -54,7 +53,7 @@ def check_axis(axis: int) -> int:
         TypeError: it is no integer.
     """
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(f"axis: wanted an integer, got {_kind(axis)}")
+        raise TypeRefused("axis", "an integer", _kind(axis))
     return index(axis)
 
 
@@ -65,7 +64,7 @@ def check_norm(norm: str) -> str:
         TypeError: it is no text.
     """
     if not isinstance(norm, str):
-        raise TypeError(f"norm: wanted text such as 'l1,linf', got {_kind(norm)}")
+        raise TypeRefused("norm", "text such as 'l1,linf'", _kind(norm))
     return norm
 
 
@@ -76,7 +75,7 @@ def check_exact(exact: bool) -> bool:
         TypeError: it is no truth value.
     """
     if not isinstance(exact, bool | np.bool_):
-        raise TypeError(f"exact: wanted True or False, got {_kind(exact)}")
+        raise TypeRefused("exact", "True or False", _kind(exact))
     return bool(exact)
 
 
@@ -90,12 +89,16 @@ def check_deadline(deadline_s: float | None) -> float | None:
     if deadline_s is None:
         return None
     if isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float | np.integer | np.floating):
-        raise TypeError(f"deadline_s: wanted seconds or None, got {_kind(deadline_s)}")
+        raise TypeRefused("deadline_s", "seconds or None", _kind(deadline_s))
     if math.isnan(deadline_s) or deadline_s < 0:
-        raise InvalidParameter(
-            f"deadline_s: wanted seconds >= 0 or None, got {deadline_s}", pointer="deadline_s", got=float(deadline_s)
-        )
+        wanted, got = "seconds >= 0 or None", float(deadline_s)
+        detail = f"deadline_s: wanted {wanted}, got {deadline_s}"
+        raise InvalidParameter(detail, pointer="deadline_s", limit=wanted, got=got)
     return None if math.isinf(deadline_s) else float(deadline_s)
+
+
+def _refused(got: str, advice: str = "") -> TypeRefused:
+    return TypeRefused("blocks", _WANTED, got, f"wanted {_WANTED}, got {got}{advice}")
 
 
 def _kind(value: object) -> str:

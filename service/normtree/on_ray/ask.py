@@ -10,6 +10,7 @@ from normtree_kernels.euclidean import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.lanes import CHUNK
 from normtree_kernels.norms import Axes, MixedNorm
+from normtree_kernels.refusals import Refusal
 
 _LEAST_ELEMENTS = 2 * CHUNK  # of an l1 fibre whose threshold is searched in rounds
 
@@ -45,7 +46,8 @@ class Ask:
         """
         mixed: MixedNorm = checked(MixedNorm.parse, self.norm, self.axes, ndim=ndim)
         if not -ndim <= self.axis < ndim:
-            raise InvalidParameter(f"axis: {self.axis} is out of range for blocks of {ndim} axes", pointer="axis")
+            detail, wanted = f"axis: {self.axis} is out of range for blocks of {ndim} axes", f">= {-ndim} and < {ndim}"
+            raise InvalidParameter(detail, pointer="axis", limit=wanted, got=self.axis)
         if self.goal.radius is None and len(mixed.levels) == 1:
             name = "sparsity" if self.goal.groups is None else "groups"
             raise InvalidParameter(
@@ -117,11 +119,9 @@ def checked(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call what checks its arguments, and tell which was wrong.
 
     Raises:
-        InvalidTensor, InvalidParameter: where that raises a TypeError or a ValueError.
+        InvalidTensor, InvalidParameter: where that refuses one.
     """
     try:
         return make(*args, **kwargs)
-    except (TypeError, ValueError) as error:
-        pointer = str(error).partition(":")[0]
-        kind = InvalidTensor if pointer == "blocks" else InvalidParameter
-        raise refusal(error, kind) from error
+    except Refusal as error:
+        raise refusal(error, InvalidTensor if error.name == "blocks" else InvalidParameter) from error

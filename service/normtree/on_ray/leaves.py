@@ -21,6 +21,7 @@ from normtree_kernels.arguments import not_finite
 from normtree_kernels.blocks import Block
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.refusals import Refusal
 
 _WHOLE = Block(None, 0, 1)
 
@@ -133,10 +134,10 @@ def leaf_down_part(until_s: float, block: Array, mixed: MixedNorm, *balls: Float
     return made, _span("down", start_ns, block, mixed)
 
 
-def leaf_describe_bad(until_s: float, block: Array, name: str, norm: MixedNorm) -> tuple[str, Span]:
+def leaf_not_finite(until_s: float, block: Array, name: str, norm: MixedNorm) -> tuple[Refusal, Span]:
     """Say which element cannot be."""
     start_ns = perf_counter_ns()
-    return str(not_finite(block, name, norm)), _span("up", start_ns, block, norm)
+    return not_finite(block, name, norm), _span("up", start_ns, block, norm)
 
 
 def _norms(until_s: float, block: Array, mixed: MixedNorm, norm: str) -> Float64Array:

@@ -15,15 +15,15 @@ from normtree.engine.phases import Phase
 from normtree.engine.plan import Plan
 from normtree.engine.run import Run
 from normtree.engine.timing import Span, Sweep
-from normtree.errors import InvalidTensor
+from normtree.errors import InvalidTensor, refusal
 from normtree.on_ray.ask import Ask, Bound, checked
 from normtree.on_ray.leaves import (
     Up,
     leaf_active,
-    leaf_describe_bad,
     leaf_down,
     leaf_down_part,
     leaf_excesses,
+    leaf_not_finite,
     leaf_sums,
     leaf_up,
 )
@@ -33,6 +33,7 @@ from normtree_kernels.blocks import Block
 from normtree_kernels.dtypes import Float64Array, Int64Array
 from normtree_kernels.euclidean import solve
 from normtree_kernels.norms import Level, MixedNorm
+from normtree_kernels.refusals import Refusal
 from normtree_kernels.tree import Crown, crown
 
 _ROOT_ROW = 1  # of the trace; ids of threads on several nodes may be the same
@@ -85,7 +86,7 @@ class Tree:
         norms = self._joined(plan, bound, [up.norms for up in ups], plan.norm.inner.norm)
         top = crown(plan.norm, norms, plan.goal)
         if not math.isfinite(top.norm):
-            raise InvalidTensor(self._describe_bad(ups, plan.norm), pointer="blocks")
+            raise self._not_finite(ups, plan.norm)
         radii = top.radii
         if bound.own and not top.inside and top.radius > 0.0:
             radii = self._levels(plan, bound, norms, top)
@@ -114,8 +115,10 @@ class Tree:
                 numbers = self._joined(plan, bound, [counts for _, counts in found], "l1").reshape(-1)
             return above.reshape(-1), numbers.astype(np.int64)
 
-        found = checked(solve, norms.reshape(-1), sums.reshape(-1), top.radius, active)
-        return np.asarray(found).reshape(norms.shape)
+        try:
+            return solve(norms.reshape(-1), sums.reshape(-1), top.radius, active).reshape(norms.shape)
+        except Refusal as error:
+            raise refusal(error.about("blocks"), InvalidTensor) from error
 
     def _down(
         self, plan: Plan, bound: Bound, norms: Float64Array, radii: Float64Array, ups: Sequence[Up]
@@ -166,13 +169,14 @@ class Tree:
             return parts.fold(norm, np.stack([own.reshape(-1) for own in told])).reshape(plan.kept_shape)
         return parts.fold(norm, np.concatenate(told)).reshape(plan.kept_shape)
 
-    def _describe_bad(self, ups: Sequence[Up], norm: MixedNorm) -> str:
+    def _not_finite(self, ups: Sequence[Up], norm: MixedNorm) -> InvalidTensor:
         """Say which element of which block cannot be; or that the norm overflows."""
         bad = [index for index, up in enumerate(ups) if not np.isfinite(up.norms).all()]
         if not bad:
-            return f"blocks: their norm ({norm}) overflows float64; scale them down"
-        ((text,), _) = self._tasks.only(bad[0]).run(leaf_describe_bad, [(f"block {bad[0]}", norm)])
-        return str(text)
+            detail = f"blocks: their norm ({norm}) overflows float64; scale them down"
+            return InvalidTensor(detail, pointer="blocks", limit="a finite norm", got=math.inf)
+        ((error,), _) = self._tasks.only(bad[0]).run(leaf_not_finite, [(f"block {bad[0]}", norm)])
+        return refusal(error, InvalidTensor, "blocks")
 
     def _run(self, sweep: Sweep, leaf: Leaf, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         values, told = self._tasks.run(leaf, arguments)
@@ -220,11 +224,9 @@ def _plan(ups: Sequence[Up], ask: Ask) -> Plan:
     for index, up in enumerate(ups):
         alike = (*up.shape[:axis], first.shape[axis], *up.shape[axis + 1 :]) if len(up.shape) > axis else ()
         if alike != first.shape or up.dtype != first.dtype:
-            raise InvalidTensor(
-                f"blocks: wanted blocks like the first, {first.shape} {first.dtype}, along axis {axis}, "
-                f"got {up.shape} {up.dtype} as block {index}",
-                pointer="blocks",
-            )
+            wanted = f"blocks like the first, {first.shape} {first.dtype}, along axis {axis}"
+            got = f"{up.shape} {up.dtype} as block {index}"
+            raise InvalidTensor(f"blocks: wanted {wanted}, got {got}", pointer="blocks", limit=wanted, got=got)
     ends = list(accumulate((up.shape[axis] for up in ups), initial=0))
     shape = (*first.shape[:axis], ends[-1], *first.shape[axis + 1 :])
     checked(ask.goal.check_fits, bound.mixed, shape)
