@@ -1,6 +1,9 @@
 """Projections of tensors onto mixed-norm balls, in linear work: NumPy in, NumPy out.
 
 Importing this package loads no Numba yet: what it offers is loaded when it is first used.
+
+An argument that cannot be is refused with a ValueError or a TypeError that tells its name, what was wanted and what was
+given one by one: a `normtree_kernels.refusals.Refusal`.
 """
 
 from importlib import import_module
