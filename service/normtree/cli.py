@@ -12,9 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +20,7 @@ from rich.text import Text
 
 from normtree import __version__
 from normtree.errors import NormtreeError
+from normtree.extras import ExtraMissing, has, missing
 from normtree.keys import add_key
 from normtree.keys import new_key as make_key
 from normtree.printable import printable, printable_lines
@@ -29,6 +28,8 @@ from normtree.settings import Settings
 from normtree.standard_streams import mute
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from normtree.files import TensorFile
 
 _BENCH_SHAPES = ((128, 128), (500, 500), (2000, 2000), (4000, 4000))
@@ -84,9 +85,22 @@ def _told() -> Iterator[None]:
     except OSError as error:
         _complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         raise typer.Exit(2) from None
-    except (NormtreeError, ValueError) as error:
+    except (ExtraMissing, NormtreeError, ValueError) as error:
         _complain(str(error))
         raise typer.Exit(2) from None
+
+
+def _need(command: str, *extras: str) -> None:
+    """Say which extra a command lacks."""
+    if error := missing(command, *extras):
+        raise error
+
+
+def _is_inline_only(engine: str | None) -> bool:
+    """Tell whether a command does without Ray: it is not wanted, or not installed and not insisted on."""
+    if engine == "ray":
+        _need("--engine ray", "ray")
+    return engine in (None, "inline") or not has("ray")
 
 
 def _describe(problem: Any) -> str:
@@ -161,10 +175,11 @@ def serve(
     ] = None,
 ) -> None:
     """Serve projections over HTTP."""
-    from normtree.http.serve import serve as serve_http
-
     given = (host, port, workers, ray_address, inline_only, keys_file, insecure)
     with _told():
+        _need("serve", "service")
+        from normtree.http.serve import serve as serve_http
+
         serve_http(_settings(**dict(zip(_SERVE_OPTIONS, given, strict=True))))
 
 
@@ -216,7 +231,7 @@ def project(
                 wanted.check_fits(MixedNorm.parse(norm, axes, ndim=len(seen)), seen)
         goal = asdict(wanted)
         tensors, plans, timings, table = dict(file.tensors), {}, {}, _results_table()
-        settings = _settings(workers=workers, inline_only=engine != "ray")
+        settings = _settings(workers=workers, inline_only=_is_inline_only(engine))
         with Projector.start(settings, warm="none") as projector:
             for name in names:
                 y = tensors[name]
@@ -272,7 +287,7 @@ def plan(
         if not re.fullmatch(r"\d+(x\d+)*", shape):
             raise ValueError(f"shape: wanted lengths such as 30522x384, got {shape!r}")
         lengths = tuple(int(length) for length in shape.split("x"))
-        settings = _settings(workers=workers, inline_only=engine in (None, "inline"))
+        settings = _settings(workers=workers, inline_only=_is_inline_only(engine))
         with Projector.start(settings, warm="none") as projector:
             projector.measure_if_due()
             planned = projector.plan(
@@ -299,7 +314,10 @@ def bench(
     from normtree.bench import Trial, foretold_table, profile_tables
     from normtree.engine.projector import Projector
 
-    with _told(), Projector.start(_settings(workers=workers, inline_only=engine == "inline"), warm="none") as projector:
+    with (
+        _told(),
+        Projector.start(_settings(workers=workers, inline_only=_is_inline_only(engine)), warm="none") as projector,
+    ):
         if profile:
             projector.measure()
         projector.measure_if_due()
@@ -411,9 +429,10 @@ def demo(
     port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.")] = 8000,
 ) -> None:
     """Start the service, project real tensors through it, check the answers, and show what parallelism bought."""
-    from normtree.demo import run_demo
-
     with _told():
+        _need("demo", "service", "ray")
+        from normtree.demo import run_demo
+
         run_demo(console, weights, once=once, port=port)
 
 
@@ -466,7 +485,9 @@ def _results_table() -> Table:
     return table
 
 
-def _zeros(y: NDArray[Any], x: NDArray[Any]) -> tuple[str, str]:
+def _zeros(y: "NDArray[Any]", x: "NDArray[Any]") -> tuple[str, str]:
+    import numpy as np
+
     return tuple(f"{1 - np.count_nonzero(a) / max(a.size, 1):.1%}" for a in (y, x))  # type: ignore[return-value]
 
 

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from normtree import usable
 from normtree.environment import PREFIX, Environment
+from normtree.extras import has, missing
 from normtree.keys import read_key_file, read_keys
 from normtree.loopback import is_loopback
 
@@ -66,7 +67,10 @@ class Settings(BaseSettings):
     ray_restart_s: Seconds = Field(
         default=60.0, ge=0, description="Seconds from one restart of Ray to the next, at least, where it is lost."
     )
-    inline_only: bool = Field(default=False, description="Run without Ray, on this process's threads alone.")
+    inline_only: bool = Field(
+        default_factory=lambda: not has("ray"),
+        description="Run without Ray, on this process's threads alone; default: where Ray is not installed.",
+    )
     body_limit_bytes: Amount = Field(default=GIB, ge=1, description="Largest request body, in bytes.")
     rank_limit: int = Field(default=8, ge=1, le=64, description="Largest number of axes of a tensor.")
     elements_limit: Amount = Field(default=2**33, ge=1, description="Largest number of elements of a tensor.")
@@ -216,6 +220,14 @@ class Settings(BaseSettings):
         if OWN_MEMORY.startswith(prefix) or prefix.startswith(OWN_MEMORY):
             raise ValueError(f"names that begin with {OWN_MEMORY} are the service's own, got {prefix!r}")
         return prefix
+
+    @model_validator(mode="after")
+    def _check_ray(self) -> Self:
+        """Refuse a Ray that is not installed."""
+        asked = "ray_address" if self.ray_address else None if self.inline_only else "inline_only=False"
+        if asked and (error := missing(asked, "ray")):
+            raise ValueError(str(error))
+        return self
 
     @model_validator(mode="after")
     def _refuse_exposure(self) -> Self:

@@ -7,11 +7,15 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterable
-from importlib.metadata import version
+from importlib.metadata import distribution, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+
+from normtree.extras import MODULES
 
 ROOT = Path(__file__).parents[2]
 TOP_LEVEL = {
@@ -27,24 +31,34 @@ TOP_LEVEL = {
     "LICENSE",
 }
 NO_PACKAGES = ("service", "kernels", "deploy", "tests", "loadtests")
+# By the extra that brings them: none, what everybody gets. Extras that bring others' are told as they say it.
 DEPENDENCIES = {
-    "fastapi",
-    "fastapi-offline",
-    "google-re2",
-    "fsspec",
-    "httpx",
-    "ml-dtypes",
-    "numba",
-    "numpy",
-    "prometheus-client",
-    "pydantic",
-    "pydantic-settings",
-    "ray",
-    "rich",
-    "safetensors",
-    "typer",
-    "uvicorn",
+    "": {
+        "google-re2",
+        "ml-dtypes",
+        "numba",
+        "numpy",
+        "pydantic",
+        "pydantic-settings",
+        "rich",
+        "safetensors",
+        "typer",
+    },
+    "client": {"httpx"},
+    "service": {"normtree[client]", "fastapi", "fastapi-offline", "prometheus-client", "uvicorn[standard]"},
+    "ray": {"ray[default]"},
+    "serve": {"normtree[service,ray]", "ray[serve]"},
+    "s3": {"fsspec", "s3fs"},
+    "otel": {
+        "normtree[service]",
+        "opentelemetry-exporter-otlp-proto-http",
+        "opentelemetry-instrumentation-fastapi",
+    },
+    "torch": {"normtree[client]", "torch"},
+    "all": {"normtree[service,ray,serve,s3,otel,torch]"},
 }
+OWN_TOOLS = {"dev", "fuzz", "bench", "load", "compare"}
+EVERY_DEPENDENCY = {name.partition("[")[0] for names in DEPENDENCIES.values() for name in names} - {"normtree"}
 
 
 def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -70,6 +84,23 @@ def loaded_by(module: str, suspects: Iterable[str], cwd: Path) -> list[str]:
     assert done.returncode == 0, done.stderr
     names: list[str] = json.loads(done.stdout)
     return names
+
+
+def any_extra(marker: Marker, extras: Iterable[str]) -> bool:
+    return any(marker.evaluate({"extra": extra}) for extra in extras)
+
+
+def brought_by(extra: str, extras: dict[str, list[str]]) -> set[str]:
+    """Name the distributions of an extra, and of those it is made of; and what of theirs they ask for."""
+    found: set[str] = set()
+    for line in map(Requirement, extras[extra]):
+        if line.name == "normtree":
+            found |= {name for each in line.extras for name in brought_by(each, extras)}
+        else:
+            found.add(line.name)
+            asked = map(Requirement, distribution(line.name).requires or ())
+            found |= {each.name for each in asked if each.marker and any_extra(each.marker, line.extras)}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +152,25 @@ def test_version_is_the_distributions(project: dict[str, Any], tmp_path: Path) -
 
 
 def test_runtime_dependencies_are_the_permitted_ones(project: dict[str, Any]) -> None:
-    names = [re.split(r"[\[<>=!~; ]", line)[0] for line in project["dependencies"]]
-    assert sorted(map(canonical, names)) == sorted(DEPENDENCIES)
+    extras = {"": project["dependencies"], **project["optional-dependencies"]}
+    names = {
+        extra: sorted(canonical(re.split(r"[<>=!~; ]", line)[0]) for line in lines)
+        for extra, lines in extras.items()
+        if extra not in OWN_TOOLS
+    }
+    assert names == {extra: sorted(permitted) for extra, permitted in DEPENDENCIES.items()}
+    assert "normtree[service,ray,serve,s3]" in extras["dev"]  # torch and OpenTelemetry are for tests that may skip
 
 
-@pytest.mark.parametrize("name", sorted(DEPENDENCIES))
+def test_extras_know_what_they_bring(project: dict[str, Any]) -> None:
+    """Each module by which an extra is known is of a distribution that it, or an extra in it, names."""
+    brought = packages_distributions()
+    for extra, modules in MODULES.items():
+        named = {canonical(name) for name in brought_by(extra, project["optional-dependencies"])}
+        assert all(named & set(map(canonical, brought[module])) for module in modules), extra
+
+
+@pytest.mark.parametrize("name", sorted(EVERY_DEPENDENCY))
 def test_readme_gives_the_reason_for_a_dependency(name: str) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     section = re.search(r"^#+ Rationale\b.*?(?=^#{1,2} |\Z)", readme, re.DOTALL | re.MULTILINE)

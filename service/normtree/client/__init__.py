@@ -4,6 +4,11 @@
 ...     x = client.project(y, "l1,linf", 10.0).x
 """
 
+from normtree.extras import missing
+
+if error := missing("normtree.client", "client"):
+    raise error
+
 from normtree.client.aio import AsyncClient
 from normtree.client.answers import Projected, ProjectedTensors
 from normtree.client.failures import AnswerMismatch, UnexpectedAnswer, Unreachable

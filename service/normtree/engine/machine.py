@@ -5,11 +5,11 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from normtree import usable
+from normtree.extras import version_of
 
 _LIBRARIES = ("normtree", "numpy", "numba", "llvmlite", "ray")
 _PACKAGES = ("normtree_kernels", "normtree.engine")
@@ -40,9 +40,13 @@ def this_machine() -> Machine:
         processor=_processor(),
         cores=usable.cores(),
         kernel=platform.release(),
-        versions={"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        versions={"python": platform.python_version(), **_versions()},
         sources=_sources_digest(),
     )
+
+
+def _versions() -> dict[str, str]:
+    return {name: found for name in _LIBRARIES if (found := version_of(name))}
 
 
 def _processor() -> str:

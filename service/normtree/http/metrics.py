@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from itertools import product
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from normtree import __version__
 from normtree.engine.projector import Projector
 from normtree.engine.timing import STAGES, Timing
 from normtree.errors import DeadlineExceeded, Drained
+from normtree.extras import version_of
 from normtree.http.admission import Admission
 from normtree.http.exchange import Exchange
 from normtree.http.histogram import Histogram
@@ -194,5 +194,5 @@ class _Ray(Collector):
 
 
 def _build() -> dict[str, str]:
-    packages = {name: version(name) for name in ("numpy", "numba", "ray")}
+    packages = {name: version_of(name) or "none" for name in ("numpy", "numba", "ray")}
     return {"version": __version__, "python": platform.python_version(), **packages}

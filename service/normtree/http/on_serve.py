@@ -5,6 +5,11 @@ one of its actors. A request's body comes through Serve's proxy, which is one mo
 ``normtree serve`` makes; in exchange a new version takes over without a request lost.
 """
 
+from normtree.extras import missing
+
+if error := missing("normtree.http.on_serve", "serve"):
+    raise error
+
 from fastapi import FastAPI
 from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

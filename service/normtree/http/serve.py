@@ -12,6 +12,7 @@ from typing import NoReturn
 from normtree.engine.arena import arena_remedy, shared_memory
 from normtree.engine.projector import Projector
 from normtree.environment import unknown
+from normtree.extras import has
 from normtree.http.app import create_app
 from normtree.http.body_limit import BodyLimit
 from normtree.http.log import log_to_stderr
@@ -43,6 +44,8 @@ def serve(settings: Settings) -> None:
     settings = _fit_arena(settings)
     _warn_of_small_arena(settings)
     _warn_of_unknown_settings()
+    if not has("ray"):
+        logger.info("Ray is not installed, so leaves run on threads of this process: pip install 'normtree[ray]'")
     with Projector.start(settings, warm="first") as projector:
         connections = permit_descriptors(settings.connections_limit)
         settings = settings.model_copy(update={"connections_limit": connections})

@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
+from normtree.extras import missing
+
+if error := missing("a URL", "s3"):
+    raise error
+
 import fsspec
 
 from normtree.errors import InvalidRecipe, JobConflict, NormtreeError, StorageFailed

@@ -13,6 +13,7 @@ from normtree import usable
 from normtree.engine.environment import prepare_environment
 from normtree.engine.warm import prepare
 from normtree.errors import JobConflict
+from normtree.extras import has, missing
 from normtree.jobs.checkpoint import Checkpoint, read_checkpoint
 from normtree.jobs.floor import discard_floor, measure_floor
 from normtree.jobs.inline import InlineRunner
@@ -46,9 +47,12 @@ class Options:
         workers: tasks at once; None: the usable cores, or the CPUs of the cluster; fewer where memory holds no more.
         memory_bytes: bound of all buffers and aggregates together; None: what serves the workers, or what a tensor
             wants if that is more, and no more than half of the free memory.
-        engine: ``inline`` (threads of this process), ``ray``, or ``auto``: Ray where an address is given or the
-            checkpoint is so large that starting an embedded one does not matter.
+        engine: ``inline`` (threads of this process), ``ray``, or ``auto``: Ray where an address is given, or where Ray
+            is installed and the checkpoint so large that starting an embedded one does not matter.
         address: of a Ray cluster whose nodes share the storage.
+
+    Raises:
+        ExtraMissing: Ray is asked for, and not installed.
     """
 
     workers: int | None = None
@@ -56,11 +60,17 @@ class Options:
     engine: Engine = "auto"
     address: str | None = None
 
+    def __post_init__(self) -> None:
+        """Find out before any work that there is no Ray."""
+        if (self.engine == "ray" or self.address) and (error := missing("a job on Ray", "ray")):
+            raise error
+
     def engine_for(self, checkpoint: Checkpoint) -> Literal["inline", "ray"]:
         """Settle ``auto``."""
         if self.engine != "auto":
             return self.engine
-        return "ray" if self.address or checkpoint.nbytes >= _RAY_FROM_BYTES else "inline"
+        large = checkpoint.nbytes >= _RAY_FROM_BYTES and has("ray")
+        return "ray" if self.address or large else "inline"
 
     def bounds_bytes(self, workers: int) -> list[int]:
         """Bounds on memory to try, one after the other."""

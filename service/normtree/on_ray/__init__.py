@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from normtree.extras import missing
+
+if error := missing("normtree.on_ray", "ray"):
+    raise error
+
 from ray import ObjectRef
 
 from normtree.engine.report import make_timing

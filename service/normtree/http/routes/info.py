@@ -1,11 +1,11 @@
 """``GET /v1/info``: what runs here, how fast it is, and what it accepts."""
 
 import platform
-from importlib.metadata import version
 
 from fastapi import APIRouter
 
 from normtree import __version__
+from normtree.extras import version_of
 from normtree.http.body_limit import BodyLimit
 from normtree.http.service import Service
 
@@ -43,7 +43,7 @@ def info_router(service: Service) -> APIRouter:
             "versions": {
                 "normtree": __version__,
                 "python": platform.python_version(),
-                **{name: version(name) for name in ("numpy", "numba", "ray")},
+                **{name: version_of(name) for name in ("numpy", "numba", "ray")},
             },
             "limits": {"body_limit_bytes": BodyLimit.of(service.settings).nbytes}
             | {name: getattr(service.settings, name) for name in _LIMITS},
