@@ -85,7 +85,8 @@ def threshold(v: np.ndarray, radius: float | np.ndarray) -> np.ndarray:
     ordered = -np.sort(-v, axis=-1)
     candidates = (np.cumsum(ordered, axis=-1) - np.asarray(radius)[..., None]) / np.arange(1, v.shape[-1] + 1)
     last = np.maximum(np.sum(ordered > candidates, axis=-1, keepdims=True) - 1, 0)
-    return np.maximum(np.take_along_axis(candidates, last, axis=-1), 0.0)
+    found: np.ndarray = np.maximum(np.take_along_axis(candidates, last, axis=-1), 0.0)
+    return found
 
 
 def numpy_bilevel(y: np.ndarray, norm: str, axis: int, radius: float) -> np.ndarray:
@@ -95,12 +96,15 @@ def numpy_bilevel(y: np.ndarray, norm: str, axis: int, radius: float) -> np.ndar
     v = size.max(axis) if inner == "linf" else size.sum(axis) if inner == "l1" else np.sqrt((y * y).sum(axis))
     u = np.maximum(v - threshold(v, radius), 0.0).astype(y.dtype)
     wide = np.expand_dims(u, axis)
+    x: np.ndarray
     if inner == "linf":
-        return np.sign(y) * np.minimum(size, wide)
-    if inner == "l2":
-        return y * (wide / np.expand_dims(v, axis))
-    taus = threshold(np.moveaxis(size, axis, -1), u)[..., 0]
-    return np.sign(y) * np.maximum(size - np.expand_dims(taus, axis), 0.0)
+        x = np.sign(y) * np.minimum(size, wide)
+    elif inner == "l2":
+        x = y * (wide / np.expand_dims(v, axis))
+    else:
+        taus = threshold(np.moveaxis(size, axis, -1), u)[..., 0]
+        x = np.sign(y) * np.maximum(size - np.expand_dims(taus, axis), 0.0)
+    return x
 
 
 def _torch(y: np.ndarray, norm: str, axis: int, radius: float) -> Run:

@@ -12,6 +12,7 @@ import json
 import os
 import statistics
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from time import monotonic_ns, sleep
 from typing import Any, Protocol
 
@@ -56,8 +57,8 @@ class Host:
         leaf, args = call
         return leaf(*args)
 
-    def listen(self, key: bytes) -> str:
-        self._answerer = Answerer(key)
+    def listen(self, key: bytes, folder: str) -> str:
+        self._answerer = Answerer(key, folder)
         return self._answerer.address
 
     def answer(self) -> None:
@@ -79,7 +80,8 @@ class Base:
     """What the ways have in common: an actor that ends with them."""
 
     def __init__(self) -> None:
-        self.actor: Any = ray.remote(num_cpus=0)(Host).remote()
+        as_actor: Any = ray.remote(num_cpus=0)
+        self.actor = as_actor(Host).remote()
         self.pid: int | None = ray.get(self.actor.pid.remote())
 
     def kill(self) -> None:
@@ -130,13 +132,17 @@ class LineWay(Base):
 
     def __init__(self) -> None:
         super().__init__()
-        key = new_key()
-        address = ray.get(self.actor.listen.remote(key))
+        key, self._folder = new_key(), TemporaryDirectory()
+        address = ray.get(self.actor.listen.remote(key, self._folder.name))
         self._answering = self.actor.answer.remote()
         self._line = Line(address, key)
 
     def call(self, leaf: Leaf[Any], args: tuple[Any, ...], stop: Stop) -> Any:
         return self._line.call(leaf, args)
+
+    def close(self) -> None:
+        super().close()
+        self._folder.cleanup()
 
 
 def run_task(call: tuple[Leaf[Any], tuple[Any, ...]]) -> Any:

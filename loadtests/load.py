@@ -39,7 +39,7 @@ from normtree.engine.projector import Projector
 from normtree.settings import Settings
 
 MIB = 2**20
-WEAK_BYTES = (16 * MIB, 256 * MIB)
+WEAK_BYTES: tuple[int, ...] = (16 * MIB, 256 * MIB)
 CURVES_S = 420.0  # after so long no further size is begun
 
 

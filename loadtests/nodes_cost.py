@@ -65,7 +65,8 @@ def fit_probes(probes: Sequence[Mapping[str, Any]], leaves_ms: Sequence[float]) 
 def _non_negative(columns: np.ndarray, wanted: np.ndarray) -> tuple[float, ...]:
     """Least squares with no parameter below zero: the best of all subsets, of which there are 16."""
     count = columns.shape[1]
-    best, least = (0.0,) * count, float(wanted @ wanted)
+    best: tuple[float, ...] = (0.0,) * count
+    least = float(wanted @ wanted)
     for size in range(1, count + 1):
         for chosen in combinations(range(count), size):
             found = np.linalg.lstsq(columns[:, chosen], wanted, rcond=None)[0]

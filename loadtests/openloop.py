@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from time import perf_counter, sleep
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -29,6 +30,7 @@ import uvloop
 
 LARGEST_RATE, LONGEST_S, MOST_CONNECTIONS = 20_000.0, 120.0, 512
 GRACE_S = 5.0
+HTTP_PORT = 80
 REJECTIONS = (429, 503)
 UNANSWERED = 0
 
@@ -111,10 +113,10 @@ class Line(asyncio.Protocol):
     def __init__(self, generator: "Generator") -> None:
         self._generator = generator
         self._shot: Shot | None = None
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.Transport, transport)
 
     def send(self, shot: Shot) -> None:
         self._shot = shot
@@ -127,17 +129,18 @@ class Line(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"retry-after":
+        if self._shot and name.lower() == b"retry-after":
             self._shot.told_when = value.isdigit()
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        shot, self._shot = self._shot, None
-        shot.done_s = perf_counter()
-        shot.status = self._parser.get_status_code()
-        shot.right = shot.status == 200 and b"".join(self._body) == self._generator.expected
+        if self._shot:
+            shot, self._shot = self._shot, None
+            shot.done_s = perf_counter()
+            shot.status = self._parser.get_status_code()
+            shot.right = shot.status == 200 and b"".join(self._body) == self._generator.expected
         if self._parser.should_keep_alive():
             self._generator.free(self)
         else:
@@ -168,8 +171,8 @@ class Generator:
         self, url: str, body: bytes, expected: bytes, connections: int = 128, headers: Sequence[str] = ()
     ) -> None:
         place = urlsplit(url)
-        check_local(place.hostname or "")
-        self._host, self._port = place.hostname, place.port
+        self._host, self._port = place.hostname or "", place.port or HTTP_PORT
+        check_local(self._host)
         head = [
             f"POST {place.path}?{place.query} HTTP/1.1",
             f"Host: {place.netloc}",

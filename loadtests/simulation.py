@@ -173,7 +173,7 @@ def draws(spread: Mapping[str, np.ndarray], link: np.ndarray) -> list[Factors]:
 
 def scale(profile: MachineProfile, hardware: Hardware, norm: str, factors: Sequence[Factors]) -> list[dict[str, Any]]:
     """Walk all sizes and numbers of nodes; speed-up is over one node like the others."""
-    found = []
+    found: list[dict[str, Any]] = []
     for nbytes, nodes in product(SIZES, NODES):
         parts = simulate(profile, hardware, nbytes, nodes, norm)
         alone = simulate(profile, hardware, nbytes, 1, norm)
@@ -232,7 +232,8 @@ def check_nodes(profile: MachineProfile, hardware: Hardware, nodes: Mapping[str,
         where = there(run, several)
         alone = simulate(profile, where, run["nbytes"], 1, "linf", columns=run["nbytes"] // 4 // run["fibres"])
         added_ms = several.ms(run["blocks"], where.round_trip_ms, run["nbytes"] / NODES_HERE)
-        return alone.bandwidth + alone.root + MOVED_BYTES * run["fibres"] / 2 / where.link_gb_s / 1e6 + added_ms
+        moved_ms = MOVED_BYTES * float(run["fibres"]) / 2 / where.link_gb_s / 1e6
+        return alone.bandwidth + alone.root + moved_ms + added_ms
 
     nothing = NodesCost(0.0, 0.0, 0.0, 0.0)
     probes = [

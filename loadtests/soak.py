@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import quantiles
+from typing import Any
 
 from job_load import JobLoad, JobTally
 from mixed import MixedLoad, Tally
@@ -36,7 +37,7 @@ class Pace:
 GENTLE = Pace(clients=4, pause_s=0.3, jobs_pause_s=15.0)
 
 
-def soak(service: Service, folder: Path, seconds: float, pace: Pace = Pace()) -> dict[str, object]:
+def soak(service: Service, folder: Path, seconds: float, pace: Pace = Pace()) -> dict[str, Any]:
     """Load a service and watch it.
 
     Args:
@@ -59,7 +60,7 @@ def soak(service: Service, folder: Path, seconds: float, pace: Pace = Pace()) ->
 
 def report(
     samples: Sequence[Sample], tally: Tally, jobs: JobTally, served: ServedTally, seconds: float
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Counts, latencies, growth, and enough samples for a picture, as plain values."""
     grown = growth(samples)
     return {

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.shared_memory import SharedMemory
@@ -107,7 +107,9 @@ class Course:
     """The kinds of request, each a method that makes one and returns its milliseconds."""
 
     def __init__(self, echoes: list[Line], service: Line, y: np.ndarray, memory: SharedMemory) -> None:
-        self._echoes, self._service, self._memory = dict(zip(ECHOES, echoes, strict=True)), service, memory
+        self._echoes, self._service = dict(zip(ECHOES, echoes, strict=True)), service
+        assert memory.buf is not None
+        self._shared = memory.buf
         self._y, self._x = y, nk.project(y, NORM, sparsity=SPARSITY)
         body = io.BytesIO()
         np.save(body, y)
@@ -118,7 +120,7 @@ class Course:
     def register(self) -> None:
         wanted = {"key": f"/{KEY}", "byte_size": 2 * self._y.nbytes}
         self._service.ask("/v2/systemsharedmemory/region/r/register", json.dumps(wanted).encode())
-        np.frombuffer(self._memory.buf, self._y.dtype, self._y.size)[:] = self._y.reshape(-1)
+        np.frombuffer(self._shared, self._y.dtype, self._y.size)[:] = self._y.reshape(-1)
 
     def echo(self, kind: str) -> float:
         took, _, answer = self._echoes[kind].ask("/", self._body, NPY)
@@ -149,7 +151,7 @@ class Course:
         }
         took, _, answer = self._service.ask("/v2/models/multilevel/infer", json.dumps(asked).encode())
         self.walls["shared memory"].append(json.loads(bytes(answer))["parameters"]["timing_wall_ms"])
-        x = np.frombuffer(self._memory.buf, y.dtype, y.size, y.nbytes)
+        x = np.frombuffer(self._shared, y.dtype, y.size, y.nbytes)
         assert x.tobytes() == self._x.tobytes()
         return took
 
@@ -161,7 +163,7 @@ class Course:
 
 
 def measure(course: Course, rounds: int) -> dict[str, list[float]]:
-    kinds = {
+    kinds: dict[str, Callable[[], float]] = {
         **{f"echo, {kind}": partial(course.echo, kind) for kind in ECHOES},
         "dense": course.dense,
         "compact": course.compact,
@@ -169,8 +171,10 @@ def measure(course: Course, rounds: int) -> dict[str, list[float]]:
     }
     for run in kinds.values():
         run()
-    for kept in (*course.walls.values(), *course.stages.values()):
-        kept.clear()
+    for walls in course.walls.values():
+        walls.clear()
+    for stages in course.stages.values():
+        stages.clear()
     taken: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind, run in kinds.items():

@@ -119,7 +119,7 @@ def wire() -> Iterator[Wire]:
             _ip("-n", name, "link", "set", DEVICE, "mtu", str(MTU), "up")
         yield Wire(names, addresses, relay)
     finally:
-        if relay:
+        if relay is not None:
             relay.kill()
             relay.communicate()
         for name in names:

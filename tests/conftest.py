@@ -214,8 +214,15 @@ def started(
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Base URL and process of the real service on an embedded Ray."""
     log = tmp_path_factory.mktemp("service") / "log.txt"
-    limits = {"arena_bytes": 2**29, "body_limit_bytes": 2**28}
-    with serving(log, decoys, workers=WORKERS, shared_memory=True, jobs_roots=jobs_root, **limits) as found:
+    with serving(
+        log,
+        decoys,
+        workers=WORKERS,
+        shared_memory=True,
+        jobs_roots=jobs_root,
+        arena_bytes=2**29,
+        body_limit_bytes=2**28,
+    ) as found:
         yield found
 
 

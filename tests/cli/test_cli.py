@@ -55,7 +55,7 @@ def warm() -> None:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    tensors = {
+    tensors: dict[str, Any] = {
         "layer.weight": RNG.standard_normal((32, 16)).astype(np.float32),
         "layer.bias": RNG.standard_normal(32).astype(np.float32),
         "head.weight": RNG.standard_normal((8, 32)),
@@ -124,7 +124,7 @@ def test_it_says_where_no_group_is_left(tmp_path: Path) -> None:
 
 def test_it_sees_heads_as_groups(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", y := RNG.standard_normal((24, 10)).astype(np.float32))
-    given = ["--groups", 2, "--norm", "l1,l2", "--split", "0:6"]
+    given: list[str | float | Path] = ["--groups", 2, "--norm", "l1,l2", "--split", "0:6"]
     done = run("project", tmp_path / "y.npy", tmp_path / "x.npy", *given)
     assert done.exit_code == 0, done.stderr
     x = np.load(tmp_path / "x.npy")

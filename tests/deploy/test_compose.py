@@ -79,7 +79,7 @@ def test_image_is_built_from_here(compose: dict[str, Any], deploy: Path) -> None
 
 def test_prometheus_scrapes_services_that_exist(compose: dict[str, Any], read_yaml: Any) -> None:
     config = read_yaml("prometheus", "prometheus.yaml")
-    hosts = {}
+    hosts: dict[str, dict[str, int]] = {}
     for job in config["scrape_configs"]:
         for static in job["static_configs"]:
             for target in static["targets"]:

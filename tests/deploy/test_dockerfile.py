@@ -92,7 +92,7 @@ def test_constraints_pin_what_the_image_needs(deploy: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'", (deploy / "Dockerfile").read_text())
     wanted = [*map(Requirement, project["dependencies"]), Requirement(f"normtree[{extras}]")]
-    seen = set()
+    seen: set[tuple[str, str]] = set()
     while wanted:
         requirement = wanted.pop()
         name = canonicalize_name(requirement.name)

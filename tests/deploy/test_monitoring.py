@@ -95,7 +95,7 @@ def test_every_metric_exists(
 ) -> None:
     recorded = {rule["record"] for rule in rules if "record" in rule}
     families = {family.removesuffix("_total") for family in exposed}
-    names = {selector.name for selector in used} - recorded - OTHERS - RAYS
+    names = {selector.name for selector in used if selector.name} - recorded - OTHERS - RAYS
     assert names
     assert {family(name).removesuffix("_total") for name in names} <= families
 
@@ -117,7 +117,8 @@ def test_every_label_exists(used: list[promql_parser.VectorSelector], exposed: d
 def test_histograms_are_asked_for_where_there_is_one(
     used: list[promql_parser.VectorSelector], exposed: dict[str, Metric]
 ) -> None:
-    buckets = {selector.name.removesuffix("_bucket") for selector in used if selector.name.endswith("_bucket")}
+    names = {selector.name for selector in used if selector.name}
+    buckets = {name.removesuffix("_bucket") for name in names if name.endswith("_bucket")}
     assert buckets
     assert {exposed[name].type for name in buckets} == {"histogram"}
 

@@ -64,7 +64,7 @@ def test_settings_have_values_that_are_permitted(
         given = {**values(document, inside), "keys_file": keys}
         if "jobs_roots" in given:
             given["jobs_roots"] = str(tmp_path)  # /checkpoints is in the container
-        given["workers"] = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", given["workers"])
+        given["workers"] = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", str(given["workers"]))
         settings = Settings.model_validate(given)
         assert settings.host == "0.0.0.0"
         assert not settings.insecure

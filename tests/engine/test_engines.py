@@ -284,7 +284,7 @@ def slow(projector: Projector, large: NDArray[np.float64]) -> Iterator[tuple[Seg
     """A tensor whose projection takes a good while: l1 fibres that lie across memory."""
     y = large
     with projector.arena.lease(y.nbytes) as source, projector.arena.lease(y.nbytes) as target:
-        source.buffer[:] = memoryview(y).cast("B")
+        source.buffer[:] = memoryview(y.data).cast("B")
         yield source, target, y
 
 
@@ -312,7 +312,7 @@ def test_a_killed_worker_costs_a_retry_and_no_bit(
         killer.join()
         if timing.retries:
             break
-    assert timing.retries >= 1
+    assert timing.retries
     assert tensors[1].array().tobytes() == nk.project(y, "l1,l1", 1000.0, axes="1,0").tobytes()
 
 
@@ -370,7 +370,7 @@ def test_leaves_follow_what_lands_and_are_followed(projector: Projector, engine:
         def receive() -> None:
             for start in range(0, y.nbytes, 1 << 20):
                 stop = min(start + (1 << 20), y.nbytes)
-                source.buffer[start:stop] = memoryview(y).cast("B")[start:stop]
+                source.buffer[start:stop] = memoryview(y.data).cast("B")[start:stop]
                 landed.advance(stop)
 
         source.buffer[:] = b"\xff" * y.nbytes  # NaN: a leaf that ran ahead would be found out
@@ -413,7 +413,7 @@ def test_a_timing_tells_groups_asked_and_left(projector: Projector, norm: str, e
         (np.ones((300, 70)), {"groups": 7}, (7, 0)),
         (noise((300, 70), "float64"), {"radius": 1.0}, (None, None)),
     ):
-        plan = projector.plan(y.shape, y.dtype.str, norm=norm, engine=engine, **goal)  # type: ignore[arg-type]
+        plan = projector.plan(y.shape, y.dtype.str, norm=norm, engine=engine, **goal)
         _, timing = projector.project_array(y, plan)
         assert (timing.groups_asked, timing.groups_left) == told
         assert timing.as_dict()["warning"] == timing.warning

@@ -206,7 +206,8 @@ def test_requests_go_right_while_workers_are_killed(projector: Projector) -> Non
     assert projector.ray
     shape = (4000, 1000)
     nbytes = 4 * shape[0] * shape[1]
-    over, killed = threading.Event(), []
+    over = threading.Event()
+    killed: list[int] = []
     killer = threading.Thread(target=kill_now_and_then, args=(projector.ray, over, killed))
     requests = hit = retries = 0
     with projector.arena.lease(nbytes) as source, projector.arena.lease(nbytes) as target:
@@ -218,7 +219,7 @@ def test_requests_go_right_while_workers_are_killed(projector: Projector) -> Non
             while requests < REQUESTS or hit < HITS:
                 assert monotonic() < give_up_s, f"{requests} requests, {len(killed)} kills, of which {hit} hit one"
                 held.target.array(writable=True)[...] = np.nan
-                repeated = projector.project(held.source, held.target, held.plan).retries
+                repeated = projector.project(held.source, held.target, held.plan).retries or 0
                 requests, hit, retries = requests + 1, hit + (repeated > 0), retries + repeated
                 assert held.is_right(expected)
         finally:

@@ -119,7 +119,7 @@ def test_a_tensor_in_memory_of_the_process_cannot_travel() -> None:
 def test_groups_without_elements_cost_nothing(projector: Projector, engine: str) -> None:
     y = np.empty((2**40, 0), np.float32)
     for given in ({"radius": 1.0}, {"sparsity": 0.5}, {"groups": 3}):
-        plan = projector.plan(y.shape, "<f4", norm="l1,linf", engine=engine, **given)  # type: ignore[arg-type]
+        plan = projector.plan(y.shape, "<f4", norm="l1,linf", engine=engine, **given)
         x, timing = projector.project_array(y, plan)
         assert x.shape == y.shape
         assert timing.warning == ""

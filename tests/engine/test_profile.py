@@ -22,7 +22,7 @@ from normtree.engine.bench import Bench
 from normtree.engine.disturbance import Disturbance
 from normtree.engine.machine import Machine, this_machine
 from normtree.engine.plan import make_plan
-from normtree.engine.profile import Curve, EngineCost, MachineProfile, SweepCost
+from normtree.engine.profile import Curve, Engine, EngineCost, MachineProfile, SweepCost
 from normtree.engine.profile_store import load_profile, profile_path, save_profile
 from normtree.engine.projector import Projector
 from normtree.engine.units import size_text
@@ -33,6 +33,8 @@ from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
 
 LINE = Curve((10, 20, 40), (1.0, 3.0, 4.0))
+INLINE: tuple[Engine, ...] = ("inline",)
+BOTH: tuple[Engine, ...] = ("inline", "ray")
 
 
 @pytest.mark.parametrize(
@@ -117,9 +119,9 @@ def test_a_kept_profile_is_taken_and_another_machine_s_is_not(projector: Project
     with Projector.start(settings) as started, measuring_little():
         assert started.profile == marked
         assert started.measure() != marked
-        assert load_profile(this_machine(), 1, ("inline",)) == started.profile
+        assert load_profile(this_machine(), 1, INLINE) == started.profile
     other = replace(this_machine(), processor="another")
-    assert load_profile(other, 1, ("inline",)) is None
+    assert load_profile(other, 1, INLINE) is None
 
 
 def test_a_disturbed_profile_is_measured_again_after_a_while(projector: Projector) -> None:
@@ -297,6 +299,6 @@ def test_a_machine_is_told_apart_by_what_computes() -> None:
         profile_path(each, workers, engines)
         for each in (machine, replace(machine, sources="other"))
         for workers in (1, 2)
-        for engines in (("inline",), ("inline", "ray"))
+        for engines in (INLINE, BOTH)
     }
     assert len(paths) == 8

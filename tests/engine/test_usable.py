@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 import pytest
@@ -189,7 +189,7 @@ def group() -> Iterator[Path]:
     groups = dict(cgroups._groups(Path("/")))
     for mount in cgroups._mounts(Path("/")):
         if mount.version == 2 or "cpu" in mount.controllers:
-            own = next(cgroups._chain(mount, groups.get("cpu" if mount.version == 1 else "", Path("/"))), None)
+            own = next(cgroups._chain(mount, groups.get("cpu" if mount.version == 1 else "", PurePosixPath("/"))), None)
             made = own / f"normtree-test-{uuid4().hex}" if own else None
             try:
                 assert made

@@ -51,7 +51,8 @@ def run() -> Callable[[uvicorn.Server], AbstractContextManager[Place]]:
 @pytest.fixture(scope="session")
 def place(projector: Projector) -> Iterator[Place]:
     """Where an application in this process is served."""
-    bounds = {"head_limit_bytes": 4096, "head_timeout_s": HANG_S}
-    settings = Settings(inline_only=True, workers=WORKERS, arena_bytes=2**26, **bounds)
+    settings = Settings(
+        inline_only=True, workers=WORKERS, arena_bytes=2**26, head_limit_bytes=4096, head_timeout_s=HANG_S
+    )
     with running(uvicorn.Server(server_config(create_app(projector, settings), settings))) as found:
         yield found

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from functools import partial
+from operator import floordiv
 
 import pytest
 
@@ -11,7 +13,7 @@ from normtree.http.aside import Aside
 
 def test_work_is_done_in_turn_and_its_errors_are_raised() -> None:
     async def use(aside: Aside) -> list[object]:
-        return await asyncio.gather(*(aside.run(lambda i=i: 6 // i) for i in (1, 2, 0, 3)), return_exceptions=True)
+        return await asyncio.gather(*(aside.run(partial(floordiv, 6, i)) for i in (1, 2, 0, 3)), return_exceptions=True)
 
     one, two, failed, three = asyncio.run(use(Aside("test", 8, 60)))
     assert (one, two, three) == (6, 3, 2)

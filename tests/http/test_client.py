@@ -88,7 +88,7 @@ def test_whatever_is_an_array(near: Client, y: Any) -> None:
 
 @pytest.mark.parametrize("radius", [np.float64(0.1), np.float32(0.1), np.int64(1), 0.1, 1])
 def test_numpy_s_scalars_are_numbers(near: Client, radius: Any) -> None:
-    got = near.project(Y, radius=radius, certificate=np.True_)
+    got = near.project(Y, radius=radius, certificate=np.True_)  # type: ignore[arg-type]
     np.testing.assert_array_equal(got.x, nk.project(Y, "l1,linf", float(radius)))
     assert got.certificate is not None
 

@@ -31,8 +31,10 @@ NPY = {"Content-Type": "application/x-npy"}
 
 @pytest.fixture(scope="module")
 def served(projector: Projector, run: Any) -> Iterator[tuple[tuple[str, int], Admission]]:
-    bounds = {"body_timeout_s": TIMEOUT_S, "body_grace_s": GRACE_S, "unread_timeout_s": TIMEOUT_S}
-    settings = Settings(inline_only=True, workers=2, arena_bytes=2**26, key_bytes_limit=40 * MIB, **bounds)
+    settings = Settings(
+        inline_only=True, workers=2, arena_bytes=2**26, key_bytes_limit=40 * MIB,
+        body_timeout_s=TIMEOUT_S, body_grace_s=GRACE_S, unread_timeout_s=TIMEOUT_S,
+    )  # fmt: skip
     app = create_app(projector, settings)
     with run(uvicorn.Server(server_config(app, settings))) as place:
         yield place, app.state.admission

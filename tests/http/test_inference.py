@@ -226,7 +226,7 @@ def test_empty_and_scalar(client: httpx.Client, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("compress", [gzip.compress, zlib.compress, lambda data: data])
 def test_lengths_that_lie(client: httpx.Client, compress: Any) -> None:
-    coding = {gzip.compress: "gzip", zlib.compress: "deflate"}.get(compress, "identity")
+    coding = "gzip" if compress is gzip.compress else "deflate" if compress is zlib.compress else "identity"
     content, headers = body(noise(20, 30))
     headers["Content-Encoding"] = coding
     good = client.post(INFER, content=compress(content), headers=headers)

@@ -274,8 +274,8 @@ logging.getLogger("test").info("the last one")
 
 
 def test_nobody_waits_for_who_reads_the_log_and_what_is_dropped_is_told() -> None:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", LOGGING], text=True, **pipes) as logging_:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", LOGGING], text=True, stdin=pipe, stdout=pipe, stderr=pipe) as logging_:
         assert logging_.stdout
         assert logging_.stdout.readline() == "done\n"  # before a line is read
         shown = logging_.communicate("\n", 60)[1]

@@ -242,7 +242,9 @@ def test_groups_asked_and_left_are_told(client: httpx.Client) -> None:
 def test_axes_seen_as_several(client: httpx.Client, output: str) -> None:
     y = noise(24, 10)
     wanted = nk.project(y.reshape(6, 4, 10), "l1,linf,l2", groups=2, axes="2,0,1").reshape(y.shape)
-    query = {"split": "0:6", "norm": "l1,linf,l2", "axes": "2,0,1", "groups": 2, "output": output}
+    query: dict[str, Any] = {
+        "split": "0:6", "norm": "l1,linf,l2", "axes": "2,0,1", "groups": 2, "output": output,
+    }  # fmt: skip
     answer = post(client, tensors_body({"a": y, "b": noise(3)}), tensors="a", certificate=1, **query)
     found, contents = parse(answer.content)
     if output == "compact":

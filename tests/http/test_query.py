@@ -1,5 +1,6 @@
 """The query of a projection: defaults, and the words for what is wrong."""
 
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -132,7 +133,7 @@ def test_cuts_what_it_shows() -> None:
 
 
 def test_openapi_knows_every_parameter() -> None:
-    found = {parameter["name"]: parameter["schema"] for parameter in query_parameters()}
+    found: dict[str, Any] = {str(each["name"]): each["schema"] for each in query_parameters()}
     assert set(found) == set(ProjectQuery.model_fields)
     assert found["radius"] == {
         "type": "number",

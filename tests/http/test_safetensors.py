@@ -237,7 +237,7 @@ A = '{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
     ],
 )
 def test_every_reader_takes_the_odd_headers_that_the_library_takes(text: str, tmp_path: Path) -> None:
-    body = header(text.replace("@", A)) + np.float32([1, 2]).tobytes()
+    body = header(text.replace("@", A)) + np.array([1, 2], np.float32).tobytes()
     theirs = {name: (one["dtype"], tuple(one["shape"])) for name, one in safetensors.deserialize(body)}
     found = read(body)
     assert found is not None

@@ -18,7 +18,7 @@ import normtree
 import normtree_kernels as nk
 
 Y = np.random.default_rng(3).standard_t(3, (700, 300)).astype(np.float32)
-GOAL = {"norm": "l1,linf", "axes": "1,0", "sparsity": 0.9}
+GOAL: dict[str, Any] = {"norm": "l1,linf", "axes": "1,0", "sparsity": 0.9}
 
 
 def by_npy(base: str, _: Path) -> bytes:

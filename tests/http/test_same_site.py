@@ -1,7 +1,7 @@
 """Browsers: what a page of another site could send is refused, and what no page sends is served as ever."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def app_of(projector: Projector, **given: Any) -> FastAPI:
     return create_app(projector, Settings(**{"inline_only": True, **given}))
 
 
-def ask(projector: Projector, requests: list[Asked], **given: Any) -> list[tuple[int, str | None]]:
+def ask(projector: Projector, requests: Sequence[Asked], **given: Any) -> list[tuple[int, str | None]]:
     """Ask one after another; return each answer's status, and its code where it is a problem."""
 
     async def main() -> list[httpx.Response]:

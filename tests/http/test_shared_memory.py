@@ -348,7 +348,7 @@ def test_registrations_that_are_no_json(base: str, body: bytes) -> None:
 
 
 def test_it_is_off_unless_asked_for(serve: Any, tmp_path: Path) -> None:
-    tensor = {"name": "y", "shape": [2], "datatype": "FP32"}
+    tensor: dict[str, Any] = {"name": "y", "shape": [2], "datatype": "FP32"}
     tensor["parameters"] = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
     with (
         serve(tmp_path / "log.txt", inline_only=True, workers=2, arena_bytes=2**24) as (base, _),

@@ -1,6 +1,7 @@
 """``trace=1``: the trace of a request's work, kept for whoever asked for it."""
 
 import io
+from typing import Any
 
 import httpx
 import numpy as np
@@ -23,7 +24,7 @@ TIMING = Timing(
 )  # fmt: skip
 
 
-def pieces(trace: dict[str, object]) -> list[dict[str, float]]:
+def pieces(trace: dict[str, object]) -> list[dict[str, Any]]:
     events = trace["traceEvents"]
     assert isinstance(events, list)
     named = {event["tid"] for event in events if event["name"] == "thread_name"}

@@ -44,7 +44,7 @@ def tensors_of(shard: int) -> dict[str, Array]:
 def write_checkpoint(folder: Path, shards: int = SHARDS) -> Path:
     """Write a sharded checkpoint as Hugging Face lays it out."""
     folder.mkdir(parents=True)
-    weights = {}
+    weights: dict[str, str] = {}
     for shard in range(shards):
         name = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
         tensors = tensors_of(shard)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ def noted(path: Path) -> dict[str, Any]:
     return found
 
 
+def is_cancelled(note: Path) -> bool:
+    return bool(noted(note)["state"] == "cancelled")
+
+
 def sealed(note: dict[str, Any]) -> bytes:
     return seal(json.dumps(note).encode())
 
@@ -104,7 +109,7 @@ def test_a_job_that_cannot_be_started_fails_and_the_next_one_runs(
         failed = ended(board, board.submit(recipe, None)[0])
     assert failed.state == "failed"
     assert failed.error is not None
-    assert failed.error["detail"] == "exit status 127" or "it did not start" in failed.error["detail"]
+    assert failed.error["detail"] == "exit status 127" or "it did not start" in str(failed.error["detail"])
     assert ended(board, board.submit(recipe, None)[0]).state == "completed"
     board.close()
 
@@ -282,7 +287,7 @@ def test_so_many_jobs_wait_and_so_many_are_remembered(
         for _ in range(2):  # who is cancelled makes room, is noted while another runs, and is forgotten in time
             job = board.cancel(jobs.pop().id)
             note = tmp_path / "board" / f"{job.id}.job"
-            until(lambda note=note: noted(note)["state"] == "cancelled")
+            until(partial(is_cancelled, note))
             jobs.insert(0, board.submit(other(recipe, "more"), None)[0])
         assert board.get(first.id).state == "running"
         for job in (*jobs, first):
@@ -311,7 +316,7 @@ def test_owners_take_turns_and_have_each_their_own_queue_keys_and_memory(
         board.cancel(first.id)
         until(lambda: all(job.ended for job in board.page(9)) and len(board.page(9, owner="ada")) == 2)
         assert [job.owner for job in board.page(9, owner="bob")] == ["bob"]
-        ends = {job.recipe["output"].rpartition("-")[2]: job.ended for job in board.page(9)}
+        ends = {job.recipe["output"].rpartition("-")[2]: job.ended or 0.0 for job in board.page(9)}
         assert ends["b"] < ends["a2"]  # though it was posted after it
 
 

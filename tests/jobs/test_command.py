@@ -20,7 +20,7 @@ from normtree.printable import printable
 RULES = "[[rules]]\ntensors = '.*(up|down)\\.weight'\nsparsity = 0.5\n"
 
 
-def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str | int | Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "normtree.cli", "job", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -69,11 +69,12 @@ def test_a_name_is_shown_as_it_is_and_steers_no_terminal(tmp_path: Path) -> None
     save_file({name: np.eye(4), "bias\x1b": np.ones(3)}, tmp_path / "in" / "model.safetensors")
     (tmp_path / "in" / "odd\x1b[2J.bin").write_bytes(b"0")
     (tmp_path / "recipe.toml").write_text("input = 'in'\noutput = 'out'\n[[rules]]\ntensors = '.*'\nsparsity = 0.5\n")
-    shown = Console(file=io.StringIO(), width=160, force_terminal=True, no_color=True)
+    seen = io.StringIO()
+    shown = Console(file=seen, width=160, force_terminal=True, no_color=True)
     bound = options(1, "64MiB", "inline", None)
     show_plan(shown, tmp_path / "recipe.toml", bound)
     run_and_show(shown, Console(file=io.StringIO()), tmp_path / "recipe.toml", bound)
-    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.file.getvalue())  # the table's own letters
+    text = re.sub(r"\x1b\[[0-9;]*m", "", seen.getvalue())  # the table's own letters
     assert printable(name) in text
     assert r"odd\x1b[2J.bin" in text
     assert not set("\x1b\x07\u202e") & set(text)

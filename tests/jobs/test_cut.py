@@ -95,6 +95,7 @@ def test_every_rule_is_split_and_writes_what_the_library_returns(
     some = cases()[:: 3 if dtype == "float64" else 1]  # its panels are cut across too, and read line by line
     recipe = make_recipe(tmp_path / "in", tmp_path / "out", *rules(some))
     plan = plan_job(recipe, SMALL)
+    assert SMALL.memory_bytes
     assert plan.buffer_bytes <= SMALL.memory_bytes
     small = [work.name for work in plan.works if not plan.is_split(work)]
     assert not small or dtype in ("float16", "bfloat16")

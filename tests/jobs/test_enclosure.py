@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from normtree import enclosure
 from normtree.enclosure import Enclosure, hidden
 from normtree.seal import seal, unseal
 
@@ -132,7 +131,7 @@ def test_a_file_is_placed_where_nothing_is_and_nowhere_else(
         def link(*_: Any, **__: Any) -> None:
             raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-        monkeypatch.setattr(enclosure.os, "link", link)
+        monkeypatch.setattr(os, "link", link)
     (folder / "one").write_bytes(b"one")
     inside.place("one", "placed")
     assert os.listdir(folder) == ["placed"]

@@ -370,7 +370,7 @@ def test_permissions_are_those_of_the_input_and_no_wider(model: Path, tmp_path: 
     (model / "read.only").touch()
     (model / "read.only").chmod(0o444)
     (model / "m.safetensors").chmod(0o640)
-    seen = set()
+    seen: set[str] = set()
 
     def watch(_: object) -> None:
         seen.update(f"{stat.S_IMODE(path.stat().st_mode):o}" for path in (tmp_path / "out").glob(".*.partial"))

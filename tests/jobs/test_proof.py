@@ -81,10 +81,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"0"),
     "renamed": lambda path: path.rename(path.with_name("old")),
     "a bit, the time put back": flip,
-    "a link": lambda path: path.rename(path.with_name("old")) and path.symlink_to("old"),
-    "a link to nowhere": lambda path: path.unlink() or path.symlink_to("nowhere"),
-    "a folder": lambda path: path.unlink() or path.mkdir(),
-    "a FIFO": lambda path: path.unlink() or os.mkfifo(path),
+    "a link": lambda path: (path.rename(path.with_name("old")), path.symlink_to("old")),
+    "a link to nowhere": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a FIFO": lambda path: (path.unlink(), os.mkfifo(path)),
 }
 
 
@@ -217,7 +217,7 @@ def test_a_job_that_was_stopped_between_a_files_two_names_goes_on(
         real(path, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(enclosure.os, "unlink", unlink)
+        patched.setattr(os, "unlink", unlink)
         with pytest.raises(Stopped):
             run_job(recipe, INLINE)
     assert (tmp_path / "out" / name).stat().st_nlink == 2
@@ -242,7 +242,7 @@ def test_a_file_that_comes_into_an_outputs_place_while_the_job_runs_is_left(
 
     with monkeypatch.context() as patched:
         if not links:
-            patched.setattr(enclosure.os, "link", link)
+            patched.setattr(os, "link", link)
         with pytest.raises(JobConflict, match=rf"out/{name}: somebody put it there while the job ran"):
             run_job(recipe, INLINE, put)
     assert (out / name).read_bytes() == b"mine"

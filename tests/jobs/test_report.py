@@ -15,6 +15,7 @@ import normtree_kernels as nk
 from normtree.engine.timing import STAGES
 from normtree.errors import InvalidRecipe
 from normtree.jobs import pictures
+from normtree.jobs.facts import BINS
 from normtree.jobs.removal import removals_of
 from normtree.jobs.report import make_page, make_report, to_json
 from normtree.jobs.run import Options, run_job
@@ -139,7 +140,7 @@ def test_the_page_stands_alone_and_shows_four_kinds_of_picture(state: Path) -> N
 
 def test_names_of_strangers_are_escaped() -> None:
     assert pictures.row("<b>&") == "<tr><td>&lt;b&gt;&amp;</td></tr>"
-    assert "<b>" not in pictures.histogram("<b>", [1] * pictures.BINS, 0, threshold=True)
+    assert "<b>" not in pictures.histogram("<b>", [1] * BINS, 0, threshold=True)
 
 
 def test_a_large_model_is_drawn_without_names(state: Path, checkpoint: Path, tmp_path: Path, make_recipe: Any) -> None:

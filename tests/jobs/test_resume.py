@@ -74,7 +74,7 @@ def test_a_disk_that_fills_up_is_told_and_the_job_resumes(
     before = files(checkpoint)
     with monkeypatch.context() as patched:
         full = OSError(errno.ENOSPC, "No space left on device")
-        patched.setattr(local.os, "pwrite", failing_after(after, full, os.pwrite))
+        patched.setattr(os, "pwrite", failing_after(after, full, os.pwrite))
         with pytest.raises(StorageFull, match="No space left on device; make room and run the job again"):
             run_job(recipe, INLINE)
     assert files(checkpoint) == before
@@ -89,7 +89,7 @@ def test_a_disk_that_cannot_be_read_is_told_and_the_job_resumes(
     recipe = make_recipe(checkpoint, tmp_path / "out", *RULES)
     with monkeypatch.context() as patched:
         broken = OSError(errno.EIO, "Input/output error")
-        patched.setattr(local.os, "preadv", failing_after(205, broken, os.preadv))
+        patched.setattr(os, "preadv", failing_after(205, broken, os.preadv))
         with pytest.raises(StorageFailed, match=r"safetensors: Input/output error"):
             run_job(recipe, INLINE)
     run_job(recipe, INLINE)
@@ -252,7 +252,7 @@ def test_aggregates_that_are_not_those_that_were_kept_are_made_again(
     first, second, _ = aggregated(checkpoint, tmp_path / "out", make_recipe, monkeypatch)
     data = bytearray(first.read_bytes())
     data[-300] ^= 1 << 5
-    damaged = {"a bit": bytes(data), "its end": data[:-1], "all of it": b"", "another's": second.read_bytes()}
+    damaged = {"a bit": bytes(data), "its end": bytes(data[:-1]), "all of it": b"", "another's": second.read_bytes()}
     first.write_bytes(damaged[damage])
     run_job(make_recipe(checkpoint, tmp_path / "out", GLOBAL), INLINE)
     run_job(make_recipe(checkpoint, tmp_path / "straight", GLOBAL), INLINE)

@@ -354,7 +354,9 @@ def test_a_recipe_may_begin_with_a_mark_of_its_order_of_bytes(client: httpx.Clie
 def test_a_name_that_is_no_text_is_told_and_the_list_goes_on(client: httpx.Client, root: Path) -> None:
     folder = root / "odd"
     folder.mkdir()
-    shutil.copy(root / "in" / "model-00001-of-00003.safetensors", os.fsencode(folder) + b"/caf\xe9.safetensors")
+    shutil.copy(
+        os.fsencode(root / "in" / "model-00001-of-00003.safetensors"), os.fsencode(folder) + b"/caf\xe9.safetensors"
+    )
     answer = client.post("/v1/jobs", json=recipe("odd-out", input="odd"))
     found = answer.json() if answer.is_error else ended(client, answer.json()["id"])["error"]
     assert found["status"] == 422

@@ -61,7 +61,7 @@ def counting() -> Iterator[Callable[[], int]]:
         yield lambda: next(steps)
     finally:
         sys.settrace(before)
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
 
 
 def grows_in_a_line(counts: list[int]) -> bool:

@@ -44,13 +44,14 @@ def name(request: pytest.FixtureRequest) -> str:
 def stepped(y: Array) -> Array:
     """Lie y at the odd indices of a larger array of NaNs."""
     room = np.full([2 * n + 1 for n in y.shape], np.nan, y.dtype)
-    view = room[(..., *(slice(1, 2 * n + 1, 2) for n in y.shape))]
+    odd: Any = (..., *(slice(1, 2 * n + 1, 2) for n in y.shape))
+    view: Array = room[odd]
     view[...] = y
     return view
 
 
 def reversed_axes(y: Array) -> Array:
-    backwards = (..., *[slice(None, None, -1)] * y.ndim)
+    backwards: Any = (..., *[slice(None, None, -1)] * y.ndim)
     return y[backwards].copy()[backwards]
 
 
@@ -86,7 +87,7 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-@pytest.fixture(scope="session", params=LAYOUTS.values(), ids=LAYOUTS)
+@pytest.fixture(scope="session", params=list(LAYOUTS.values()), ids=list(LAYOUTS))
 def layout(request: pytest.FixtureRequest) -> Any:
     """Return each function that copies an array to another memory layout, values and shape kept."""
     return request.param
@@ -166,9 +167,9 @@ class Case:
 
 def values_of(kind: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float64]:
     rng = np.random.default_rng(seed)
-    normal = rng.standard_normal(shape)
+    normal: NDArray[np.float64] = rng.standard_normal(shape)
     if kind == "ties":
-        return rng.integers(-3, 4, shape) * 1.0
+        return rng.integers(-3, 4, shape).astype(np.float64)
     if kind == "sparse":
         return np.where(rng.random(shape) < 0.7, np.copysign(0.0, normal), normal)
     if kind == "heavy":
@@ -210,6 +211,7 @@ def radii(draw: st.DrawFn, norm: float) -> float:
 @st.composite
 def cases_of(
     draw: st.DrawFn,
+    /,
     dtype: Any = None,
     depth: int | None = None,
     text: str | None = None,

@@ -24,7 +24,7 @@ DTYPES: dict[str, Any] = {"float64": np.float64, "float32": np.float32, "float16
 NAMES = ("l1", "l2", "linf")
 DEEP = ("l1,l1,l1", "l1,linf,linf", "l1,l2,linf", "l1,linf,l1", "l2,l1,linf", "linf,l1,l2", "l1,l1,linf,l2")
 EXACT = ("l1", "l2", "linf", "l1,linf", "l1,linf,linf", "l1,l2", "linf,l1,l2")
-SHAPES = {
+SHAPES: dict[int, list[tuple[tuple[int, ...], str | None]]] = {
     1: [((1,), None), ((300,), None), ((5000,), None), ((40, 50), None)],
     2: [
         ((7, 5), None),

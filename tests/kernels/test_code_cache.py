@@ -33,7 +33,7 @@ def triple(x: int) -> int:
 
 def kernel(folder: Path, stamp: str = "sources") -> Any:
     """A kernel that nobody has compiled in this process."""
-    compiled = numba.njit(triple)
+    compiled: Any = numba.njit(triple)
     compiled._cache = CodeCache(triple, stamp, CodeFiles([folder]))
     return compiled
 

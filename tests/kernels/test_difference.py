@@ -22,7 +22,9 @@ def test_it_equals_numpy(dtype: Any, size: int) -> None:
 @pytest.mark.parametrize("scale", [1e-250, 1e250])
 def test_squares_out_of_range_are_taken_in_scale(scale: float) -> None:
     y = np.array([3.0, 0.0, 4.0]) * scale
-    assert difference(y, np.zeros(3)) == (pytest.approx(5 * scale, rel=1e-14, abs=0), 0)
+    distance, nonzero = difference(y, np.zeros(3))
+    assert distance == pytest.approx(5 * scale, rel=1e-14, abs=0)
+    assert nonzero == 0
 
 
 def test_a_negative_zero_is_a_zero_and_read_only_arrays_are_taken() -> None:

@@ -96,8 +96,8 @@ def test_long_groups_equal_the_oracle(dtype: Any, size: int, radius: float) -> N
     y = np.random.default_rng(size).standard_t(3, (11, size)).astype(dtype)
     x, wanted = (f(y, "l1,linf", radius, exact=True) for f in (nk.project, nk.reference.project))
     info = finfo(dtype)
-    near = {"rtol": 2 * float(info.eps) + 1e-12, "atol": 1e-13 + float(info.smallest_subnormal)}
-    np.testing.assert_allclose(wide(x), wide(wanted), **near)
+    rtol, atol = 2 * float(info.eps) + 1e-12, 1e-13 + float(info.smallest_subnormal)
+    np.testing.assert_allclose(wide(x), wide(wanted), rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("text", OWN)

@@ -297,7 +297,7 @@ def test_empty_tensors_stay_empty(dtype: Any, name: str, shape: tuple[int, ...])
 def test_groups_without_elements_cost_nothing(shape: tuple[int, ...]) -> None:
     y = np.empty(shape)
     for goal in ({"radius": 1.0}, {"sparsity": 0.5}, {"groups": 3}):
-        assert nk.project(y, "l1,linf", **goal).shape == shape  # type: ignore[arg-type]
+        assert nk.project(y, "l1,linf", **goal).shape == shape
     assert nk.norm(y, "l1,l2") == 0.0
     assert nk.radius_for(y, "l1,l2", groups=3) == 0.0
     found = nk.certify(y, y, "l1,linf", 1.0)
@@ -321,8 +321,8 @@ def test_ties_share_the_radius_alike(dtype: Any, count: int, radius: float) -> N
     x = wide(nk.project(np.full(count, -1, dtype), "l1", radius))
     assert len(np.unique(x)) == 1
     info = finfo(dtype)
-    near = {"rtol": float(info.eps), "atol": 2**-52 + float(info.smallest_subnormal)}
-    np.testing.assert_allclose(x, -radius / count, **near)
+    rtol, atol = float(info.eps), 2**-52 + float(info.smallest_subnormal)
+    np.testing.assert_allclose(x, -radius / count, rtol=rtol, atol=atol)
 
 
 # --- any floats at all ------------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ def test_half_precision_is_projected_in_float64_and_stays_inside(text: str, half
     assert nk.norm(x.astype(np.float64), text) <= radius
     wanted = nk.project(y.astype(np.float64), text, radius)
     info = finfo(half)
-    near = {"rtol": float(info.eps), "atol": float(info.smallest_subnormal)}
-    np.testing.assert_allclose(x.astype(np.float64), wanted, **near)
+    rtol, atol = float(info.eps), float(info.smallest_subnormal)
+    np.testing.assert_allclose(x.astype(np.float64), wanted, rtol=rtol, atol=atol)
     assert np.all(np.abs(x.astype(np.float64)) <= np.abs(wanted))
 
 
@@ -207,7 +207,7 @@ def test_offsets_beyond_int32_are_read_and_written(tmp_path: Any, axes: str) -> 
 
 def test_threads_are_kept_not_created_in_every_call() -> None:
     y = random((16, 16))
-    seen = set()
+    seen: set[int | None] = set()
     for _ in range(100):
         nk.project(y, "l1,l1", 1.0, threads=3)
         seen.update(thread.ident for thread in threading.enumerate())

@@ -55,8 +55,8 @@ def test_out_and_threads_change_nothing(cases: Any, bits: Any, data: st.DataObje
 
 def assert_near(x: NDArray[Any], wanted: NDArray[Any], close: float) -> None:
     info = finfo(x.dtype)
-    near = {"rtol": 2 * float(info.eps) + 1e-13, "atol": close + float(info.smallest_subnormal)}
-    np.testing.assert_allclose(x.astype(np.float64), wanted.astype(np.float64), **near)
+    rtol, atol = 2 * float(info.eps) + 1e-13, close + float(info.smallest_subnormal)
+    np.testing.assert_allclose(x.astype(np.float64), wanted.astype(np.float64), rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("size", [1, 2, 65, 1025, 3000])

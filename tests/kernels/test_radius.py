@@ -173,10 +173,11 @@ def test_any_integer_is_a_number_of_groups(groups: Any) -> None:
 def test_all_groups_are_the_tensor_and_none_are_zeros(cases: Any, bits: Any, text: str, data: st.DataObject) -> None:
     case = data.draw(cases(text=text))
     total = norms_of(case).size
-    for wanted in ({"sparsity": 0}, {"groups": total}):
+    goals: list[dict[str, Any]] = [{"sparsity": 0}, {"groups": total}, {"sparsity": 1}, {"groups": 0}]
+    for wanted in goals[:2]:
         assert nk.radius_for(case.y, text, axes=case.axes, **wanted) == case.norm()
         assert bits(nk.project(case.y, text, axes=case.axes, **wanted)) == bits(case.y)
-    for wanted in ({"sparsity": 1}, {"groups": 0}):
+    for wanted in goals[2:]:
         x = nk.project(case.y, text, axes=case.axes, **wanted)
         assert total == 0 or (nk.radius_for(case.y, text, axes=case.axes, **wanted) == 0 and not x.any())
 

@@ -38,7 +38,7 @@ def test_a_rank_and_the_sum_above_it(size: int, share: float, cuts: int, dtype: 
     question = next(search)
     while True:
         try:
-            question = search.send(sum(ranks.digits(piece, *question) for piece in pieces))
+            question = search.send(np.sum([ranks.digits(piece, *question) for piece in pieces], axis=0))
         except StopIteration as found:
             tau = found.value
             break

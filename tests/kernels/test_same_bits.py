@@ -37,7 +37,7 @@ def summed_in_lanes(terms: NDArray[np.float64]) -> float:
     """Add a vector in the order that lanes.py fixes, by its words."""
     chunks = np.zeros((-(-terms.size // CHUNK), CHUNK))
     chunks.reshape(-1)[: terms.size] = terms
-    sums = chunks.reshape(-1, CHUNK // LANES, LANES)
+    sums: NDArray[np.float64] = chunks.reshape(-1, CHUNK // LANES, LANES)
     for width in (LANES, GROUPS, 1):
         total = np.zeros((len(sums), width))
         for part in np.moveaxis(sums.reshape(len(sums), -1, width), 1, 0):

@@ -16,7 +16,8 @@ class Clock:
 
 
 def test_time_left_is_of_this_part_and_those_to_come() -> None:
-    clock, lines = Clock(), []
+    clock = Clock()
+    lines: list[str] = []
     progress = Progress({"one": 60.0, "two": 30.0, "three": 10.0}, lines.append, clock)
     assert progress.left_s == 100
     progress.begin("one")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_one_node_is_the_plans_model(inner: str) -> None:
         (1e9, 2, {"round_trip_ms": 1e4}, "latency"),
     ],
 )
-def test_bounds(nbytes: float, nodes: int, change: dict[str, float], bound: str) -> None:
+def test_bounds(nbytes: float, nodes: int, change: dict[str, Any], bound: str) -> None:
     assert simulate(PROFILE, replace(HARDWARE, **change), nbytes, nodes, "linf").bound == bound
 
 
@@ -106,7 +107,8 @@ def test_errors_are_told() -> None:
 def test_walls_over_two_nodes_are_predicted_from_smaller_ones() -> None:
     """Walls that follow the model itself are predicted without error, whatever the request adds."""
     profile, true = replace(PROFILE, workers=2), NodesCost(7.0, 0.6, 3.5, 0.8)
-    wires, walls = [], {"runs": [], "probes": []}
+    wires: list[dict[str, Any]] = []
+    walls: dict[str, list[dict[str, Any]]] = {"runs": [], "probes": []}
     for gbit_s, trip_ms in ((1.0, 0.1), (10.0, 0.1), (1.0, 10.0), (10.0, 10.0)):
         there = replace(HARDWARE, link_gb_s=gbit_s / 8)
         wires.append({"gbit_s": gbit_s, "round_trip_ms": trip_ms, "is": {"gbit_s": gbit_s, "round_trip_ms": trip_ms}})

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flows import mixed
@@ -33,7 +34,9 @@ def test_mixed_load(started: tuple[str, "subprocess.Popen[bytes]"], jobs_root: P
 
 def samples(**rising: float) -> list[Sample]:
     """A run of which one value rises all the time."""
-    steady = {"anonymous_mib": 500.0, "segments": 8, "segments_mib": 64.0, "descriptors": 100, "processes": 7}
+    steady: dict[str, Any] = {
+        "anonymous_mib": 500.0, "segments": 8, "segments_mib": 64.0, "descriptors": 100, "processes": 7,
+    }  # fmt: skip
     return [
         Sample(at_s=n, **{**steady, **{name: steady[name] + n * step for name, step in rising.items()}})
         for n in range(100)

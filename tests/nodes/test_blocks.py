@@ -228,7 +228,7 @@ def test_what_is_no_reference_is_told_by_its_position(cluster: Cluster, blocks: 
 
 @pytest.mark.parametrize("make", [list, tuple, iter, lambda refs: (ref for ref in refs)])
 def test_whatever_yields_references_is_taken(cluster: Cluster, make: Any) -> None:
-    made = on_ray.project(make([ray.put(BLOCK), ray.put(2 * BLOCK)]), "l1,linf", 1.0, axis=np.int64(0))
+    made = on_ray.project(make([ray.put(BLOCK), ray.put(2 * BLOCK)]), "l1,linf", 1.0, axis=np.int64(0))  # type: ignore[arg-type]
     expected = nk.project(np.concatenate([BLOCK, 2 * BLOCK]), "l1,linf", 1.0)
     np.testing.assert_array_equal(np.concatenate(ray.get(made)), expected)
 

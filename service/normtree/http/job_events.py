@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from normtree.errors import NormtreeError
@@ -47,7 +47,7 @@ class JobEvents:
         self._board, self._admission, self._keys = board, admission, keys
         self._watches: dict[str, _Watch] = {}
 
-    async def follow(self, job_id: str, key: Key | None = None) -> AsyncIterator[str]:
+    async def follow(self, job_id: str, key: Key | None = None) -> AsyncGenerator[str]:
         """Tell of each change until the job ends, the service does, or the key is revoked.
 
         Who is slow misses some that lie between.
