@@ -171,10 +171,10 @@ def test_extras_know_what_they_bring(project: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EVERY_DEPENDENCY))
-def test_readme_gives_the_reason_for_a_dependency(name: str) -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    section = re.search(r"^#+ Rationale\b.*?(?=^#{1,2} |\Z)", readme, re.DOTALL | re.MULTILINE)
-    assert section, "README.md has no section 'Rationale'"
+def test_a_reason_is_given_for_each_dependency(name: str) -> None:
+    page = (ROOT / ".github" / "CONTRIBUTING.md").read_text("utf-8")
+    section = re.search(r"^## A reason for each dependency\n.*?(?=^#{1,2} |\Z)", page, re.DOTALL | re.MULTILINE)
+    assert section, "CONTRIBUTING.md gives no reasons"
     words = {canonical(word) for word in re.findall(r"[\w.-]*\w", section.group())}
     assert name in words
 
