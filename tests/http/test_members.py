@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from normtree.http.media import READABLE
 from normtree.http.problems import Problem
+from normtree.http.request.registry import FORMATS
 
 NPY = {"Content-Type": "application/x-npy"}
 SAFETENSORS = {"Content-Type": "application/vnd.safetensors"}
 PROJECT, PLAN, INFER = "/v1/project", "/v1/plan", "/v2/models/multilevel/infer"
-READ = ", ".join(READABLE)
+READ = ", ".join(FORMATS.readable)
 NORM = "norms from the outer level to the inner, of l1 l2 linf"
 
 

@@ -19,6 +19,7 @@ class Element:
         bits: of an element.
         safetensors: in the header of a safetensors body.
         oip: in an Open Inference Protocol request; None for a type that cannot be projected.
+        npy: in the header of a ``.npy``, little-endian; None where that format has no name for it.
         dtype: NumPy's, with what ml_dtypes adds to it; None where no array can have it.
     """
 
@@ -26,17 +27,13 @@ class Element:
     bits: int
     safetensors: str
     oip: str | None = None
+    npy: str | None = None
     dtype: np.dtype[Any] | None = None
 
     @property
     def itemsize(self) -> int:
         """Bytes of an element."""
         return self.bits // 8
-
-    @property
-    def npy(self) -> str | None:
-        """In the header of a ``.npy``, little-endian; None where that format has no name for it."""
-        return self.dtype.newbyteorder("<").str if self.dtype is not None and is_plain(self.dtype) else None
 
 
 def is_plain(dtype: np.dtype[Any]) -> bool:
@@ -48,7 +45,8 @@ def _projectable(dtype: np.dtype[Any]) -> Element:
     """Describe a type that the kernels take: ``float32`` is F32 and FP32, ``bfloat16`` is BF16 twice."""
     bits = 8 * dtype.itemsize
     safetensors, oip = ("BF", "BF") if dtype.name.startswith("b") else ("F", "FP")
-    return Element(dtype.name, bits, f"{safetensors}{bits}", f"{oip}{bits}", dtype)
+    npy = dtype.newbyteorder("<").str if is_plain(dtype) else None
+    return Element(dtype.name, bits, f"{safetensors}{bits}", f"{oip}{bits}", npy, dtype)
 
 
 def _other(code: str, name: str) -> Element:

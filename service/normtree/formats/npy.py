@@ -10,7 +10,6 @@ are matched as text in linear time, so nothing in it can be evaluated, nested or
 import re
 from functools import lru_cache
 from io import BytesIO
-from math import prod
 from typing import Literal
 
 from numpy.lib import format as numpy_format
@@ -18,6 +17,7 @@ from numpy.lib import format as numpy_format
 from normtree.errors import InvalidTensor, MalformedBody
 from normtree.formats.contents import Contents, Entry, Prefix
 from normtree.formats.elements import BY_NAME, ELEMENTS, Element
+from normtree.formats.shapes import check_shape
 
 MAGIC = b"\x93NUMPY"
 HEADER_LIMIT_BYTES = 10_000
@@ -68,10 +68,11 @@ def _read_header(header: bytes, rank_limit: int, elements_limit: int) -> Content
     start = len(MAGIC) + 2 + _LENGTH_BYTES[header[len(MAGIC)]]
     items = _read_items(header[start:].decode("latin-1"))
     element = _read_element(items["descr"])
-    shape = _read_shape(items["shape"], rank_limit, elements_limit)
+    shape = _read_tuple(items["shape"])
+    elements = check_shape(shape, "shape", rank_limit=rank_limit, elements_limit=elements_limit)
     order: Literal["C", "F"] = "F" if _read_flag(items["fortran_order"]) else "C"
     big_endian = items["descr"][1] == ">"
-    entry = Entry("y", element.name, shape, prod(shape) * element.itemsize, order, big_endian)
+    entry = Entry("y", element.name, shape, elements * element.itemsize, order, big_endian)
     return Contents((entry,), len(header))
 
 
@@ -170,24 +171,6 @@ def _read_flag(value: str) -> bool:
     if value not in ("True", "False"):
         raise _malformed("fortran_order must be True or False", value)
     return value == "True"
-
-
-def _read_shape(value: str, rank_limit: int, elements_limit: int) -> tuple[int, ...]:
-    """Return the lengths of the axes, each and their product within the limit."""
-    shape = _read_tuple(value)
-    if len(shape) > rank_limit:
-        detail = f"shape: at most {rank_limit} axes are accepted, got {len(shape)}"
-        raise InvalidTensor(detail, pointer="shape", limit=rank_limit, got=len(shape))
-    for axis, length in enumerate(shape):
-        if length < 0:
-            detail = f"shape[{axis}]: the length of an axis must be >= 0, got {length}"
-            raise InvalidTensor(detail, pointer="shape", limit=0, got=length)
-    # An empty axis must not hide huge ones: NumPy computes strides from them all the same.
-    elements = prod(max(length, 1) for length in shape)
-    if elements > elements_limit:
-        detail = f"shape: at most {elements_limit} elements are accepted, got {elements}"
-        raise InvalidTensor(detail, pointer="shape", limit=elements_limit, got=elements)
-    return shape
 
 
 def _read_tuple(value: str) -> tuple[int, ...]:

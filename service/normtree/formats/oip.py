@@ -18,6 +18,7 @@ from typing import Any
 from normtree.errors import InvalidParameter, InvalidTensor, MalformedBody
 from normtree.formats.contents import Entry, Prefix
 from normtree.formats.elements import ELEMENTS
+from normtree.formats.shapes import check_shape
 from normtree.formats.strict_json import parse_body
 
 JSON_LIMIT_BYTES = 2**20
@@ -168,15 +169,7 @@ def _read_shape(found: object, rank_limit: int, elements_limit: int) -> tuple[in
     where = "inputs[0].shape"
     if not (isinstance(found, list) and all(type(length) is int for length in found)):
         raise _malformed(where, "a list of integers is wanted")
-    if len(found) > rank_limit:
-        detail = f"{where}: at most {rank_limit} axes are accepted, got {len(found)}"
-        raise InvalidTensor(detail, pointer=where, limit=rank_limit, got=len(found))
-    if any(length < 0 for length in found):
-        detail = f"{where}: the length of an axis must be >= 0, got {found}"
-        raise InvalidTensor(detail, pointer=where, limit=0, got=str(found))
-    if prod(max(length, 1) for length in found) > elements_limit:
-        detail = f"{where}: at most {elements_limit} elements are accepted, got {found}"
-        raise InvalidTensor(detail, pointer=where, limit=elements_limit, got=str(found))
+    check_shape(found, where, rank_limit=rank_limit, elements_limit=elements_limit, pointer=where)
     return tuple(found)
 
 

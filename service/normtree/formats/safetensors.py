@@ -16,9 +16,10 @@ import json
 from collections.abc import Mapping
 from itertools import pairwise
 
-from normtree.errors import BodyTooLarge, InvalidTensor, MalformedBody
+from normtree.errors import BodyTooLarge, MalformedBody
 from normtree.formats.contents import Contents, Entry, Prefix
 from normtree.formats.elements import BY_CODE, code_of, dtype_of
+from normtree.formats.shapes import count_elements
 from normtree.formats.strict_json import parse_body
 
 HEADER_LIMIT_BYTES = 2**20
@@ -163,7 +164,7 @@ def _read_entry(name: str, info: object, elements_limit: int, new_types: bool) -
     shape, offsets = (_read_integers(info[key], f"{where}: its {key}") for key in ("shape", "data_offsets"))
     if len(offsets) != len(("begin", "end")) or offsets[0] > offsets[1]:
         raise _malformed(f"{where}: its data_offsets must be a begin and an end not before it")
-    count, nbytes = _count(shape, elements_limit, where), offsets[1] - offsets[0]
+    count, nbytes = count_elements(shape, where, elements_limit), offsets[1] - offsets[0]
     if element is None:
         return offsets[0], offsets[1], Entry(name, code, shape, nbytes)
     if count * element.bits % 8:
@@ -178,18 +179,6 @@ def _read_integers(found: object, where: str) -> tuple[int, ...]:
     if not (isinstance(found, list) and all(type(item) is int and 0 <= item < 2**63 for item in found)):
         raise _malformed(f"{where} must be a list of integers >= 0")
     return tuple(found)
-
-
-def _count(shape: tuple[int, ...], limit: int, where: str) -> int:
-    """Count the elements, never beyond the limit: neither slow for a thousand axes nor hidden by an empty one."""
-    elements = 1
-    for length in shape:
-        elements *= max(length, 1)
-        if elements > limit:
-            shown = str(list(shape))[:_TEXT_SHOWN]
-            detail = f"{where}: at most {limit} elements are accepted, got the shape {shown}"
-            raise InvalidTensor(detail, pointer="shape", limit=limit, got=shown)
-    return 0 if 0 in shape else elements
 
 
 def _check_offsets(placed: list[tuple[int, int, Entry]]) -> None:

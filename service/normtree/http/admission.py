@@ -6,11 +6,8 @@ here, or waits here, has sent nothing.
 
 import asyncio
 import re
-from contextlib import suppress
-from functools import lru_cache
 from time import perf_counter
 from types import TracebackType
-from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,13 +17,13 @@ from normtree.http.allowance import Allowance, Quota
 from normtree.http.auth import client_name, is_open
 from normtree.http.gate import Gate
 from normtree.http.head import head_of
+from normtree.http.query import deadline_s_of
 from normtree.settings import Settings
 
 _RETRY_AFTER_S = 1
 _TENSOR_PATHS = re.compile(r"/v1/project|/v2/models/[^/]+(?:/versions/[^/]+)?/infer")
 _MS_PER_S = 1e3
 _LOOKS = 10  # requests without a tensor for each with one
-_QUERIES_KEPT = 256
 _STAY = "stay"  # in the state of a request's scope
 
 
@@ -49,7 +46,6 @@ class Admission:
         self._deadline_s = settings.deadline_s
         self._capacity_bytes = settings.arena_bytes
         self._most_bytes = min(settings.arena_bytes, settings.key_bytes_limit or settings.arena_bytes)
-        self._length_digits = len(str(settings.arena_bytes))
         self._gate = Gate(settings.arena_bytes, settings.queue_limit)
         self._quota = Quota(settings.key_rate_per_s, settings.key_burst, settings.key_bytes_limit)
         self._allowances: dict[str, Allowance] = {}
@@ -190,15 +186,15 @@ class Admission:
         They may turn out to be smaller, so it is no more than there is, or than its client may have; but no less than
         its body alone. Without a length, or with one that could never be held, it is none: its route will refuse it.
         """
-        text = head_of(scope).get("content-length", "")
-        if not (text.isascii() and text.isdigit() and len(text) <= self._length_digits):
+        length = head_of(scope).length
+        if length is None or length > self._capacity_bytes:
             return 0
-        alone = segment_bytes(int(text))
+        alone = segment_bytes(length)
         return max(alone, min(2 * alone, self._most_bytes)) if alone <= self._capacity_bytes else 0
 
     def _time_left_s(self, scope: Scope) -> float:
         """Return how long a request may wait: its own deadline where its query has one, else the service's."""
-        wanted_s = _wanted_s(scope["query_string"])
+        wanted_s = deadline_s_of(scope["query_string"])
         return self._deadline_s if wanted_s is None else min(self._deadline_s, max(0.0, wanted_s))
 
 
@@ -233,15 +229,6 @@ class _Stay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._admission._let_go(self, error)
-
-
-@lru_cache(_QUERIES_KEPT)
-def _wanted_s(query: bytes) -> float | None:
-    """Return the deadline that a query names, whatever it is; None where it names none."""
-    for text in parse_qs(query.decode("latin-1")).get("deadline_ms", ()):
-        with suppress(ValueError):
-            return float(text) / _MS_PER_S
-    return None
 
 
 class Admit:

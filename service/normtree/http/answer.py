@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import NamedTuple
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -10,26 +9,10 @@ from starlette.types import Receive, Scope, Send
 from normtree.http.course import Course, Pace
 from normtree.http.deadline import until
 from normtree.http.head import HANG_UP
+from normtree.http.request.format import Payload
 
 _SLICE_BYTES = 2**20
 _LEAST_VIEW_BYTES = 2**16
-
-
-class Payload(NamedTuple):
-    """The bytes of an answer.
-
-    Args:
-        header: bytes before the data.
-        parts: the data, in order; views of bytes that stay valid until what they are of is released.
-    """
-
-    header: bytes
-    parts: tuple[memoryview, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all of it."""
-        return len(self.header) + sum(map(len, self.parts))
 
 
 class TensorAnswer(Response):

@@ -19,7 +19,9 @@ from normtree.http.log import log_request
 from normtree.http.metrics import Metrics
 from normtree.http.observe import Observe, Observer
 from normtree.http.openapi import URL, install_openapi
-from normtree.http.problems import PROBLEM_HANDLERS, Problems
+from normtree.http.problems import HANDED_ON, Problems
+from normtree.http.request.formats import Formats
+from normtree.http.request.registry import FORMATS
 from normtree.http.request_id import RequestId
 from normtree.http.routes.health import health_router
 from normtree.http.routes.infer import infer_router
@@ -40,17 +42,20 @@ from normtree.key_ring import KeyRing
 from normtree.settings import Settings
 
 
-def create_app(projector: Projector, settings: Settings, log: Observer = log_request) -> FastAPI:
+def create_app(
+    projector: Projector, settings: Settings, log: Observer = log_request, formats: Formats = FORMATS
+) -> FastAPI:
     """Make the ASGI application.
 
     Args:
         projector: started; the application neither starts nor closes it.
         settings: the same that the projector was started with.
         log: what logs requests; by default they go the way of all that is logged.
+        formats: of bodies that hold tensors.
     """
     service = Service.of(projector, settings)
     keys = KeyRing(settings.keys, settings.keys_file)
-    tensor_routers = project_router(service), infer_router(service)
+    tensor_routers = project_router(service, formats), infer_router(service)
     tensor_routes = [route for router in tensor_routers for route in router.routes if isinstance(route, APIRoute)]
     metrics = Metrics(projector, service.admission, [route.path for route in tensor_routes])
     held = ExitStack()
@@ -74,14 +79,14 @@ def create_app(projector: Projector, settings: Settings, log: Observer = log_req
             Middleware(RequestId),
             Middleware(Observe, observers=(metrics.count, log)),
             *cross_origin(settings),
-            Middleware(Problems),
+            Middleware(Problems, readable=formats.readable),
             Middleware(SameSite, settings=settings, keys_required=keys.required),
             Middleware(Auth, keys=keys),
             Middleware(Admit, admission=service.admission),
             Middleware(Bodiless),
-            Middleware(Shortcut, routes=tensor_routes, handlers=PROBLEM_HANDLERS),
+            Middleware(Shortcut, routes=tensor_routes),
         ],
-        exception_handlers=PROBLEM_HANDLERS,
+        exception_handlers=HANDED_ON,
     )
     app.state.admission = service.admission  # for the server, which drains it
     for tensor_router in tensor_routers:

@@ -10,27 +10,47 @@ FAULT, CUT = "fault", "cut"
 # Likewise: what hangs up on its client at once, with all that it has not read.
 HANG_UP = "hang_up"
 _CODING = "latin-1"
+_LENGTH = "content-length"
+_LENGTH_DIGITS = 19
 # RFC 3986, 3.2.2: a name or an address of version 4, or one of a later version in brackets; then a port.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Za-z:.%_~-]+\](?::[0-9]*)?")
 _SHOWN = 80
 
 
-def read_head(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
+class Head(dict[str, str]):
+    """Headers by name, in lower case; the values of several lines of one name are one list (RFC 9110, 5.2).
+
+    Attributes:
+        length: bytes of the body that are declared; None where they are not, or not by a number.
+    """
+
+    __slots__ = ("length",)
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        super().__init__(values)
+        text = self.get(_LENGTH)
+        known = text is not None and text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS
+        self.length = int(text) if text is not None and known else None
+
+    @property
+    def declares_length(self) -> bool:
+        """Whether a length is declared, be it a number or not."""
+        return _LENGTH in self
+
+
+def read_head(headers: Sequence[tuple[bytes, bytes]]) -> Head:
     """Return headers by name.
 
     Args:
         headers: as ASGI has them, their names in lower case.
-
-    Returns:
-        The values by name; those of several lines of one name are one list (RFC 9110, 5.2).
     """
     head = {name.decode(_CODING): value.decode(_CODING) for name, value in headers}
-    return head if len(head) == len(headers) else _join(headers)
+    return Head(head if len(head) == len(headers) else _join(headers))
 
 
-def head_of(scope: Scope) -> Mapping[str, str]:
+def head_of(scope: Scope) -> Head:
     """Return the head of the request that a scope belongs to."""
-    found: Mapping[str, str] = scope["state"]["head"]
+    found: Head = scope["state"]["head"]
     return found
 
 
@@ -49,11 +69,6 @@ def host_fault(headers: Sequence[tuple[bytes, bytes]], version: str) -> str | No
     if not hosts and version < "1.1":
         return None
     return f"Host: wanted once, got {len(hosts) or 'none'}"
-
-
-def declared_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
-    """Return the length that a head declares of its body, which a parser has found to be one; 0 where it does not."""
-    return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -1,74 +1,25 @@
-"""Media types: which bodies we read, and in which of our formats a client wants the answer."""
+"""Media types: which of those that an answer could have its client likes best."""
 
-from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
-from typing import Literal
+from functools import lru_cache
 
-from normtree.errors import NotAcceptable, UnsupportedMediaType
-
-Format = Literal["npy", "safetensors"]
-
-NPY = ("application/x-npy", "application/vnd.numpy.npy")
-SAFETENSORS = ("application/vnd.safetensors", "application/x-safetensors")
-BYTES = "application/octet-stream"  # of a .npy, which says by its magic that it is one
-READABLE = (*NPY, *SAFETENSORS, BYTES)
-WRITABLE = READABLE
+from normtree.errors import NotAcceptable
 
 _TEXT_SHOWN = 80
 _ANSWERS_KEPT = 256
 
 
-def content_type(head: Mapping[str, str]) -> str:
-    """Return the body's media type, one of ``READABLE``.
-
-    Raises:
-        UnsupportedMediaType: it is missing, or another, or the body is compressed.
-    """
-    coding = head.get("content-encoding", "identity").strip().lower()[:_TEXT_SHOWN]
-    if coding != "identity":
-        raise UnsupportedMediaType(
-            f"Content-Encoding: only identity is read, got {coding}",
-            pointer="Content-Encoding",
-            limit="identity",
-            got=coding,
-        )
-    given = head.get("content-type")
-    name = (given or "").partition(";")[0].strip().lower()[:_TEXT_SHOWN]
-    if name not in READABLE:
-        raise UnsupportedMediaType(
-            f"Content-Type: wanted one of {', '.join(READABLE)}, got {name or 'none'}",
-            pointer="Content-Type",
-            limit=", ".join(READABLE),
-            got=given,
-        )
-    return name
-
-
-def format_of(media_type: str) -> Format:
-    """Return the format that a media type of ``READABLE`` stands for."""
-    return "safetensors" if media_type in SAFETENSORS else "npy"
-
-
-@cache
-def offered_for(media_type: str) -> tuple[str, ...]:
-    """Return what the answer to a body of a media type of ``READABLE`` can be, best first: that, its kind, the rest."""
-    same = [name for name in (*NPY, *SAFETENSORS) if format_of(name) == format_of(media_type)]
-    own = [media_type] if media_type != BYTES else []
-    return tuple(dict.fromkeys([*own, *same, *WRITABLE]))
-
-
-def answer_type(head: Mapping[str, str], offered: Sequence[str], why: str = "") -> str:
+def best(accept: str | None, offered: tuple[str, ...], why: str = "") -> str:
     """Return which of the media types offered the client likes best, the first of those it likes equally.
 
     Args:
-        head: of the request.
+        accept: the request's ``Accept``; None for anything.
         offered: what the answer could be, best first.
         why: why it can be no other, for the error.
 
     Raises:
         NotAcceptable: it accepts none of them.
     """
-    return _best(head.get("accept") or "*/*", tuple(offered), why)
+    return _best(accept or "*/*", offered, why)
 
 
 @lru_cache(_ANSWERS_KEPT)

@@ -7,7 +7,7 @@ from time import perf_counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from normtree.http.exchange import Exchange
-from normtree.http.head import CUT
+from normtree.http.head import CUT, head_of
 
 _GONE = 499  # no status of HTTP's; nginx's for a client that closed
 _FAILED = 500
@@ -63,13 +63,6 @@ class Observe:
             gone = gone or scope["state"].get(CUT, False)
             code = _GONE if gone else _FAILED if failed or not status else status
             seconds = perf_counter() - began
-            done = Exchange.of(scope, code, gone=gone, seconds=seconds, bytes_in=_declared(scope), bytes_out=sent)
+            done = Exchange.of(scope, code, gone=gone, seconds=seconds, bytes_in=head_of(scope).length, bytes_out=sent)
             for tell in self._observers:
                 tell(done)
-
-
-def _declared(scope: Scope) -> int | None:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return None

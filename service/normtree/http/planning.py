@@ -12,38 +12,36 @@ from normtree.formats.contents import Entry
 from normtree.http.query import PlanQuery, WorkQuery
 
 
-def plan_all(projector: Projector, entries: Sequence[Entry], query: WorkQuery, cancel: Cancel) -> tuple[Plan, ...]:
+def plan_all(
+    projector: Projector, entries: Sequence[Entry], query: WorkQuery, cancel: Cancel | None = None
+) -> tuple[Plan, ...]:
     """Plan the projection of a request's tensors, each on its ball or all on one, as the query's scope says.
 
     Args:
         projector: plans.
         entries: the tensors.
         query: how they are to be projected.
-        cancel: set when nobody wants the plans any more.
+        cancel: set when nobody wants the plans any more; None where they are made at once.
 
     Raises:
-        InvalidTensor, InvalidParameter, Cancelled: as `plan_each`; or the tensors cannot be projected together.
+        InvalidTensor, InvalidParameter: as `normtree.engine.projector.Projector.plan`, naming the tensor where there
+            are several; or the tensors cannot be projected together.
+        Cancelled: nobody wants the plans any more.
     """
     if query.scope == "tensor" or len(entries) == 1:
-        return plan_each(projector, entries, query, cancel)
+        return _plan_each(projector, entries, query, cancel)
     # Only all tensors together can tell whether a goal can be reached, so each is planned with one that always can.
     reachable = query.model_copy(update={"radius": 0.0, "sparsity": None, "groups": None})
-    plans = plan_each(projector, entries, reachable, cancel)
+    plans = _plan_each(projector, entries, reachable, cancel)
     check_together(plans, query.goal)
     leading = max(plans, key=lambda plan: plan.serial_ms)  # one tree has one engine
     return tuple(replace(plan, goal=query.goal, engine=leading.engine, reason=leading.reason) for plan in plans)
 
 
-def plan_each(
+def _plan_each(
     projector: Projector, entries: Sequence[Entry], query: PlanQuery, cancel: Cancel | None = None
 ) -> tuple[Plan, ...]:
-    """Plan each tensor's projection.
-
-    Raises:
-        InvalidTensor, InvalidParameter: as `normtree.engine.projector.Projector.plan`; it names the tensor if there
-            are several.
-        Cancelled: nobody wants the plans any more.
-    """
+    """Plan each tensor's projection, and name the one at fault if there are several."""
     plans = []
     for entry in entries:
         if cancel and cancel.is_set:

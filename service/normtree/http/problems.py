@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from normtree.errors import InvalidParameter, MalformedBody, NormtreeError
-from normtree.http import media
 from normtree.http.head import CUT, FAULT, head_of
 from normtree.http.request_id import request_id
 
@@ -26,7 +25,6 @@ Scalar = bool | int | float | str | None
 _CLOSING = frozenset({400, 408, 411, 413})
 # A shorter one is dropped as it comes: for who is refused at a high rate, that is cheaper than a new connection.
 _SHORT_BODY_BYTES = 2**18
-_LENGTH_DIGITS = 19
 _TEXT_SHOWN = 200
 _BITS_SHOWN = 64
 
@@ -50,15 +48,20 @@ class Problem(BaseModel):
 
 
 class Problems:
-    """ASGI middleware that answers what the middleware inside it raises, before there is a route to answer.
+    """ASGI middleware that answers whatever is raised inside of it, by routes and by other middleware.
 
     An exception nobody expected is logged and answered 500 with the request's id only. A request whose framing is
     wrong goes no further.
+
+    Args:
+        app: the application.
+        readable: media types of bodies, which ``Accept-Post`` names.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, readable: Sequence[str] = ()) -> None:
         """Wrap an application."""
         self._app = app
+        self._readable = ", ".join(readable)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -77,7 +80,20 @@ class Problems:
         except Exception as error:
             if scope["type"] != "http" or started:
                 raise  # the server then closes the connection, and half an answer is not taken for a whole one
-            await _answer_unread(scope, error)(scope, receive, send)
+            await self._answer(scope, error)(scope, receive, send)
+
+    def _answer(self, scope: Scope, error: Exception) -> Response:
+        """Answer an error by its type."""
+        if isinstance(error, HTTPException):
+            return _answer_unrouted(scope, error)
+        if isinstance(error, RequestValidationError):
+            error = _invalid(error)
+        headers = {} if scope.get("route") or _is_soon_over(scope) else {"Connection": "close"}
+        if isinstance(error, NormtreeError):
+            return _answer_known(scope, error, {**headers, **_headers_of(error, self._readable)})
+        logger.error("request %s failed", request_id(scope), exc_info=error)
+        detail = f"the service has a bug; its log tells of request {request_id(scope)}"
+        return _answer(scope, 500, "internal-error", "Internal error", detail, headers=headers)
 
 
 def make_problem(
@@ -117,23 +133,6 @@ def problem_responses(*errors: type[NormtreeError]) -> dict[int | str, dict[str,
     return {status: {"description": "; ".join(titles[status]), "content": PROBLEM} for status in sorted(titles)}
 
 
-async def _on_normtree_error(request: Request, error: Exception) -> Response:
-    """Answer one of our own errors."""
-    if not isinstance(error, NormtreeError):
-        raise error
-    return _answer_known(request.scope, error, {})
-
-
-def _answer_unread(scope: Scope, error: Exception) -> Response:
-    """Answer an error that came before or instead of a route's answer; the rest of the body is not wanted."""
-    headers = {} if _is_soon_over(scope) else {"Connection": "close"}
-    if isinstance(error, NormtreeError):
-        return _answer_known(scope, error, headers)
-    logger.error("request %s failed", request_id(scope), exc_info=error)
-    detail = f"the service has a bug; its log tells of request {request_id(scope)}"
-    return _answer(scope, 500, "internal-error", "Internal error", detail, headers=headers)
-
-
 def _answer_fault(scope: Scope, fault: str) -> Response:
     """Answer a request whose framing is wrong."""
     if scope["state"].get(CUT):
@@ -149,67 +148,61 @@ def _is_soon_over(scope: Scope) -> bool:
     head = head_of(scope)
     if "transfer-encoding" in head or "expect" in head:
         return False
-    length = head.get("content-length", "0")
-    return length.isascii() and length.isdigit() and len(length) < _LENGTH_DIGITS and int(length) <= _SHORT_BODY_BYTES
+    return not head.declares_length or (head.length is not None and head.length <= _SHORT_BODY_BYTES)
 
 
-def _answer_known(scope: Scope, error: NormtreeError, headers: dict[str, str]) -> Response:
-    """Answer one of our own errors."""
+def _headers_of(error: NormtreeError, readable: str) -> dict[str, str]:
+    """Return the headers that HTTP wants beside some of our own errors."""
+    headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
         named = error.pointer == "Content-Type" and error.limit
-        headers["Accept-Post"] = str(named) if named else ", ".join(media.READABLE)
+        headers["Accept-Post"] = str(named) if named else readable
         if error.pointer == "Content-Encoding":
             headers["Accept-Encoding"] = str(error.limit)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="normtree"'
+    return headers
+
+
+def _answer_known(scope: Scope, error: NormtreeError, headers: Mapping[str, str]) -> Response:
+    """Answer one of our own errors."""
     return _answer(
-        scope,
-        error.status,
-        error.code,
-        error.title,
-        error.detail,
-        headers=headers,
-        pointer=error.pointer,
-        limit=error.limit,
-        got=error.got,
-    )
+        scope, error.status, error.code, error.title, error.detail,
+        headers=headers, pointer=error.pointer, limit=error.limit, got=error.got,
+    )  # fmt: skip
 
 
-async def _on_validation_error(request: Request, error: Exception) -> Response:
-    """Answer what FastAPI found wrong, without the input that it would echo."""
-    if not isinstance(error, RequestValidationError):
-        raise error
+def _invalid(error: RequestValidationError) -> InvalidParameter:
+    """Return what FastAPI found wrong as an error of ours, without the input that it would echo."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return await _on_normtree_error(request, InvalidParameter(f"{where}: {first['msg']}", pointer=where))
+    return InvalidParameter(f"{where}: {first['msg']}", pointer=where)
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
+def _answer_unrouted(scope: Scope, error: HTTPException) -> Response:
     """Answer what the router found wrong: no such path, or not by this method."""
-    if not isinstance(error, HTTPException):
-        raise error
     title = HTTPStatus(error.status_code).phrase
     code = title.lower().replace(" ", "-")
-    path, allowed = request.url.path, (error.headers or {}).get("Allow")
+    path, method, allowed = scope["path"], scope["method"], (error.headers or {}).get("Allow")
     if allowed:
         allowed = allowed.replace("GET", "GET, HEAD")  # which `Bodiless` has served as GET
-        detail, pointer, got = f"method: wanted {allowed} of {path}, got {request.method}", "method", request.method
+        detail, pointer, got = f"method: wanted {allowed} of {path}, got {method}", "method", method
     else:
-        detail, pointer, got = f"path: {request.method} {path}: {error.detail}; /docs lists what there is", "path", path
+        detail, pointer, got = f"path: {method} {path}: {error.detail}; /docs lists what there is", "path", path
     return _answer(
-        request.scope, error.status_code, code, title, detail,
+        scope, error.status_code, code, title, detail,
         headers={"Allow": allowed} if allowed else error.headers, pointer=pointer, limit=allowed, got=got,
     )  # fmt: skip
 
 
-# How an application answers the errors that it raises knowingly; `Problems` answers the others.
-PROBLEM_HANDLERS: dict[Any, Any] = {
-    NormtreeError: _on_normtree_error,
-    RequestValidationError: _on_validation_error,
-    HTTPException: _on_http_exception,
-}
+async def _hand_on(_: Request, error: Exception) -> Response:
+    raise error
+
+
+# FastAPI answers nothing itself: what it finds wrong comes to `Problems` like all else.
+HANDED_ON: dict[Any, Any] = dict.fromkeys((HTTPException, RequestValidationError), _hand_on)
 
 
 def _answer(

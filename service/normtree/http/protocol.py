@@ -20,7 +20,7 @@ from normtree.http.alarm import Alarm
 from normtree.http.bounds import Bounds
 from normtree.http.crowd import Crowd
 from normtree.http.flow import Flow
-from normtree.http.head import CUT, FAULT, HANG_UP, declared_bytes, host_fault, without_upgrade
+from normtree.http.head import CUT, FAULT, HANG_UP, host_fault, read_head, without_upgrade
 from normtree.http.linger import Lingering
 from normtree.http.problems import MEDIA_TYPE, make_problem
 
@@ -143,7 +143,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop(*self._too_many())
         self._in_head = False
         self._raw_bytes = 0
-        self._body_left = declared_bytes(self.headers)
+        head = self.scope["state"]["head"] = read_head(self.headers)
+        self._body_left = head.length or 0
         self._head_due.put_off()
         self._crowd.stir(self)
         self.scope["state"][HANG_UP] = self._give_up

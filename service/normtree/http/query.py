@@ -1,7 +1,7 @@
 """The parameters of a projection: which there are, and which values they take."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
@@ -16,6 +16,7 @@ from normtree_kernels.goal import Goal
 
 _TEXT_SHOWN = 80
 _QUERIES_KEPT = 256
+_MS_PER_S = 1e3
 _PATTERN_LIMIT = 1000
 _GOALS = ("radius", "sparsity", "groups")
 _NUMBERS = ("radius", "sparsity", "deadline_ms")
@@ -131,21 +132,36 @@ Q = TypeVar("Q", bound=PlanQuery)
 
 
 @lru_cache(_QUERIES_KEPT)
-def read_query(query: bytes) -> ProjectQuery:
+def read_query(query: bytes, kind: type[ProjectQuery] = ProjectQuery) -> ProjectQuery:
     """Check the parameters of ``POST /v1/project``; clients ask the same again and again, and what is made is kept.
 
     Args:
         query: as the request line has it, what follows the question mark.
+        kind: which parameters there are.
 
     Raises:
         InvalidParameter: one is unknown, repeated, missing or has a value that is not permitted.
     """
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    pairs = _pairs(query)
     for name, count in Counter(name for name, _ in pairs).items():
         if count > 1:
             shown = name[:_TEXT_SHOWN]
             raise InvalidParameter(f"{shown} is given {count} times, wanted once", pointer=shown, limit=1, got=count)
-    return read_parameters(ProjectQuery, dict(pairs))
+    return read_parameters(kind, dict(pairs))
+
+
+@lru_cache(_QUERIES_KEPT)
+def deadline_s_of(query: bytes) -> float | None:
+    """Return the deadline that a query names, in seconds, whatever else is wrong with it; None where it names none."""
+    for name, text in _pairs(query):
+        if name == "deadline_ms":
+            with suppress(ValueError):
+                return float(text) / _MS_PER_S
+    return None
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
 
 def read_parameters(kind: type[Q], given: Mapping[str, Any]) -> Q:
@@ -168,12 +184,16 @@ def read_parameters(kind: type[Q], given: Mapping[str, Any]) -> Q:
         return kind.model_validate(dict(given))
     except ValidationError as error:
         name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
-        raise _invalid(kind, name, given[name]) from None
+        raise _invalid(kind, name, given.get(name, "none")) from None
 
 
-def query_parameters() -> list[dict[str, object]]:
-    """Return the parameters of ``POST /v1/project`` as OpenAPI describes them."""
-    fields = ProjectQuery.model_json_schema()["properties"]
+def query_parameters(kinds: Iterable[type[ProjectQuery]] = (ProjectQuery,)) -> list[dict[str, object]]:
+    """Return the parameters of ``POST /v1/project`` as OpenAPI describes them.
+
+    Args:
+        kinds: of the bodies' formats.
+    """
+    fields = {name: field for kind in kinds for name, field in kind.model_json_schema()["properties"].items()}
     return [
         {"name": name, "in": "query", "required": False, "schema": without_null(field)}
         for name, field in fields.items()

@@ -1,6 +1,6 @@
 """A request's body on its way in: its length checked before it is read, its data put where it will be used."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from starlette.requests import Request
@@ -10,10 +10,8 @@ from normtree.errors import BodyTimeout, BodyTooLarge, LengthRequired, Malformed
 from normtree.http.body_limit import BodyLimit
 from normtree.http.course import Course, Pace
 from normtree.http.deadline import until
-from normtree.http.head import head_of
+from normtree.http.head import Head, head_of
 from normtree.settings import Settings
-
-_LENGTH_DIGITS = 19
 
 
 class Body:
@@ -32,7 +30,7 @@ class Body:
         self._pace, self._course = pace, Course(length, pace)
 
     @classmethod
-    def open(cls, head: Mapping[str, str], receive: Receive, settings: Settings) -> "Body":
+    def open(cls, head: Head, receive: Receive, settings: Settings) -> "Body":
         """Check the length that is declared, before any of the body is read.
 
         Raises:
@@ -137,14 +135,14 @@ def wrong_length(by: str, wanted: int, got: int) -> MalformedBody:
     return MalformedBody(detail, pointer="body", limit=wanted, got=got)
 
 
-def _declared_length(head: Mapping[str, str], limit: BodyLimit) -> int:
+def _declared_length(head: Head, limit: BodyLimit) -> int:
     """Return the body's length in bytes, known and within the limit before any of it is read."""
-    text = head.get("content-length")
-    if text is None:
+    if not head.declares_length:
         raise LengthRequired("Content-Length: required, got none", pointer="Content-Length")
-    if not (text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS):
-        raise MalformedBody("Content-Length: wanted a number of bytes", pointer="Content-Length", got=text)
-    length = int(text)
+    length = head.length
+    if length is None:
+        got = head["content-length"]
+        raise MalformedBody("Content-Length: wanted a number of bytes", pointer="Content-Length", got=got)
     if length > limit.nbytes:
         detail = f"Content-Length: at most {limit.nbytes} bytes are accepted ({limit.why}), got {length}"
         raise BodyTooLarge(detail, pointer="Content-Length", limit=limit.nbytes, got=length)

@@ -36,7 +36,9 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        head = state["head"] = read_head(scope["headers"])
+        head = state.get("head")  # of our protocol, which has gone through it already
+        if head is None:
+            head = state["head"] = read_head(scope["headers"])
         given = head.get(_NAME)
         own = state["request_id"] = given if given and _VALID.fullmatch(given) else self._draw(_BYTES).hex()
         trace = state["trace"] = state.get("trace") or TraceContext.of(head.get(trace_context.HEADER), self._draw)

@@ -1,8 +1,8 @@
 """Room for one request: the tensors that came, and the projections of those that are projected."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from normtree.engine.arena import Arena, Segment, segment_bytes
 from normtree.engine.tensor import Tensor
 from normtree.formats.contents import Entry
+from normtree.http.regions import Use
 
 # A line of the caches, at which large tensors begin, for kernels write past the caches only from there; small ones
 # follow each other closely, so that together they take no more than the body that they came in.
@@ -58,11 +59,13 @@ class Room:
     Attributes:
         sources: by name, where each tensor of the body goes.
         targets: by name, where each projection goes.
+        lent: a client's shared memory for the only tensor, as ``source`` or ``target``, where it is in neither.
     """
 
     sources: dict[str, Place]
     targets: dict[str, Place]
     _arena: Arena
+    lent: Mapping[str, Use] = field(default_factory=dict)
 
     @classmethod
     def lease(cls, arena: Arena, arriving: Sequence[Entry], leaving: Sequence[Entry], held: ExitStack) -> "Room":
@@ -92,11 +95,13 @@ class Room:
 
     def source(self, entry: Entry) -> Tensor:
         """Return a tensor as it came, once its bytes are in native order."""
-        return self.sources[entry.name].tensor(entry.shape, entry.dtype, entry.order)
+        place = self.sources.get(entry.name)
+        return place.tensor(entry.shape, entry.dtype, entry.order) if place else self.lent["source"].tensor
 
     def target(self, entry: Entry) -> Tensor:
         """Return where a tensor's projection goes."""
-        return self.targets[entry.name].tensor(entry.shape, entry.dtype)
+        place = self.targets.get(entry.name)
+        return place.tensor(entry.shape, entry.dtype) if place else self.lent["target"].tensor
 
     def release_sources(self) -> None:
         """Release the tensors that came before their projections: the answer may take its client long."""

@@ -6,6 +6,7 @@ from normtree.engine.fitting import fits
 from normtree.errors import InvalidParameter, InvalidTensor, refusal
 from normtree.formats.contents import Contents, Entry
 from normtree.formats.elements import NAMES, is_projectable
+from normtree.formats.shapes import check_rank
 from normtree.http.query import ProjectQuery
 from normtree.patterns import compile_pattern
 from normtree.settings import Settings
@@ -54,6 +55,4 @@ def _check(entry: Entry, rank_limit: int) -> None:
     if not is_projectable(entry.dtype):
         detail = f"{where}: dtype: {NAMES} can be projected, got {entry.dtype}"
         raise InvalidTensor(detail, pointer="dtype", limit=NAMES, got=entry.dtype)
-    if len(entry.shape) > rank_limit:
-        detail = f"{where}: at most {rank_limit} axes are accepted, got {len(entry.shape)}"
-        raise InvalidTensor(detail, pointer="shape", limit=rank_limit, got=len(entry.shape))
+    check_rank(len(entry.shape), where, rank_limit)

@@ -106,9 +106,9 @@ class Service:
             DeadlineExceeded: the plans of others took too long.
             NormtreeError: what `plan_all` raises.
         """
+        if len(entries) <= _FEW_PLANS or len({(entry.shape, entry.dtype) for entry in entries}) <= _FEW_PLANS:
+            return plan_all(self.projector, entries, query)
         cancel = Cancel()
-        if len({(entry.shape, entry.dtype) for entry in entries}) <= _FEW_PLANS:
-            return plan_all(self.projector, entries, query, cancel)
         deadline_s = self.deadline_s(query.deadline_ms)
         with ExitStack() as nothing:
             return await self.planning.run(

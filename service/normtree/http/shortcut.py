@@ -1,6 +1,6 @@
 """A shortcut to endpoints that need nothing of FastAPI but to be described by it."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -8,8 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
-
-Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class Shortcut:
@@ -21,15 +19,13 @@ class Shortcut:
     Args:
         app: the application.
         routes: of FastAPI, which has them too.
-        handlers: of errors by their classes, as the application has them.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[APIRoute], handlers: Mapping[type[Exception], Handler]) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[APIRoute]) -> None:
         """Wrap an application."""
         self._app = app
         self._by_path = {route.path: route for route in routes if not route.param_convertors}
         self._by_pattern = tuple(route for route in routes if route.param_convertors)
-        self._handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -38,7 +34,7 @@ class Shortcut:
             await self._app(scope, receive, send)
             return
         scope["route"], texts = found
-        response = await self._answer(Request(scope, receive, send), scope["route"], texts)
+        response: Response = await scope["route"].endpoint(Request(scope, receive, send), **texts)
         await response(scope, receive, send)
 
     def _find(self, scope: Scope) -> tuple[APIRoute, Mapping[str, Any]] | None:
@@ -51,14 +47,3 @@ class Shortcut:
             if match is Match.FULL:
                 return route, found["path_params"]
         return None
-
-    async def _answer(self, request: Request, route: APIRoute, texts: Mapping[str, Any]) -> Response:
-        """Call an endpoint; what it raises is answered as the application would answer it."""
-        try:
-            response: Response = await route.endpoint(request, **texts)
-        except Exception as error:
-            handler = next((self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers), None)
-            if handler is None:
-                raise
-            response = await handler(request, error)
-        return response

@@ -12,7 +12,7 @@ from normtree.http.aside import Aside
 from normtree.http.auth import caller_of, client_name
 from normtree.http.head import head_of
 from normtree.http.job_events import JobEvents
-from normtree.http.media import answer_type
+from normtree.http.media import best
 from normtree.http.problems import problem_responses
 from normtree.http.receive import read_whole
 from normtree.http.service import Service
@@ -126,7 +126,7 @@ def jobs_router(service: Service, board: JobBoard, keys: KeyRing) -> APIRouter:
     })  # fmt: skip
     async def report(job_id: str, request: Request) -> Response:
         """Return the report of a job that has completed; a page where the client prefers one."""
-        media_type = answer_type(head_of(request.scope), (_JSON, _HTML), "a report is written as")
+        media_type = best(head_of(request.scope).get("accept"), (_JSON, _HTML), "a report is written as")
         _find(board, job_id, request)
         name = "report.html" if media_type == _HTML else "report.json"
         headers = {"Content-Security-Policy": _POLICY} if media_type == _HTML else None

@@ -1,6 +1,5 @@
 """``POST /v1/plan``: how a tensor would be projected, and how long that would take; no tensor is sent."""
 
-from math import prod
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -8,6 +7,7 @@ from fastapi import APIRouter, Request
 from normtree import errors
 from normtree.engine.plan import Plan
 from normtree.formats.elements import BY_NAME, NAMES
+from normtree.formats.shapes import check_shape
 from normtree.http.problems import problem_responses
 from normtree.http.query import PlanQuery, read_parameters, without_null
 from normtree.http.service import Service
@@ -62,12 +62,7 @@ def _read_shape(found: object, settings: Settings) -> tuple[int, ...]:
         shown = "none" if found is None else str(found)[:_TEXT_SHOWN]
         wanted = "a list of integers >= 0"
         raise errors.InvalidParameter(f"shape must be {wanted}, got {shown}", pointer="shape", limit=wanted, got=shown)
-    if len(found) > settings.rank_limit:
-        detail = f"shape: at most {settings.rank_limit} axes are accepted, got {len(found)}"
-        raise errors.InvalidTensor(detail, pointer="shape", limit=settings.rank_limit, got=len(found))
-    if prod(max(length, 1) for length in found) > settings.elements_limit:
-        detail = f"shape: at most {settings.elements_limit} elements are accepted, got {found}"
-        raise errors.InvalidTensor(detail, pointer="shape", limit=settings.elements_limit, got=str(found))
+    check_shape(found, "shape", rank_limit=settings.rank_limit, elements_limit=settings.elements_limit)
     return tuple(found)
 
 

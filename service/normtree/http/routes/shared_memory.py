@@ -9,8 +9,8 @@ from normtree import errors
 from normtree.http.auth import caller_of
 from normtree.http.problems import problem_responses
 from normtree.http.regions import Regions
+from normtree.http.request.lending import check_local
 from normtree.http.small_json import JSON_PROBLEMS, read_small_json
-from normtree.loopback import is_loopback
 from normtree.settings import Settings
 
 _WHOLE = 2**63 - 1
@@ -31,16 +31,6 @@ _REQUEST = {
         "content": {"application/json": {"schema": Registration.model_json_schema()}},
     }
 }
-
-
-def check_local(request: Request) -> None:
-    """Refuse clients on other machines: their names for shared memory mean other memory.
-
-    Raises:
-        NotLocal: the client is not on this machine.
-    """
-    if request.client and not is_loopback(request.client.host):  # a socket of the file system has no address
-        raise errors.NotLocal("shared memory is for clients on this machine, over a loopback address")
 
 
 async def _read_registration(request: Request, settings: Settings) -> Registration:

@@ -1,0 +1,1 @@
+"""A request with tensors: what it asks for, its body, the work, and its answer."""
