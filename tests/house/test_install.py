@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import which
+from shutil import copyfile, rmtree, which
 from time import monotonic, sleep
 
 import httpx
@@ -32,6 +32,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 # Before fixtures point the cache elsewhere.
 PIP_CACHE = os.environ.get("PIP_CACHE_DIR") or f"{os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}/pip"
 READY_S = 120.0
+pytestmark = pytest.mark.timeout(900)  # what is not in pip's cache yet comes over the network
 RNG = np.random.default_rng(7)
 
 # What is not for everybody, by the extra that brings it; the longest name counts.
@@ -172,6 +173,12 @@ def made(folder: Path, python: Path, version: str, parents: Sequence[Room] = ())
     return room
 
 
+def remove(rooms: dict[str, Room]) -> None:
+    """Remove environments, of which pytest would keep those of three runs, a gigabyte each."""
+    for room in rooms.values():
+        rmtree(room.folder)
+
+
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> None:
     """See whether pip can install something small; on CI it must."""
@@ -185,7 +192,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="module")
-def bare(shipped: Shipped, registry: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Room]:
+def bare(shipped: Shipped, registry: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Room]]:
     """Return what makes the bare installation of a Python, once: of the sdist for one version, of the wheel for all."""
     rooms: dict[str, Room] = {}
 
@@ -201,16 +208,17 @@ def bare(shipped: Shipped, registry: None, tmp_path_factory: pytest.TempPathFact
                 for code in (ROOT / "kernels" / "normtree_kernels" / "__pycache__").glob("*.nbc"):
                     kept = found.site / "normtree_kernels" / "__pycache__" / code.name
                     kept.parent.mkdir(exist_ok=True)
-                    kept.hardlink_to(code)
+                    copyfile(code, kept)
         return rooms[version]
 
-    return room
+    yield room
+    remove(rooms)
 
 
 @pytest.fixture(scope="module")
 def with_extra(
     bare: Callable[[str], Room], shipped: Shipped, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Room]:
+) -> Iterator[Callable[[str], Room]]:
     """Return what installs an extra beside the bare installation, once."""
     rooms: dict[str, Room] = {}
 
@@ -221,7 +229,8 @@ def with_extra(
             pip(found.python, f"normtree[{extra}] @ {shipped.wheel.as_uri()}")
         return rooms[extra]
 
-    return room
+    yield room
+    remove(rooms)
 
 
 def extra_of(module: str) -> str | None:
