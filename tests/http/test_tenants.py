@@ -148,11 +148,11 @@ def test_events_end_when_their_key_is_revoked(tmp_path: Path, monkeypatch: pytes
         events = JobEvents(board, Admission(Settings(inline_only=True)), ring)
         ada, bob = (events.follow(job.id, key) for key in KEYS[:2])
         for told in (ada, bob):
-            assert (await anext(told)).startswith("event: progress")
+            assert (await anext(told)).event == "progress"
         file.write_text(f"{KEYS[1]}\n")
         ring.look_again()
         async with asyncio.timeout(60):
-            assert [text async for text in ada if "progress" not in text] == []
+            assert [event async for event in ada if event.event != "progress"] == []
         await bob.aclose()
 
     try:

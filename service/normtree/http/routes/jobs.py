@@ -1,10 +1,11 @@
 """``/v1/jobs``: batch jobs over files in the service's folders; posted, listed, watched, cancelled, reported."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
-from starlette.responses import JSONResponse, StreamingResponse
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.responses import JSONResponse
 
 from normtree import errors
 from normtree.formats.strict_json import parse_body
@@ -106,18 +107,18 @@ def jobs_router(service: Service, board: JobBoard, keys: KeyRing) -> APIRouter:
         _find(board, job_id, request)
         return board.cancel(job_id).as_dict()
 
-    @router.get("/{job_id}/events", response_class=StreamingResponse, responses={
-        200: {"description": "Server-sent events: progress, then the state it ended in.",
-              "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    async def followed(job_id: str, request: Request, response: Response) -> Job:
+        response.headers["Cache-Control"] = "no-store"
+        return _find(board, job_id, request)
+
+    @router.get("/{job_id}/events", response_class=EventSourceResponse, responses={
+        200: {"description": "Server-sent events: progress, then the state it ended in."},
         **problem_responses(errors.JobNotFound, *_UNKNOWN),
     })  # fmt: skip
-    async def events(job_id: str, request: Request) -> StreamingResponse:
+    async def events(job: Annotated[Job, Depends(followed)], request: Request) -> AsyncIterator[ServerSentEvent]:
         """Follow a job until it ends."""
-        _find(board, job_id, request)
-        quiet = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(
-            follow(job_id, caller_of(request.scope).key), media_type="text/event-stream", headers=quiet
-        )
+        async for event in follow(job.id, caller_of(request.scope).key):
+            yield event
 
     @router.get("/{job_id}/report", response_class=Response, responses={
         200: {"description": "The report, as JSON or as a page.",
