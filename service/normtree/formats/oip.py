@@ -11,12 +11,12 @@ as the protocol asks; parameters that we do not know are refused by whoever read
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
 from normtree.errors import InvalidParameter, InvalidTensor, MalformedBody
-from normtree.formats.contents import Entry, Prefix
+from normtree.formats.contents import Contents, Entry, Prefix
 from normtree.formats.elements import ELEMENTS
 from normtree.formats.shapes import check_shape
 from normtree.formats.strict_json import parse_body
@@ -74,6 +74,11 @@ class InferRequest:
     source: Region | None
     binary_output: bool
     target: Region | None
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What follows the JSON, or would."""
+        return Contents((self.entry,), 0)
 
     @property
     def binary_bytes(self) -> int:

@@ -1,6 +1,6 @@
 """Tensors on their way out: a header, data straight from shared memory, and the segments given back at the end."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from starlette.responses import Response
@@ -24,7 +24,7 @@ class TensorAnswer(Response):
         retire: called before that if the data cannot be sent; it keeps the segments from being used again.
         pace: in what time it must be read.
         media_type: of the answer.
-        headers: more headers.
+        headers: more headers; the length is added.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class TensorAnswer(Response):
         pace: Pace,
         *,
         media_type: str,
-        headers: Mapping[str, str],
+        headers: dict[str, str],
     ) -> None:
-        length = {"Content-Length": str(payload.nbytes)}
-        super().__init__(status_code=200, headers={**headers, **length}, media_type=media_type)
+        headers["Content-Length"] = str(payload.nbytes)
+        super().__init__(status_code=200, headers=headers, media_type=media_type)
         self._payload = payload
         self._held = held
         self._retire = retire

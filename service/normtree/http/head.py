@@ -28,9 +28,9 @@ class Head(dict[str, str]):
 
     def __init__(self, values: Mapping[str, str]) -> None:
         super().__init__(values)
-        text = self.get(_LENGTH)
-        known = text is not None and text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS
-        self.length = int(text) if text is not None and known else None
+        text = self.get(_LENGTH, "")
+        known = text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS
+        self.length = int(text) if known else None
 
     @property
     def declares_length(self) -> bool:

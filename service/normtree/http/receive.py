@@ -30,7 +30,7 @@ class Body:
         self._pace, self._course = pace, Course(length, pace)
 
     @classmethod
-    def open(cls, head: Head, receive: Receive, settings: Settings) -> "Body":
+    def open(cls, head: Head, receive: Receive, limit: BodyLimit, pace: Pace) -> "Body":
         """Check the length that is declared, before any of the body is read.
 
         Raises:
@@ -38,7 +38,7 @@ class Body:
             MalformedBody: a Content-Length that is no number.
             BodyTooLarge: a Content-Length over the limit.
         """
-        return cls(receive, _declared_length(head, BodyLimit.of(settings)), Pace.of(settings))
+        return cls(receive, _declared_length(head, limit), pace)
 
     async def chunk(self) -> bytes:
         """Return the next bytes, at least one.
@@ -89,9 +89,8 @@ async def read_whole(request: Request, settings: Settings, limit_bytes: int) -> 
         LengthRequired, BodyTooLarge: before any of it is read.
         BodyTimeout, MalformedBody: as `Body.chunk`.
     """
-    head, limit = head_of(request.scope), BodyLimit.small(limit_bytes)
-    length, found = _declared_length(head, limit), bytearray()
-    body = Body(request.receive, length, Pace.of(settings))
+    limit, found = BodyLimit.small(limit_bytes), bytearray()
+    body = Body.open(head_of(request.scope), request.receive, limit, Pace.of(settings))
     while body.received < body.length:
         found += await body.chunk()
     return found

@@ -34,8 +34,10 @@ def select(contents: Contents, query: ProjectQuery, settings: Settings) -> tuple
         how = "fits the norm" if query.tensors is None else "has a name that the pattern matches"
         detail = f"tensors: of the body's {len(entries)} tensors none {how}"
         raise InvalidParameter(detail, pointer="tensors", got=query.tensors)
+    rank_limit = settings.rank_limit - parse_split(query.split).added
     for entry in chosen:
-        _check(entry, settings.rank_limit - parse_split(query.split).added)
+        if not is_projectable(entry.dtype) or len(entry.shape) > rank_limit:
+            _refuse(entry, rank_limit)
     return chosen
 
 
@@ -50,7 +52,7 @@ def _compile(pattern: str) -> Any:
         raise refusal(error.about("tensors"), InvalidParameter) from None
 
 
-def _check(entry: Entry, rank_limit: int) -> None:
+def _refuse(entry: Entry, rank_limit: int) -> None:
     where = f"tensor {entry.name!r}"
     if not is_projectable(entry.dtype):
         detail = f"{where}: dtype: {NAMES} can be projected, got {entry.dtype}"

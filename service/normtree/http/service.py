@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 
 from starlette.types import Receive, Scope
 
@@ -12,6 +13,7 @@ from normtree.engine.projector import Projector
 from normtree.errors import NotReady
 from normtree.formats.contents import Entry
 from normtree.http.admission import Admission
+from normtree.http.body_limit import BodyLimit
 from normtree.http.course import Pace
 from normtree.http.inflate import Inflated
 from normtree.http.model_statistics import ModelStatistics
@@ -80,10 +82,15 @@ class Service:
             traces=Traces(),
         )
 
-    @property
+    @cached_property
     def pace(self) -> Pace:
         """What bodies that arrive, and answers that are read, must keep to."""
         return Pace.of(self.settings)
+
+    @cached_property
+    def body_limit(self) -> BodyLimit:
+        """How large a body of tensors may be."""
+        return BodyLimit.of(self.settings)
 
     @property
     def ready(self) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from normtree.engine.timing import Timing
 from normtree.formats.contents import Contents, Entry
 from normtree.formats.oip import Region
+from normtree.http.body_limit import BodyLimit
 from normtree.http.head import Head
 from normtree.http.inflate import Inflated
 from normtree.http.query import WorkQuery
@@ -23,6 +24,7 @@ class Asked(NamedTuple):
         head: its headers.
         query: what follows the question mark, as the request line has it.
         settings: the limits.
+        body_limit: how large its body may be.
         media_type: what its body is declared as, where that has been looked at.
         readable: what it may be declared as.
     """
@@ -30,6 +32,7 @@ class Asked(NamedTuple):
     head: Head
     query: bytes
     settings: Settings
+    body_limit: BodyLimit
     media_type: str = ""
     readable: str = ""
 
@@ -135,8 +138,8 @@ class Format(Protocol):
         """Make the answer's bytes."""
         ...
 
-    def timing_headers(self, projected: Projected, timing: Timing) -> Mapping[str, str]:
-        """Return what the answer's headers tell of the work.
+    def timing_headers(self, projected: Projected, timing: Timing) -> dict[str, str]:
+        """Return what the answer's headers tell of the work, in a new dictionary.
 
         Args:
             projected: what was written.

@@ -49,10 +49,9 @@ class Formats:
             NormtreeError: as `TensorFormat.open`.
         """
         media_type = self._declared(asked.head)
-        head, query, settings, *_ = asked
-        declared = Asked(head, query, settings, media_type, self._readable_text)
+        declared = Asked(*asked[:4], media_type, self._readable_text)
         arrival = await self._by_type[media_type].open(declared, body)
-        self._choose(head, arrival)
+        self._choose(asked.head, arrival)
         return arrival
 
     @cached_property

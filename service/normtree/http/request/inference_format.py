@@ -1,6 +1,6 @@
 """Inference requests of the Open Inference Protocol: JSON that says how, and a tensor in it, after it or elsewhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,10 +9,9 @@ from pydantic_core import to_json
 
 from normtree.engine.timing import Timing
 from normtree.errors import BodyTooLarge, InvalidParameter, MalformedBody
-from normtree.formats.contents import Contents, Prefix
+from normtree.formats.contents import Prefix
 from normtree.formats.elements import BY_NAME
 from normtree.formats.oip import IN_JSON, JSON_LIMIT_BYTES, OUTPUT, InferRequest, Scalar, read_request
-from normtree.http.body_limit import BodyLimit
 from normtree.http.head import Head
 from normtree.http.inflate import Inflated
 from normtree.http.models import VERSION, Model
@@ -83,18 +82,25 @@ class InferenceFormat:
             lambda: read_request(text, rank_limit=settings.rank_limit, elements_limit=settings.elements_limit),
             short=len(text) <= SHORT_BYTES,
         )
-        limit = BodyLimit.of(settings).nbytes
+        limit = asked.body_limit.nbytes
         if request.binary_bytes > limit:
             detail = f"inputs[0]: at most {limit} bytes are accepted, got {request.binary_bytes}"
             raise BodyTooLarge(detail, pointer="inputs[0]", limit=limit, got=request.binary_bytes)
         if rest is body and body.length != len(text) + request.binary_bytes:
             raise wrong_length("what its JSON announces", len(text) + request.binary_bytes, body.length)
-        entries = (request.entry,)
+        binary = request.binary_output and not request.target
         return InferenceArrival(
-            Contents(entries, len(text)), entries, _read_work(request, self._model), self,
-            BINARY if request.binary_output and not request.target else JSON, first, rest,
-source=request.source, target=request.target, request=request,
-        )  # fmt: skip
+            request.contents,
+            request.contents.entries,
+            _read_work(request, self._model),
+            answer=self,
+            answer_type=BINARY if binary else JSON,
+            first=first,
+            rest=rest,
+            source=request.source,
+            target=request.target,
+            request=request,
+        )
 
     def write(self, projected: Projected) -> Payload:
         """Write the answer's JSON, and the projection in it, after it or in shared memory."""
@@ -108,7 +114,7 @@ source=request.source, target=request.target, request=request,
         text += b" " * (-len(text) % _ALIGNMENT)  # so that the tensor is aligned where the body is
         return Payload(text, (data,), {LENGTH_HEADER: str(len(text))})
 
-    def timing_headers(self, projected: Projected, timing: Timing) -> Mapping[str, str]:
+    def timing_headers(self, projected: Projected, timing: Timing) -> dict[str, str]:
         """Tell of the stages; the JSON's parameters tell more."""
         return {"Server-Timing": server_timing(timing)}
 
@@ -116,7 +122,9 @@ source=request.source, target=request.target, request=request,
         """Return what the JSON says."""
         (done,) = projected.outcome.done.values()
         so_far = projected.timing.with_stages(encode=0.0, total=projected.total_ms)
-        told = {**flatten("timing", so_far.as_dict()), **flatten("certificate", done.certificate or {})}
+        told = flatten("timing", so_far.as_dict())
+        if done.certificate:
+            told.update(flatten("certificate", done.certificate))
         if projected.trace:
             told["trace"] = projected.trace
         return {

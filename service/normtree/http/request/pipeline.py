@@ -40,9 +40,9 @@ async def serve(request: Request, service: Service, open_body: Open) -> TensorAn
     """
     started = perf_counter()
     service.check_ready()
-    scope, settings = request.scope, service.settings
-    asked = Asked(head_of(scope), scope["query_string"], settings)
-    arrival = await open_body(asked, Body.open(asked.head, request.receive, settings))
+    scope = request.scope
+    asked = Asked(head_of(scope), scope["query_string"], service.settings, service.body_limit)
+    arrival = await open_body(asked, Body.open(asked.head, request.receive, service.body_limit, service.pace))
     query, chosen = arrival.query, arrival.chosen
     plans = await service.plan(chosen, query)
     with ExitStack() as held:
@@ -72,13 +72,15 @@ async def serve(request: Request, service: Service, open_body: Open) -> TensorAn
             room.release_sources()  # the answer may take its client long, and needs the targets only
         now = perf_counter()
         timing = report_answer(scope, timing, encode=ms(written, now), total=ms(started, now))
+        headers = answer.timing_headers(projected, timing)
+        headers.update(payload.headers)
         return TensorAnswer(
             payload,
             held.pop_all(),
             lambda: room.retire(sources=payload.needs_sources),
             service.pace,
             media_type=arrival.answer_type,
-            headers={**answer.timing_headers(projected, timing), **payload.headers},
+            headers=headers,
         )
 
 

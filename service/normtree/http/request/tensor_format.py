@@ -1,7 +1,6 @@
 """A format of bodies that hold tensors and nothing else; how they are projected says the query."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import ClassVar
 
 from normtree.engine.timing import Timing
@@ -71,7 +70,7 @@ class TensorFormat(ABC):
         """
         query = read_query(asked.query, self.query)
         prefix: Prefix = await body.chunk()
-        while (contents := await self._read_off_loop(prefix, asked, query)) is None:
+        while (contents := await self._read(prefix, asked, query)) is None:
             prefix = bytearray(prefix) if isinstance(prefix, bytes) else prefix
             prefix += await body.chunk()
         wanted = contents.data_offset + contents.data_bytes
@@ -84,14 +83,15 @@ class TensorFormat(ABC):
         first = memoryview(prefix)[contents.data_offset :]
         return Arrival(contents, chosen, query, self, asked.media_type, first, body, compact, self.has_names)
 
-    def timing_headers(self, projected: Projected, timing: Timing) -> Mapping[str, str]:
+    def timing_headers(self, projected: Projected, timing: Timing) -> dict[str, str]:
         """Tell of the work: the timing, what was converted, the certificate of one ball, where the trace is."""
-        headers = {**timing_headers(timing, projected.outcome.timings), **_answer_headers(projected)}
+        headers = timing_headers(timing, projected.outcome.timings)
+        headers.update(_answer_headers(projected))
         if projected.trace:
             headers[TRACE_HEADER] = projected.trace
         return headers
 
-    async def _read_off_loop(self, prefix: Prefix, asked: Asked, query: ProjectQuery) -> Contents | None:
+    async def _read(self, prefix: Prefix, asked: Asked, query: ProjectQuery) -> Contents | None:
         """Read what has arrived of the header; on a thread where there may be much of it."""
         if self.is_brief or len(prefix) <= SHORT_BYTES:
             return self.read_header(prefix, asked, query)
@@ -112,12 +112,14 @@ def _answer_headers(projected: Projected) -> dict[str, str]:
     """Return what was converted, and the certificate of one ball."""
     headers: dict[str, str] = {}
     entries, outcome = projected.arrival.contents.entries, projected.outcome
-    converted = {"fortran-order": False, "big-endian": False}
+    converted = []
     for entry in entries:
-        converted["fortran-order"] |= entry.order == "F"
-        converted["big-endian"] |= entry.big_endian
-    if any(converted.values()):
-        headers["X-Normtree-Converted"] = ", ".join(name for name, was in converted.items() if was)
+        if entry.order == "F":
+            converted.append("fortran-order")
+        if entry.big_endian:
+            converted.append("big-endian")
+    if converted:
+        headers["X-Normtree-Converted"] = ", ".join(sorted(set(converted), reverse=True))
     certificates = [outcome.certificate] if outcome.certificate else [one.certificate for one in outcome.done.values()]
     if len(certificates) == 1 and certificates[0]:
         headers["X-Normtree-Certificate"] = to_json(certificates[0])

@@ -6,7 +6,6 @@ from fastapi import APIRouter
 
 from normtree import __version__
 from normtree.extras import version_of
-from normtree.http.body_limit import BodyLimit
 from normtree.http.service import Service
 
 _LIMITS = (
@@ -45,7 +44,7 @@ def info_router(service: Service) -> APIRouter:
                 "python": platform.python_version(),
                 **{name: version_of(name) for name in ("numpy", "numba", "ray")},
             },
-            "limits": {"body_limit_bytes": BodyLimit.of(service.settings).nbytes}
+            "limits": {"body_limit_bytes": service.body_limit.nbytes}
             | {name: getattr(service.settings, name) for name in _LIMITS},
             "profile": service.projector.profile.readable(),
             "engine": service.projector.info(),
