@@ -3,8 +3,9 @@ r"""The ``.npy`` format: its header read from the first bytes of a stream, and w
     \x93NUMPY   version       header length   header                                                      data
     6 bytes     2 x 1 byte    2 or 4 bytes    {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4)}   ...
 
-The header is a Python literal, but no Python parser reads it here: the few kinds of value that can occur
-are matched as text in linear time, so nothing in it can be evaluated, nested or given twice.
+The header is a Python literal, but no Python parser reads it here, NumPy's reader with its parser included: the few
+kinds of value that can occur are matched as text in linear time, so nothing in it can be evaluated, nested or given
+twice. NumPy's takes a key twice and a truth value for a length, and looks at a header's length when it has read it.
 """
 
 import re
@@ -19,7 +20,7 @@ from normtree.formats.contents import Contents, Entry, Prefix
 from normtree.formats.elements import BY_NAME, ELEMENTS, Element
 from normtree.formats.shapes import check_shape
 
-MAGIC = b"\x93NUMPY"
+MAGIC = numpy_format.MAGIC_PREFIX
 HEADER_LIMIT_BYTES = 10_000
 _HEADERS_KEPT = 256
 
