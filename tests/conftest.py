@@ -11,7 +11,7 @@ import threading
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -145,11 +145,16 @@ def decoys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(
-    log: Path, cwd: Path | None = None, within: tuple[str, ...] = (), **settings: object
+    log: Path,
+    cwd: Path | None = None,
+    within: tuple[str, ...] = (),
+    importing: Sequence[str] = (),
+    **settings: object,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run the service in a process and a working folder of its own; end it by a signal as an operator would.
 
-    ``within`` is what a command is put behind that becomes the service, such as `small_shared_memory`.
+    ``within`` is what a command is put behind that becomes the service, such as `small_shared_memory`; modules that it
+    is ``importing`` may add to its registries.
     """
     port = free_port()
     environment = {
@@ -158,7 +163,8 @@ def serving(
         "NORMTREE_PORT": str(port),
         **{f"NORMTREE_{name.upper()}": str(value) for name, value in settings.items()},
     }
-    command = ending_with_us([*within, sys.executable, "-P", "-c", SERVE], signal.SIGKILL)  # it may be what hangs
+    code = "; ".join([*(f"import {name}" for name in importing), SERVE])
+    command = ending_with_us([*within, sys.executable, "-P", "-c", code], signal.SIGKILL)  # it may be what hangs
     warm_kernels()  # a service compiles beside its first requests, which is no test's business but one
     with log.open("wb") as sink:
         process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=sink, stderr=sink)

@@ -9,6 +9,8 @@ from normtree_kernels.lanes import CHUNK
 from normtree_kernels.norms import MixedNorm
 from normtree_kernels.refusals import ValueRefused
 
+LONG = 1 << 24  # elements of a fibre; longer ones are cut even for one worker, which may be told to stop
+
 
 @dataclass(frozen=True)
 class Block:
@@ -61,11 +63,27 @@ def split(shape: tuple[int, ...], norm: MixedNorm, count: int) -> tuple[Block, .
     return tuple(Block(axis, start, stop) for start, stop in pairwise(edges))
 
 
+def cut(shape: tuple[int, ...], norm: MixedNorm, count: int, *, ranks: bool = False) -> tuple[Block, ...]:
+    """Cut a tensor between its fibres where there are enough of them, else across them.
+
+    Args:
+        shape: shape of the tensor.
+        norm: mixed norm bound to its axes.
+        count: wanted number of blocks, >= 1.
+        ranks: whether elements will be ranked, so that even one block is to answer in chunks.
+    """
+    whole = split(shape, norm, count)
+    length = prod(shape[axis] for axis in norm.inner.axes)
+    if ranks or length > LONG:
+        return max(split_fibres(shape, norm, count), whole, key=len)
+    return whole if len(whole) == count else max(whole, split_fibres(shape, norm, count), key=len)
+
+
 def split_fibres(shape: tuple[int, ...], norm: MixedNorm, count: int) -> tuple[Block, ...]:
     """Cut the fibres of a tensor into at most ``count`` parts of nearly equal size.
 
     Parts end where the chunks of `normtree_kernels.lanes` do, so that sums keep their shape, and hold a whole chunk at
-    least. Fibres that are scattered over memory, with axes of others between theirs, are left whole.
+    least, or the whole fibre. Fibres scattered over memory, with axes of others between theirs, are left whole.
 
     Args:
         shape: shape of the tensor.
@@ -76,7 +94,8 @@ def split_fibres(shape: tuple[int, ...], norm: MixedNorm, count: int) -> tuple[B
     length = prod(shape[axis] for axis in axes)
     scattered = any(shape[axis] > 1 for axis in norm.kept_axes if axes and axes[0] < axis < axes[-1])
     parts = min(count, length // CHUNK)
-    if prod(shape) == 0 or scattered or parts <= 1:
+    if prod(shape) == 0 or scattered:
         return (Block(None, 0, 1),)
+    parts = max(1, parts)
     edges = [length // CHUNK * i // parts * CHUNK for i in range(parts)]
     return tuple(Block(None, 0, 1, part) for part in pairwise([*edges, length]))

@@ -7,16 +7,16 @@ import numpy as np
 
 from normtree_kernels import sweep
 from normtree_kernels.arguments import check_radius, not_finite
+from normtree_kernels.arrays import Held
 from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
-from normtree_kernels.leaves import aggregate, in_order
+from normtree_kernels.l2 import L2
 from normtree_kernels.norms import Axes, Level, MixedNorm
 from normtree_kernels.refusals import ValueRefused
 from normtree_kernels.tightness import Rounding, is_tight, shortfall
 from normtree_kernels.tree import climb
 
 _BLOCK_BYTES = 1 << 23
-_DUAL = {"l1": "linf", "linf": "l1", "l2": "l2"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Certificate:
         identity_residual: | norm(Y - X) + norm(X) - norm(Y) | / norm(Y): rounding only, for multi-level and
             Euclidean projections alike.
         duality_gap: (radius times the dual norm of Y - X, less the inner product of Y - X and X) / norm_before**2:
-            zero, up to rounding, where X is the nearest point of the ball, positive where it is not.
+            zero, up to rounding, where X is the nearest point of the ball, positive where it is not. NaN where a level
+            has a norm whose dual is not in the registry.
     """
 
     norm_before: float
@@ -53,8 +54,9 @@ class Certificate:
     duality_gap: float
 
     def as_dict(self) -> dict[str, object]:
-        """The certificate as plain values, for JSON."""
-        return asdict(self)
+        """The certificate as plain values, for JSON; a gap that nobody knows is None."""
+        gap = None if math.isnan(self.duality_gap) else self.duality_gap
+        return {**asdict(self), "duality_gap": gap}
 
 
 def certify(y: Array, x: Array, norm: str | MixedNorm, radius: float, *, axes: Axes | None = None) -> Certificate:
@@ -80,7 +82,7 @@ def certify(y: Array, x: Array, norm: str | MixedNorm, radius: float, *, axes: A
         raise ValueRefused("x", f"shape {y.shape} and dtype {y.dtype} as y", f"{x.shape} and {x.dtype}")
     if not y.size:
         return _of_nothing(mixed, y.shape, radius)
-    before, after = climb(mixed, aggregate(y, mixed)), climb(mixed, aggregate(x, mixed))
+    before, after = climb(mixed, Held(y, mixed).norms()), climb(mixed, Held(x, mixed).norms())
     for name, tensor, top in (("y", y, before[-1]), ("x", x, after[-1])):
         if not np.isfinite(top):
             raise not_finite(tensor, name, mixed)
@@ -125,25 +127,25 @@ class _Difference:
 
 def _difference(y: Array, x: Array, mixed: MixedNorm, scale: float) -> _Difference:
     """Measure Y - X block by block, so that no float64 copy of the whole is made."""
-    dual = MixedNorm(tuple(Level(_DUAL[level.norm], level.axes) for level in mixed.levels))
+    dual = MixedNorm(tuple(Level(level.norm.dual or level.norm, level.axes) for level in mixed.levels))
     kept = len(mixed.kept_axes)
     norms, duals = (np.zeros([y.shape[axis] for axis in mixed.kept_axes]) for _ in range(2))
     lengths, inners = [], []
     for block in split(y.shape, mixed, max(1, y.size * 8 // _BLOCK_BYTES)):
         here = block.index(mixed.kept_axes)
-        projected = in_order(x, mixed, block).astype(np.float64)
-        gone = in_order(y, mixed, block).astype(np.float64) - projected
+        part, projected = (t.transpose(mixed.order)[block.index(mixed.order)].astype(np.float64) for t in (y, x))
+        gone = part - projected
         norms[here] = sweep.up(mixed.inner.norm, gone, kept)
         duals[here] = sweep.up(dual.inner.norm, gone, kept)
         lengths.append(_length(gone))
         inners.append(float(np.vdot(gone / scale, projected / scale)))
     return _Difference(
         norm=float(climb(mixed, norms)[-1]),
-        dual_norm=float(climb(dual, duals)[-1]),
+        dual_norm=float(climb(dual, duals)[-1]) if all(level.norm.dual for level in mixed.levels) else math.nan,
         distance=_length(np.asarray(lengths)),
         inner=math.fsum(inners),
     )
 
 
 def _length(values: Float64Array) -> float:
-    return float(sweep.up("l2", values, 0))
+    return float(sweep.up(L2, values, 0))

@@ -8,6 +8,7 @@ from normtree_kernels import sweep
 from normtree_kernels.dtypes import Array, Float64Array, storage
 from normtree_kernels.elements import widen
 from normtree_kernels.jit import device, kernel
+from normtree_kernels.l2 import L2
 from normtree_kernels.lanes import CHUNK, LANES, fold
 
 # Sums of squares outside these bounds may have lost digits to underflow or overflow, and are taken again in scale.
@@ -32,7 +33,7 @@ def difference(y: Array, x: Array) -> tuple[float, int]:
     if not changed or _SMALL <= square <= _LARGE:
         return math.sqrt(square), int(nonzero)
     gone = y.reshape(-1).astype(np.float64) - x.reshape(-1).astype(np.float64)
-    return float(sweep.up("l2", gone, 0)), int(nonzero)
+    return float(sweep.up(L2, gone, 0)), int(nonzero)
 
 
 @device

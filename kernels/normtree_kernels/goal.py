@@ -5,15 +5,17 @@ import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from normtree_kernels import sweep
 from normtree_kernels.arguments import check_groups, check_radius, check_share
 from normtree_kernels.dtypes import Float64Array
-from normtree_kernels.norms import MixedNorm
+from normtree_kernels.l1 import L1
+from normtree_kernels.norms import NORMS, MixedNorm
 from normtree_kernels.refusals import ValueRefused
+from normtree_kernels.vector_norm import Norm
 
 _STEP = 2.0**-52
 _CHECKS: dict[str, Callable[[object], Any]] = {"radius": check_radius, "sparsity": check_share, "groups": check_groups}
@@ -90,16 +92,33 @@ class Goal:
         Raises:
             ValueError: groups of an outermost level that makes none vanish, or more groups than there are.
         """
+        outer = mixed.levels[0]
+        self.check_groups(outer.norm, math.prod(shape[axis] for axis in outer.axes))
+
+    def check_groups(self, outer: Norm, total: int | None = None) -> None:
+        """Refuse a goal that ``total`` groups, or any number of them, under an outermost norm cannot reach.
+
+        Raises:
+            ValueError: groups of a norm that makes none vanish, or more groups than there are.
+        """
         if self.radius is not None:
             return
-        outer = mixed.levels[0]
-        if outer.norm != "l1":
+        if not outer.vanishes:
             name = "sparsity" if self.groups is None else "groups"
-            why = f"only an outermost l1 level makes groups vanish, got {outer.norm}"
-            raise ValueRefused(name, "an outermost l1 level", outer.norm, why)
-        total = math.prod(shape[axis] for axis in outer.axes)
-        if self.groups is not None and self.groups > total:
+            vanishing = " or ".join(norm.name for norm in NORMS.values() if norm.vanishes)
+            why = f"only an outermost {vanishing} level makes groups vanish, got {outer}"
+            raise ValueRefused(name, f"an outermost {vanishing} level", outer.name, why)
+        if self.groups is not None and total is not None and self.groups > total:
             raise ValueRefused("groups", f"0 to {total}, the outermost groups there are", self.groups)
+
+    @property
+    def counts_groups(self) -> bool:
+        """Whether it is a number or a share of groups."""
+        return self.radius is None
+
+    def for_norm(self, norm: float) -> "Goal":
+        """What it is for a tensor, or tensors together, of that norm: the same for each."""
+        return self
 
     def survivors(self, total: int) -> int:
         """How many outermost groups are to survive, of ``total``; for a goal that is no radius."""
@@ -130,10 +149,10 @@ class Goal:
         if not v.any():
             return Reach(0.0, survivors, survivors)
         if survivors == v.size:
-            return Reach(float(sweep.up("l1", v, 0)), survivors, int(np.count_nonzero(v)))
+            return Reach(float(sweep.up(L1, v, 0)), survivors, int(np.count_nonzero(v)))
         tau = np.partition(v, v.size - survivors - 1)[v.size - survivors - 1]
         above = v[v > tau]
-        most = float(sweep.up("l1", v, 0))  # what a sum rounded otherwise could exceed where tau is 0
+        most = float(sweep.up(L1, v, 0))  # what a sum rounded otherwise could exceed where tau is 0
         radius, left = _least_excess(v, above.size, min(math.fsum(above - tau), most))
         return Reach(radius, survivors, left)
 
@@ -144,15 +163,34 @@ class Goal:
         return f"sparsity {self.sparsity:g}" if self.sparsity is not None else f"{self.groups} groups"
 
 
+@dataclass(frozen=True)
+class Share:
+    """What a projection is to reach: a radius that is a share of the norm.
+
+    Args:
+        share: of the norm, 0 to 1.
+    """
+
+    share: float
+    counts_groups: ClassVar[bool] = False
+
+    def for_norm(self, norm: float) -> Goal:
+        """The radius for a tensor, or tensors together, of that norm."""
+        return Goal(radius=self.share * norm)
+
+
+Aim = Goal | Share
+
+
 def _least_excess(v: Float64Array, survivors: int, radius: float) -> tuple[float, int]:
     """Lower the radius until rounding lets no group survive that is to vanish; and say how many do."""
-    total = sweep.up("l1", v, 0)
+    total = sweep.up(L1, v, 0)
     u = np.empty_like(v)
     search = lowered(radius, survivors)
     try:
         radius = next(search)
         while True:
-            sweep.down("l1", v, 0, total, np.asarray(radius), u)
+            sweep.down(L1, v, 0, total, np.asarray(radius), u)
             radius = search.send(int(np.count_nonzero(u)))
     except StopIteration as found:
         radius, left = found.value

@@ -6,10 +6,12 @@ written in the source, so the bits of a result depend on neither the vector widt
 
 import ast
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -23,6 +25,9 @@ from normtree_kernels.code_files import CodeFiles
 
 F = TypeVar("F", bound=Callable[..., object])
 
+Compiled = Callable[..., Any]
+"""A kernel or a device function that is handed on."""
+
 _FLAGS = MappingProxyType(
     {
         "nopython": True,
@@ -33,7 +38,8 @@ _FLAGS = MappingProxyType(
         "no_cfunc_wrapper": True,
     }
 )
-_KEEPERS = {"code_cache", "code_files"}  # imported, but no part of what they keep
+_PACKAGE = __name__.rpartition(".")[0]
+_KEEPERS = {f"{_PACKAGE}.code_cache", f"{_PACKAGE}.code_files"}  # imported, but no part of what they keep
 
 
 class _Kernel(CPUDispatcher):
@@ -53,6 +59,21 @@ def kernel(function: F) -> F:
     compiled: Any = _compiled(function, from_python=True)
     compiled._cache = CodeCache(function, _sources_digest(function.__module__), CodeFiles(folders()))
     return cast(F, compiled)
+
+
+def kernel_of(module: str, name: str) -> Callable[[F], F]:
+    """Make a kernel of a function that closes over device functions of another module: that one's, by that name.
+
+    Args:
+        module: ``__name__`` of the module to which the kernel belongs; its sources are what the kernel is made of.
+        name: of the kernel there.
+    """
+
+    def made(function: F) -> F:
+        function.__module__, function.__qualname__ = module, name
+        return kernel(function)
+
+    return made
 
 
 def device(function: F) -> F:
@@ -82,36 +103,37 @@ def _not_disabled() -> Iterator[None]:
 
 
 def _sources_digest(module: str) -> str:
-    """Digest the sources that a module's kernels are made of: its own, and those of the modules that it imports."""
+    """Digest the sources that a module's kernels are made of: its own, and those of ours that it imports."""
     digest = sha256()
-    for name in sorted(_reached(module.rpartition(".")[2]) - _KEEPERS):
+    for name in sorted(_reached(module)):
         digest.update(_source(name))
     return digest.hexdigest()
 
 
 def _reached(module: str) -> set[str]:
-    """Name a module of this package and those of the package that it imports, and that these import."""
+    """Name a module and those of this package that it imports, and that these import."""
     found, left = set[str](), {module}
     while left:
         found.add(name := left.pop())
-        left |= _imported(name) - found
+        left |= _imported(name) - found - _KEEPERS
     return found
 
 
 @cache
 def _imported(module: str) -> set[str]:
-    package = __name__.rpartition(".")[0]
     names = set()
     for node in ast.walk(ast.parse(_source(module))):
-        if isinstance(node, ast.ImportFrom) and node.module == package:
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
-            names.add(str(node.module).rpartition(".")[2])
-    return names
+        if isinstance(node, ast.ImportFrom) and node.module == _PACKAGE:
+            names |= {f"{_PACKAGE}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{_PACKAGE}."):
+            names.add(str(node.module))
+    return {name for name in names if find_spec(name)}  # others are what the package itself offers
 
 
 def _source(module: str) -> bytes:
-    return (Path(__file__).parent / f"{module}.py").read_bytes()
+    known = sys.modules.get(module)
+    spec = None if known else find_spec(module)
+    return Path(str(known.__file__ if known else spec and spec.origin)).read_bytes()
 
 
 # A child that is forked while another thread compiles would wait for that thread, which it has not, for ever.

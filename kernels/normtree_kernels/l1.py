@@ -1,372 +1,185 @@
-"""The l1 ball: sum of magnitudes, threshold, soft-thresholding.
+"""The l1 norm: sum of magnitudes; its ball is projected onto by soft-thresholding."""
 
-Projection of v >= 0 on {x : sum x <= rho}: x = max(v - tau, 0) with sum x = rho, and tau = 0 inside the ball.
-
-A threshold is kept as tau - low, in two float64. Most need but one, and low is 0. Where all that is left lies so far
-above the radius that float64 cannot tell tau from it, the largest element is taken apart: tau is its magnitude, and
-low what it leaves of it, a number of the radius's own size. Differences of such neighbours are exact.
-"""
-
-import math
+from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 
-from normtree_kernels import linf
+from normtree_kernels import chunks, columns, rounds, rows, threshold
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
-from normtree_kernels.elements import narrow, widen
-from normtree_kernels.jit import device
-from normtree_kernels.lanes import CHUNK, LANES
-from normtree_kernels.lines import before_line
-from normtree_kernels.vectors import (
-    Lanes,
-    load,
-    signed_like,
-    sizes,
-    spread,
-    store,
-    take,
-    total,
-    where_above,
-    zeros,
-)
+from normtree_kernels.elements import narrow
+from normtree_kernels.jit import device, kernel
+from normtree_kernels.lanes import CHUNK
+from normtree_kernels.lines import drain
+from normtree_kernels.linf import LINF
+from normtree_kernels.sums import chunk_sum, column_sums
+from normtree_kernels.sweep import read_only_line
+from normtree_kernels.transpose import pack_columns
+from normtree_kernels.vector_norm import Balls, Norm, Seen
 
-GRID = 2.0**-52  # of a power of two: what adding and subtracting it rounds smaller numbers to
-_MAX_EXPONENT = 1022  # of a power of two to which another value below it can be added in float64
-SAMPLED = 2 * CHUNK  # fibres at least this long are worth a look at their first elements
-SAMPLE = CHUNK // 2
-_NEAR = 2.0**-6  # relative distance of a sum from the radius from which one step more is the last
-STEPS = 64  # far more than Newton takes; rounding could keep a sum away from its radius for ever
-_LEAST = 2.0**-1074  # float64's own grid
-_SURELY = 1.0 - 2.0**-40  # of a sum that rounding may have made too large
+PANEL = 32  # columns packed together for their thresholds
+PANEL_ELEMENTS = 1 << 17
+PAD = 32
 
 
 @device
-def chunk_norm(x: Array) -> float:
-    """Sum of magnitudes of at most 1024 contiguous elements."""
-    sums = zeros()
-    for i in range(0, x.size, LANES):
-        sums = sums + sizes(take(x, i))
-    result: float = total(sums)
-    return result
-
-
-@device
-def add_rows(x: Array, first: int, count: int, step: int, width: int, sums: Float64Array) -> None:
-    """Add to columns' sums what the magnitudes of ``count`` rows that lie ``step`` apart, in order, sum to."""
-    stop = width - width % LANES
-    for i in range(first, first + stop, LANES):
-        rows = zeros()
-        for k in range(count):
-            rows = rows + sizes(load(x, i + k * step))
-        store(load(sums, i - first) + rows, sums, i - first, False)
-    for i in range(stop, width):
-        column = 0.0
-        for k in range(count):
-            column += abs(widen(x[first + k * step + i]))
-        sums[i] += column
-
-
-@device
-def add(terms: Float64Array, sums: Float64Array) -> None:
-    """Add terms to sums."""
-    for j in range(sums.size):
-        sums[j] += terms[j]
-
-
-@device
-def add_active_row(row: Array, levels: Float64Array, sums: Float64Array, counts: Int64Array) -> None:
-    """Add a row's magnitudes above their columns' levels to the columns' sums, and count them."""
-    for j in range(sums.size):
-        size = abs(widen(row[j]))
-        sums[j] += size if size > levels[j] else 0.0
-        counts[j] += size > levels[j]
-
-
-@device
-def add_four_active_rows(
-    a: Array, b: Array, c: Array, d: Array, levels: Float64Array, sums: Float64Array, counts: Int64Array
-) -> None:
-    """Add four rows' magnitudes above their columns' levels, one after the other, in one pass over the sums."""
-    for j in range(sums.size):
-        level = levels[j]
-        p, q, r, s = abs(widen(a[j])), abs(widen(b[j])), abs(widen(c[j])), abs(widen(d[j]))
-        total = (sums[j] + (p if p > level else 0.0)) + (q if q > level else 0.0)
-        sums[j] = (total + (r if r > level else 0.0)) + (s if s > level else 0.0)
-        counts[j] += (p > level) + (q > level) + (r > level) + (s > level)
-
-
-@device
-def fold_chunks(partials: Float64Array, count: int) -> float:
-    """Sum of ``count`` non-negative partial sums in the fixed shape; overwrites them."""
-    while count > 1:
-        chunks = 0
-        for start in range(0, count, CHUNK):
-            partials[chunks] = chunk_norm(partials[start : min(start + CHUNK, count)])
-            chunks += 1
-        count = chunks
-    result: float = partials[0]
-    return result
-
-
-@device
-def grid(rho: float) -> float:
-    """Least power of two above rho; adding and subtracting it rounds to multiples of 2**-52 of it.
-
-    Sums of such multiples up to rho are exact in float64 in any order, so the sum of a projected fibre is no matter
-    of rounding. From 2**1022 on adding the power could overflow, and 0 leaves values as they are.
-    """
-    exponent = math.frexp(rho)[1]
-    return math.ldexp(1.0, exponent) if exponent <= _MAX_EXPONENT else 0.0
-
-
-@device
-def on_grid(tau: float, power: float) -> float:
-    """Round a threshold up to the grid of ``power``, or to its own digits where these are coarser.
-
-    What elements of fewer digits leave above it lies on the grid then, and loses nothing more.
-    """
-    rounded = (tau + power) - power
-    return rounded if rounded >= tau else rounded + max(power * GRID, np.spacing(rounded))
-
-
-@device
-def limit(power: float) -> float:
-    """The thresholds from which on their own digits are coarser than the grid of ``power``: the largest is taken apart.
-
-    Then what is left of a fibre is within a factor of two of its largest element, and all of it lies on the grid.
-    """
-    return 2.0 * power if power > 0.0 else math.inf
-
-
-@device
-def lowered(low: float, total: float, active: float, rho: float, power: float) -> float:
-    """Newton's step down from ``low``, where ``active`` elements leave ``total``, more than rho: at most to the root.
-
-    The sum is convex and rises with low; and on the grid it is exact up to twice the power. So the first low that is
-    not too large is the largest such one on the grid. No more steps than digits: each halves what is too much, or the
-    elements that make it up.
-    """
-    over = total - rho if total < 2.0 * power else total * _SURELY - rho
-    least = max(power * GRID, _LEAST)
-    step = max(over / active, least)
-    rounded = (step + power) - power
-    return low - (rounded if rounded >= step else rounded + least)
-
-
-@device
-def excess(magnitude: float, tau: float, low: float, power: float) -> float:
-    """max(magnitude - (tau - low), 0), rounded down to the grid of ``power``."""
-    over = max((magnitude - tau) + low, 0.0)
-    rounded = (over + power) - power
-    return rounded - power * GRID if rounded > over else rounded
-
-
-@device
-def chunk_active(x: Array, tau: float) -> tuple[float, float]:
-    """Sum and number of the magnitudes above tau, of at most 1024 contiguous elements."""
-    sums, counts, nothing, one, level = zeros(), zeros(), zeros(), spread(1.0), spread(tau)
-    for i in range(0, x.size, LANES):
-        size = sizes(take(x, i))
-        sums = sums + where_above(size, level, size, nothing)
-        counts = counts + where_above(size, level, one, nothing)
-    return total(sums), total(counts)
-
-
-@device
-def active_sum(x: Array, tau: float, partials: Float64Array) -> tuple[float, int]:
-    """Sum and number of the magnitudes above tau."""
-    active = 0.0
-    chunks = 0
-    for start in range(0, x.size, CHUNK):
-        partials[chunks], count = chunk_active(x[start : min(start + CHUNK, x.size)], tau)
-        active += count
-        chunks += 1
-    return fold_chunks(partials, chunks), int(active)
-
-
-@device
-def chunk_excess(x: Array, tau: float) -> tuple[float, float]:
-    """Sum of max(|x| - tau, 0) and the number of magnitudes above tau, of at most 1024 contiguous elements."""
-    sums, counts, nothing, one, level = zeros(), zeros(), zeros(), spread(1.0), spread(tau)
-    for i in range(0, x.size, LANES):
-        over = sizes(take(x, i)) - level
-        sums = sums + where_above(over, nothing, over, nothing)
-        counts = counts + where_above(over, nothing, one, nothing)
-    return total(sums), total(counts)
-
-
-@device
-def excess_sum(x: Array, tau: float, partials: Float64Array) -> tuple[float, float]:
-    """Sum of max(|x| - tau, 0), and the number of magnitudes above tau."""
-    active = 0.0
-    chunks = 0
-    for start in range(0, x.size, CHUNK):
-        partials[chunks], count = chunk_excess(x[start : min(start + CHUNK, x.size)], tau)
-        active += count
-        chunks += 1
-    return fold_chunks(partials, chunks), active
-
-
-@device
-def kept(size: Lanes, tau: Lanes, low: Lanes, power: Lanes, step: Lanes) -> Lanes:
-    """`excess`, lane by lane; ``step`` is the grid's."""
-    over = (size - tau) + low
-    over = where_above(over, zeros(), over, zeros())
-    rounded = (over + power) - power
-    return rounded - where_above(rounded, over, step, zeros())
-
-
-@device
-def chunk_kept(x: Array, tau: float, low: float, power: float) -> tuple[float, float]:
-    """Sum and number of elements as soft-thresholding will leave them, of at most 1024 contiguous elements."""
-    sums, counts, nothing, one = zeros(), zeros(), zeros(), spread(1.0)
-    level, lows, powers, steps = spread(tau), spread(low), spread(power), spread(power * GRID)
-    for i in range(0, x.size, LANES):
-        left = kept(sizes(take(x, i)), level, lows, powers, steps)
-        sums = sums + left
-        counts = counts + where_above(left, nothing, one, nothing)
-    return total(sums), total(counts)
-
-
-@device
-def kept_sum(x: Array, tau: float, low: float, power: float, partials: Float64Array) -> tuple[float, float]:
-    """Sum and number of the elements as soft-thresholding will leave them: no less than the norm of the result."""
-    active = 0.0
-    chunks = 0
-    for start in range(0, x.size, CHUNK):
-        partials[chunks], count = chunk_kept(x[start : min(start + CHUNK, x.size)], tau, low, power)
-        active += count
-        chunks += 1
-    return fold_chunks(partials, chunks), active
-
-
-@device
-def search(x: Array, norm: float, tau: float, rho: float, most: float, partials: Float64Array) -> float:
-    """Take Newton's steps for sum max(|x| - tau, 0) = rho from tau on, until one starts near the root or is ``most``.
-
-    The sum is convex, decreasing and piecewise linear in tau: the first step lands left of the root wherever it
-    starts from, the others rise to it, and each squares the distance. So the last one, from where the sum is within
-    ``_NEAR`` of rho, seldom leaves an element between tau and the root.
-    """
-    for _ in range(STEPS):
-        total, active = excess_sum(x, tau, partials)
-        tau = stepped(tau, total, active, norm, rho, x.size)
-        if is_near(total, rho) or tau >= most:
-            break
-    return tau
-
-
-@device
-def stepped(tau: float, total: float, active: float, norm: float, rho: float, size: int) -> float:
-    """Newton's step from tau, above which ``active`` of ``size`` magnitudes lie, by ``total`` together."""
-    # Where tau is above all, start again from where none is.
-    return max(tau + (total - rho) / active, 0.0) if active > 0 else (norm - rho) / size
-
-
-@device
-def is_near(total: float, rho: float) -> bool:
-    """Whether a step from where the sum is ``total`` is the last."""
-    return abs(total - rho) <= _NEAR * rho
-
-
-@device
-def sampled(sample: Array, rho: float, size: int, partials: Float64Array) -> float:
-    """Threshold of a long fibre's first elements, at their share of the radius."""
-    share = rho * SAMPLE / size
-    total = chunk_norm(sample)
-    start = (total - share) / SAMPLE
-    return search(sample, total, start, share, np.inf, partials) if start > 0.0 else 0.0
-
-
-@device
-def threshold(x: Array, norm: float, rho: float, partials: Float64Array) -> tuple[float, float]:
-    """Find tau and low with sum max(|x| - (tau - low), 0) <= rho, for 0 < rho < norm = sum |x|.
-
-    Newton's steps from the left, or for a long fibre from the threshold of its first elements at their share of the
-    radius. In the end the result is measured as it will be stored: where an element still lies between tau and the
-    root, or rounding leaves the sum too large, tau is raised. Where tau comes to its `limit`, the largest element is
-    taken apart, and what it leaves is lowered from all of the radius.
-    """
-    power = grid(rho)
-    tau = sampled(x[:SAMPLE], rho, x.size, partials) if x.size >= SAMPLED else (norm - rho) / x.size
-    tau = search(x, norm, tau, rho, limit(power), partials)
-    if tau < limit(power):
-        tau, low = on_grid(tau, power), 0.0
-    else:
-        tau, low = linf.chunk_norm(x), excess(rho, 0.0, 0.0, power)
-    least = max(power * GRID, np.spacing(tau))
-    while True:
-        total, active = kept_sum(x, tau, low, power, partials)
-        if total <= rho:
-            return tau, low
-        if low > 0.0:
-            low = lowered(low, total, active, rho, power)
-            continue
-        step = (total - rho) / active
-        if step < least:
-            step = least
-            least *= 2.0
-        tau = on_grid(tau + step, power)
-
-
-@device
-def shrunk(element: float, tau: float, low: float, power: float) -> float:
-    """Soft-threshold one element: sign(x) max(|x| - (tau - low), 0), +0.0 where that vanishes; as it is for tau < 0."""
-    value = widen(element)
-    left = excess(abs(value), tau, low, power)
-    narrowed = narrow(math.copysign(left, value) if left > 0.0 else 0.0, element)
-    return element if tau < 0.0 else narrowed
-
-
-@device
-def shrink(
-    x: Array, first: int, count: int, tau: float, low: float, power: float, out: Array, at: int, streaming: bool
-) -> None:
-    """Soft-threshold ``count`` elements from ``x[first:]`` to ``out[at:]``."""
-    head = min(before_line(out, at), count) if streaming else 0
-    stop = count - (count - head) % LANES
-    level, lows, powers, steps = spread(tau), spread(low), spread(power), spread(power * GRID)
-    for i in range(head):
-        out[at + i] = shrunk(x[first + i], tau, low, power)
-    for i in range(head, stop, LANES):
-        elements = load(x, first + i)
-        left = kept(sizes(elements), level, lows, powers, steps)
-        store(where_above(left, zeros(), signed_like(left, elements), zeros()), out, at + i, streaming)
-    for i in range(stop, count):
-        out[at + i] = shrunk(x[first + i], tau, low, power)
-
-
-@device
-def shrink_rows(
+def _project(
     x: Array,
+    first: int,
+    length: int,
+    whole: int,
+    v: float,
+    u: float,
+    room: tuple[Array, Float64Array],
+    out: Array,
     at: int,
+    streaming: bool,
+) -> None:
+    """Soft-threshold a whole fibre."""
+    tau, low = threshold.threshold(x[first : first + length], v, u, room[1])
+    threshold.shrink(x, first, length, tau, low, threshold.grid(u), out, at, streaming)
+
+
+@kernel
+def _thresholds(
+    x: Array,
+    offsets: Int64Array,
+    length: int,
     step: int,
+    width: int,
+    v: Float64Array,
+    u: Float64Array,
+    taus: Float64Array,
+    lows: Float64Array,
+    powers: Float64Array,
+) -> None:
+    """Write the columns' l1 thresholds, -1 inside the ball and infinity where a column vanishes, and their grids.
+
+    They are tau - low, as `normtree_kernels.l1` has them.
+
+    A few columns at a time are packed to rows, to be read again and again from the cache.
+    """
+    panel = max(1, min(PANEL, PANEL_ELEMENTS // length))
+    room = length + PAD  # so that the same element of neighbouring columns falls into different cache sets
+    packed, partials = np.empty(panel * room, x.dtype), np.empty(length // CHUNK + 1)
+    for o in range(offsets.size):
+        for start in range(0, width, panel):
+            count = min(panel, width - start)
+            pack_columns(x, offsets[o] + start, length, step, count, packed, room)
+            for k in range(count):
+                j = o * width + start + k
+                lows[j], powers[j] = 0.0, threshold.grid(u[j])
+                if v[j] <= u[j]:
+                    taus[j] = -1.0
+                elif narrow(u[j], x[0]) == narrow(0.0, x[0]):
+                    taus[j] = np.inf
+                else:
+                    taus[j], lows[j] = threshold.threshold(packed[k * room : k * room + length], v[j], u[j], partials)
+
+
+@kernel
+def _shrink_columns(
+    x: Array,
+    offsets: Int64Array,
+    length: int,
+    step: int,
+    width: int,
     taus: Float64Array,
     lows: Float64Array,
     powers: Float64Array,
     out: Array,
-    to: int,
+    out_offsets: Int64Array,
     out_step: int,
-    count: int,
     streaming: bool,
 ) -> None:
-    """Soft-threshold each element of ``count`` rows by its column's threshold; as it is where that is negative.
+    """Soft-threshold each column, row after row of memory.
 
-    As `normtree_kernels.l2.scale_rows` goes over them.
+    Where ``streaming``, rows are written past the caches.
     """
-    first = min(before_line(out, to), taus.size) if streaming else 0
-    stop = taus.size - (taus.size - first) % LANES
-    nothing, grid_step = zeros(), spread(GRID)
-    for i in range(first, stop, LANES):
-        tau, low, power = load(taus, i), load(lows, i), load(powers, i)
-        for k in range(count):
-            elements = load(x, at + k * step + i)
-            left = kept(sizes(elements), tau, low, power, power * grid_step)
-            shrunken = where_above(left, nothing, signed_like(left, elements), nothing)
-            store(where_above(nothing, tau, elements, shrunken), out, to + k * out_step + i, streaming)
-    for k in range(count):
-        a, b = at + k * step, to + k * out_step
-        for i in range(first):
-            out[b + i] = shrunk(x[a + i], taus[i], lows[i], powers[i])
-        for i in range(stop, taus.size):
-            out[b + i] = shrunk(x[a + i], taus[i], lows[i], powers[i])
+    together = columns.rows_together(out, out_step, streaming)
+    for k in range(offsets.size):
+        here = slice(k * width, (k + 1) * width)
+        levels, lowered, grids = taus[here], lows[here], powers[here]
+        for i in range(0, length, together):
+            at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
+            count = min(together, length - i)
+            threshold.shrink_rows(x, at, step, levels, lowered, grids, out, to, out_step, count, streaming)
+    if streaming:
+        drain()
+
+
+def _columns_down(
+    x: Array,
+    offsets: Int64Array,
+    length: int,
+    step: int,
+    width: int,
+    whole: int,
+    v: Float64Array,
+    u: Float64Array,
+    out: Array,
+    out_offsets: Int64Array,
+    out_step: int,
+    streaming: bool,
+) -> None:
+    """Project columns: find their thresholds, and shrink row after row."""
+    tau, low, power = np.empty((3, v.size))
+    _thresholds(x, offsets, length, step, width, v, u, tau, low, power)
+    tau, low, power = map(read_only_line, (tau, low, power))
+    _shrink_columns(x, offsets, length, step, width, tau, low, power, out, out_offsets, out_step, streaming)
+
+
+class _L1(Norm):
+    """The sum of magnitudes. Groups vanish under it, and it is the only norm whose projection is a search."""
+
+    name = "l1"
+    dual = "linf"
+    rows_up = staticmethod(rows.up(__name__, chunk_sum, chunk_sum))
+    rows_down = staticmethod(rows.down(__name__, _project))
+    columns_up = staticmethod(columns.up(__name__, column_sums))
+    columns_down = staticmethod(_columns_down)
+    searches = True
+    vanishes = True
+    piece_bytes = 1 << 24  # thresholds take longer than clipping and scaling
+    widening = 1  # and gain nothing by longer runs
+
+    @property
+    def of_one(self) -> Norm:
+        """An interval, as for every norm that is the magnitude there."""
+        return LINF
+
+    def growth(self, count: int) -> float:
+        """Their number."""
+        return float(count)
+
+    def search(
+        self, v: Float64Array, u: Float64Array, size: int, dtype: np.dtype[Any], seen: Seen | None = None
+    ) -> Generator[Any, Any, Balls]:
+        """Search the thresholds of fibres that are cut; as `normtree_kernels.rounds.search`."""
+        levels, _ = yield from rounds.search(self, v, u, size, dtype, seen)
+        return levels
+
+    def project_chunks(self, part: Array, balls: Balls, out: Array) -> None:
+        """Soft-threshold parts of fibres."""
+        tau, low, power = balls
+        chunks.shrink(part, (tau, low, power), out)
+
+    def reference_norm(self, values: Float64Array) -> Float64Array:
+        """The sum."""
+        return np.asarray(values.sum(axis=-1))
+
+    def reference_project(self, values: Float64Array, radius: float) -> Float64Array:
+        """Soft-threshold at the sorted vector's threshold.
+
+        For a small radius elements and threshold are taken from the largest element on: sums of the elements
+        themselves could not tell such a radius.
+        """
+        origin = values.max() if radius < values.max() / 2 else 0.0
+        descending = np.sort(values - origin)[::-1]
+        thresholds = (np.cumsum(descending) - radius) / np.arange(1, values.size + 1)
+        active = np.flatnonzero(descending > thresholds)
+        tau = thresholds[active[-1]] if active.size else descending[0]
+        return np.asarray(np.maximum((values - origin) - tau, 0.0))
+
+
+L1 = _L1()

@@ -1,4 +1,4 @@
-"""The l2 ball: Euclidean length, scaling.
+"""The l2 norm: Euclidean length; its ball is projected onto by scaling.
 
 Projection of v on {x : ||x|| <= rho}: x = v * rho / ||v||, and x = v inside the ball.
 """
@@ -7,11 +7,14 @@ import math
 
 import numpy as np
 
-from normtree_kernels.dtypes import Array, Float64Array
+from normtree_kernels import columns, rows
+from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.elements import narrow, widen
-from normtree_kernels.jit import device
+from normtree_kernels.jit import device, kernel
 from normtree_kernels.lanes import CHUNK, LANES
-from normtree_kernels.lines import before_line
+from normtree_kernels.lines import before_line, drain
+from normtree_kernels.linf import LINF
+from normtree_kernels.vector_norm import Norm
 from normtree_kernels.vectors import load, spread, store, take, total, where_above, zeros
 
 # Sums of squares outside these bounds may have lost digits to underflow or overflow, and are scaled and taken again.
@@ -168,3 +171,101 @@ def scale_rows(
             out[b + i] = scaled(x[a + i], s[i])
         for i in range(stop, s.size):
             out[b + i] = scaled(x[a + i], s[i])
+
+
+@device
+def project(
+    x: Array,
+    first: int,
+    length: int,
+    whole: int,
+    v: float,
+    u: float,
+    room: tuple[Array, Float64Array],
+    out: Array,
+    at: int,
+    streaming: bool,
+) -> None:
+    """Scale a fibre, or a part of one."""
+    s = factor(v, u)
+    if is_lost(u, whole):
+        rows.clear(out, at, length, x[0], streaming)
+    elif s > 0.0:
+        scale(x, first, length, s, out, at, streaming)
+    else:
+        scale_apart(x, first, 1, length, v, u, out, at, 1)
+
+
+@kernel
+def _scale_columns(
+    x: Array,
+    offsets: Int64Array,
+    length: int,
+    step: int,
+    width: int,
+    whole: int,
+    v: Float64Array,
+    u: Float64Array,
+    out: Array,
+    out_offsets: Int64Array,
+    out_step: int,
+    streaming: bool,
+) -> None:
+    """Project each column of l2 norm v onto the ball of radius u, row after row of memory.
+
+    Columns whose factor would lose digits are copied, and then scaled one by one where they lie in the result.
+    """
+    factors, apart = np.empty(v.size), np.zeros(v.size, np.bool_)
+    for j in range(v.size):
+        inside, vanishes = v[j] <= u[j], narrow(u[j], x[0]) == narrow(0.0, x[0]) or is_lost(u[j], whole)
+        factors[j] = 1.0 if inside else 0.0 if vanishes else factor(v[j], u[j])
+        if not inside and not vanishes and factors[j] == 0.0:
+            factors[j], apart[j] = 1.0, True
+    together = columns.rows_together(out, out_step, streaming)
+    for k in range(offsets.size):
+        scales = factors[k * width : (k + 1) * width]
+        for i in range(0, length, together):
+            at, to = offsets[k] + i * step, out_offsets[k] + i * out_step
+            count = min(together, length - i)
+            scale_rows(x, at, step, scales, out, to, out_step, count, streaming)
+    if streaming:
+        drain()
+    for j in range(v.size):
+        if apart[j]:
+            at = out_offsets[j // width] + j % width
+            scale_apart(out, at, out_step, length, v[j], u[j], out, at, out_step)
+
+
+class _L2(Norm):
+    """The Euclidean length."""
+
+    name = "l2"
+    dual = "l2"
+    rows_up = staticmethod(rows.up(__name__, chunk_norm, chunk_norm))
+    rows_down = staticmethod(rows.down(__name__, project))
+    columns_up = staticmethod(columns.up(__name__, columns.summed(add_rows, length)))
+    columns_down = staticmethod(_scale_columns)
+    margin = 2.0**-44
+
+    @property
+    def of_one(self) -> Norm:
+        """An interval, as for every norm that is the magnitude there."""
+        return LINF
+
+    def growth(self, count: int) -> float:
+        """The root of their number."""
+        return math.sqrt(count)
+
+    def reference_norm(self, values: Float64Array) -> Float64Array:
+        """The root of the sum of squares, in the scale of the largest."""
+        largest = values.max(axis=-1, initial=0.0, keepdims=True)
+        scaled = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
+        return np.asarray(largest[..., 0] * np.sqrt((scaled**2).sum(axis=-1)))
+
+    def reference_project(self, values: Float64Array, radius: float) -> Float64Array:
+        """Scale."""
+        largest = values.max()
+        return np.asarray(values / largest / float(self.reference_norm(values / largest)) * radius)
+
+
+L2 = _L2()

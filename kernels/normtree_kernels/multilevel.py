@@ -4,14 +4,15 @@ import math
 
 import numpy as np
 
-from normtree_kernels import euclidean
+from normtree_kernels import exact as euclidean
 from normtree_kernels.arguments import check_out, check_threads, not_finite
-from normtree_kernels.dtypes import Array, Float64Array, check_tensor
+from normtree_kernels.arrays import Held
+from normtree_kernels.dtypes import Array, check_tensor
 from normtree_kernels.goal import Goal, warn
-from normtree_kernels.leaves import aggregate, project_leaves
 from normtree_kernels.norms import Axes, MixedNorm
-from normtree_kernels.radius import settle
-from normtree_kernels.tree import Crown, climb, crown
+from normtree_kernels.projection import drive
+from normtree_kernels.projection import project as ask
+from normtree_kernels.tree import climb
 
 
 def project(
@@ -79,20 +80,13 @@ def project(
     result = np.empty_like(y, subok=False) if out is None else check_out(out, y)
     if not y.size:  # its groups may be more than memory holds
         return result
-    v = aggregate(y, mixed, threads)
-    if not math.isfinite(float(climb(mixed, v)[-1])):
+    held = Held.of(y, mixed, goal, threads)
+    found = drive(ask(held.problem(goal, own=own)), held.ask)
+    if not found.top.is_finite:
         raise not_finite(y, "y", mixed)
-    top = crown(mixed, v, settle(goal, mixed, y))
-    warn(top.reach)
-    project_leaves(y, mixed, v, _radii(y, mixed, v, top, threads, own=own), result, threads)
+    warn(found.top.reach)
+    held.project(found.balls, result)
     return result
-
-
-def _radii(y: Array, mixed: MixedNorm, v: Float64Array, top: Crown, threads: int, *, own: bool) -> Float64Array:
-    """The fibres' radii, by the tree or by the exact projection's own algorithm."""
-    if top.inside or top.radius == 0.0 or not own:
-        return top.radii
-    return euclidean.water_levels(y, mixed, v, top.radius, threads)
 
 
 def norm(y: Array, norm: str | MixedNorm, *, axes: Axes | None = None) -> float:
@@ -114,7 +108,7 @@ def norm(y: Array, norm: str | MixedNorm, *, axes: Axes | None = None) -> float:
     """
     y = check_tensor(y, "y")
     mixed = MixedNorm.parse(norm, axes, ndim=y.ndim)
-    total = float(climb(mixed, aggregate(y, mixed))[-1]) if y.size else 0.0
+    total = float(climb(mixed, Held(y, mixed).norms())[-1]) if y.size else 0.0
     if not math.isfinite(total):
         raise not_finite(y, "y", mixed)
     return total

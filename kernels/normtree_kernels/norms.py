@@ -5,9 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+from normtree_kernels.l1 import L1
+from normtree_kernels.l2 import L2
+from normtree_kernels.linf import LINF
 from normtree_kernels.refusals import TypeRefused, ValueRefused
+from normtree_kernels.vector_norm import Norm
 
-NORMS = ("l1", "l2", "linf")
+NORMS: dict[str, Norm] = {norm.name: norm for norm in (L1, L2, LINF)}
+"""The registry: each one-vector norm by its name."""
+
 MAX_LEVELS = 8
 
 _PARTITION = "each axis in exactly one level"
@@ -20,23 +26,34 @@ class Level:
     """One level of a mixed norm: a one-vector norm and the tensor's axes that it aggregates.
 
     Args:
-        norm: one of ``l1``, ``l2``, ``linf``.
+        norm: a norm of the registry, or its name.
         axes: the axes of the level, each >= 0, ascending. None of them: fibres of length one.
 
     Raises:
         ValueError: unknown norm, or axes that are negative, repeated or out of order.
     """
 
-    norm: str
+    norm: Norm
     axes: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        """Refuse a level that could not be evaluated."""
-        if self.norm not in NORMS:
-            wanted = f"one of {', '.join(NORMS)}"
-            raise ValueRefused("norm", wanted, self.norm, f"unknown norm {self.norm!r}, wanted {wanted}")
+    def __init__(self, norm: Norm | str, axes: tuple[int, ...]) -> None:
+        """Look the norm up, and refuse a level that could not be evaluated."""
+        object.__setattr__(self, "norm", norm if isinstance(norm, Norm) else named(norm))
+        object.__setattr__(self, "axes", axes)
         if list(self.axes) != sorted(set(self.axes)) or any(axis < 0 for axis in self.axes):
             raise ValueRefused("axes", "distinct ascending axes >= 0", str(self.axes))
+
+
+def named(name: str) -> Norm:
+    """Return the norm of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in NORMS:
+        wanted = f"one of {', '.join(NORMS)}"
+        raise ValueRefused("norm", wanted, name, f"unknown norm {name!r}, wanted {wanted}")
+    return NORMS[name]
 
 
 @dataclass(frozen=True)
@@ -123,7 +140,7 @@ class MixedNorm:
     @cached_property
     def text(self) -> str:
         """The levels' norms as text, outer to inner: ``"l1,linf"``."""
-        return ",".join(level.norm for level in self.levels)
+        return ",".join(level.norm.name for level in self.levels)
 
     @cached_property
     def axes_text(self) -> str:

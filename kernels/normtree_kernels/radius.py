@@ -1,17 +1,12 @@
 """The radius that leaves a wanted number of groups, in closed form."""
 
-import math
-
-import numpy as np
-
-from normtree_kernels import sweep
 from normtree_kernels.arguments import not_finite
-from normtree_kernels.dtypes import Array, Float64Array, check_tensor
-from normtree_kernels.goal import Goal, Reach, warn
-from normtree_kernels.leaves import aggregate
+from normtree_kernels.arrays import Held
+from normtree_kernels.dtypes import Array, check_tensor
+from normtree_kernels.goal import Goal, warn
 from normtree_kernels.norms import Axes, MixedNorm
+from normtree_kernels.projection import drive, project
 from normtree_kernels.refusals import ValueRefused
-from normtree_kernels.tree import climb
 
 
 def radius_for(
@@ -43,7 +38,7 @@ def radius_for(
         NothingLeftWarning: groups were asked for, and all that could be left are tied, so that none is.
 
     Cost:
-        Reads the tensor once, and selects from its outermost groups' norms.
+        Reads the tensor once, and selects from its outermost groups' norms; of one level, a few times.
 
     Source:
         Closed form of the multi-level projection's root; the Euclidean projection on l1,linf has none.
@@ -55,35 +50,11 @@ def radius_for(
         raise ValueRefused("sparsity", wanted, got, f"{wanted} is wanted, got {got}")
     goal = Goal(sparsity=sparsity, groups=groups)
     goal.check_fits(mixed, y.shape)
-    reach = _reach(goal, mixed, y)
-    warn(reach)
-    return reach.radius
-
-
-def settle(goal: Goal, mixed: MixedNorm, y: Array) -> Goal | Reach:
-    """Return a goal that aggregates suffice to reach, or what is reached.
-
-    The outermost groups' norms tell the radius, and the tree knows them; but for one level the groups are the
-    elements themselves, so that the radius must be found first.
-
-    Raises:
-        ValueError: an element is NaN or infinite, or the norm overflows.
-    """
-    if goal.radius is not None or len(mixed.levels) > 1:
-        return goal
-    return _reach(goal, mixed, y)
-
-
-def _reach(goal: Goal, mixed: MixedNorm, y: Array) -> Reach:
     if not y.size:  # its groups may be more than memory holds
-        return Reach(0.0)
-    v = _outermost_norms(mixed, y)
-    if not math.isfinite(float(sweep.up("l1", v, 0))):
+        return 0.0
+    held = Held.of(y, mixed, goal, threads=1)
+    top = drive(project(held.problem(goal)), held.ask).top
+    if not top.is_finite:
         raise not_finite(y, "y", mixed)
-    return goal.reach(v)
-
-
-def _outermost_norms(mixed: MixedNorm, y: Array) -> Float64Array:
-    if len(mixed.levels) == 1:
-        return np.abs(y.reshape(-1).astype(np.float64))
-    return climb(mixed, aggregate(y, mixed))[-2]
+    warn(top.reach)
+    return top.radius

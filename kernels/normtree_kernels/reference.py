@@ -6,9 +6,10 @@ import numpy as np
 
 from normtree_kernels.arguments import check_out, check_threads
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
-from normtree_kernels.euclidean import merged, needs_own_algorithm
+from normtree_kernels.exact import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import Axes, MixedNorm
+from normtree_kernels.vector_norm import Norm
 
 
 def project(
@@ -70,7 +71,7 @@ def _radius(by_level: Float64Array, mixed: MixedNorm, goal: Goal) -> float:
         return goal.radius
     v = by_level
     for level in reversed(mixed.levels[1:]):
-        v = vector_norm(v, level.norm)
+        v = level.norm.reference_norm(v)
     survivors = goal.survivors(v.size)
     descending = np.append(np.sort(v)[::-1], 0.0)
     return float((descending[:survivors] - descending[survivors]).sum())
@@ -114,7 +115,7 @@ def norm(y: Array, norm: str | MixedNorm, *, axes: Axes | None = None) -> float:
     for level in reversed(mixed.levels):
         kept = values.shape[: values.ndim - len(level.axes)]
         length = prod(values.shape[len(kept) :])
-        values = vector_norm(values.reshape(*kept, length), level.norm)
+        values = level.norm.reference_norm(values.reshape(*kept, length))
     return float(values)
 
 
@@ -122,7 +123,7 @@ def project_levels(values: Float64Array, mixed: MixedNorm, radius: float) -> Flo
     """Project non-negative values, one axis a level, by the definition of MP."""
     aggregates = [values]
     for level in reversed(mixed.levels[1:]):
-        aggregates.append(vector_norm(aggregates[-1], level.norm))
+        aggregates.append(level.norm.reference_norm(aggregates[-1]))
     radii: Float64Array = np.asarray(radius)
     for level, v in zip(mixed.levels, reversed(aggregates), strict=True):
         fibres = v.reshape(radii.size, v.shape[-1])
@@ -131,34 +132,6 @@ def project_levels(values: Float64Array, mixed: MixedNorm, radius: float) -> Flo
     return radii
 
 
-def vector_norm(values: Float64Array, norm: str) -> Float64Array:
-    """Norm of each vector along the last axis of non-negative values."""
-    if norm == "linf":
-        return np.asarray(values.max(axis=-1, initial=0.0))
-    if norm == "l1":
-        return np.asarray(values.sum(axis=-1))
-    largest = values.max(axis=-1, initial=0.0, keepdims=True)
-    scaled = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
-    return np.asarray(largest[..., 0] * np.sqrt((scaled**2).sum(axis=-1)))
-
-
-def project_vector(v: Float64Array, norm: str, radius: float) -> Float64Array:
-    """Project one non-negative vector onto a ball: clip, scale, or soft-threshold at the sorted vector's threshold.
-
-    For a small radius elements and threshold are taken from the largest element on: sums of the elements themselves
-    could not tell such a radius.
-    """
-    total = float(vector_norm(v, norm))
-    if total <= radius:
-        return v
-    if norm == "linf":
-        return np.asarray(np.minimum(v, radius))
-    if norm == "l2":
-        largest = v.max()
-        return np.asarray(v / largest / float(vector_norm(v / largest, norm)) * radius)
-    origin = v.max() if radius < v.max() / 2 else 0.0
-    descending = np.sort(v - origin)[::-1]
-    thresholds = (np.cumsum(descending) - radius) / np.arange(1, v.size + 1)
-    active = np.flatnonzero(descending > thresholds)
-    tau = thresholds[active[-1]] if active.size else descending[0]
-    return np.asarray(np.maximum((v - origin) - tau, 0.0))
+def project_vector(v: Float64Array, norm: Norm, radius: float) -> Float64Array:
+    """Project one non-negative vector onto a ball."""
+    return v if float(norm.reference_norm(v)) <= radius else norm.reference_project(v, radius)

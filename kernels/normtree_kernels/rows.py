@@ -1,62 +1,94 @@
-"""Fibres whose elements are neighbours in memory: one fibre after the other."""
+"""Fibres whose elements are neighbours in memory, one after the other: what is the same for every norm.
+
+A norm gives a device function for a chunk, and one for a fibre; around it goes the walk over fibres, made here.
+"""
 
 import numpy as np
 
-from normtree_kernels import l1, l2, linf
-from normtree_kernels.codes import L1, L2
 from normtree_kernels.dtypes import Array, Float64Array, Int64Array
 from normtree_kernels.elements import narrow, no_bound, zero_magnitudes
-from normtree_kernels.jit import device, kernel
+from normtree_kernels.jit import Compiled, device, kernel_of
 from normtree_kernels.lanes import CHUNK, LANES
 from normtree_kernels.lines import LINE_BYTES, address, before_line, clip_lines, drain, fill
 from normtree_kernels.vectors import store, zeros
 
 
-@device
-def chunk_norm(code: int, x: Array) -> float:
-    """Norm of one chunk."""
-    if code == L1:
-        return l1.chunk_norm(x)
-    if code == L2:
-        return l2.chunk_norm(x)
-    return linf.chunk_norm(x)
+def up(module: str, chunk_norm: Compiled, join: Compiled) -> Compiled:
+    """Make the kernel that writes the norms of fibres.
+
+    Args:
+        module: ``__name__`` of the norm's module.
+        chunk_norm: device function ``(x)``: the norm of at most 1024 elements.
+        join: device function ``(partials)``: the norm of at most 1024 chunks, from theirs.
+
+    Returns:
+        Kernel ``(x, offsets, length, v)``: v[j] is the norm of the ``length`` elements from the j-th offset in x; of
+        its chunks, and then of those norms, in the fixed shape.
+    """
+
+    @device
+    def fibre_norm(x: Array, partials: Float64Array) -> float:
+        if x.size <= CHUNK:
+            whole: float = chunk_norm(x)
+            return whole
+        count = 0
+        for start in range(0, x.size, CHUNK):
+            partials[count] = chunk_norm(x[start : min(start + CHUNK, x.size)])
+            count += 1
+        while count > 1:
+            chunks = 0
+            for start in range(0, count, CHUNK):
+                partials[chunks] = join(partials[start : min(start + CHUNK, count)])
+                chunks += 1
+            count = chunks
+        total: float = partials[0]
+        return total
+
+    @kernel_of(module, "rows_up")
+    def rows_up(x: Array, offsets: Int64Array, length: int, v: Float64Array) -> None:
+        partials = np.empty(length // CHUNK + 1)
+        for j in range(offsets.size):
+            v[j] = fibre_norm(x[offsets[j] : offsets[j] + length], partials)
+
+    return rows_up
 
 
-@device
-def fibre_norm(code: int, x: Array, partials: Float64Array) -> float:
-    """Norm of a fibre: norms of its chunks, then the norm of those, in the fixed shape."""
-    if x.size <= CHUNK:
-        return chunk_norm(code, x)
-    count = 0
-    for start in range(0, x.size, CHUNK):
-        partials[count] = chunk_norm(code, x[start : min(start + CHUNK, x.size)])
-        count += 1
-    while count > 1:
-        chunks = 0
-        for start in range(0, count, CHUNK):
-            partials[chunks] = chunk_norm(code, partials[start : min(start + CHUNK, count)])
-            chunks += 1
-        count = chunks
-    total: float = partials[0]
-    return total
+def down(module: str, project: Compiled) -> Compiled:
+    """Make the kernel that projects fibres, or parts of them.
 
+    Args:
+        module: ``__name__`` of the norm's module.
+        project: device function ``(x, first, length, whole, v, u, room, out, at, streaming)``: projects ``length``
+            elements from ``x[first:]``, of a fibre of ``whole`` elements and norm v, onto the ball of radius u < v,
+            to ``out[at:]``. ``room`` has two scratch arrays: a line of bounds, and a float64 for each chunk.
 
-@kernel
-def up(code: int, x: Array, offsets: Int64Array, length: int, v: Float64Array) -> None:
-    """Write to v the norm of each fibre, ``length`` elements from its offset in x."""
-    partials = np.empty(length // CHUNK + 1)
-    for j in range(offsets.size):
-        v[j] = fibre_norm(code, x[offsets[j] : offsets[j] + length], partials)
+    Returns:
+        Kernel ``(x, offsets, length, whole, v, u, out, out_offsets, streaming)``. Where ``streaming``, results are
+        written past the caches. They go forwards, as the up-sweep went: what it left in a cache is worth less than
+        streams that run on.
+    """
 
+    @kernel_of(module, "rows_down")
+    def rows_down(
+        x: Array,
+        offsets: Int64Array,
+        length: int,
+        whole: int,
+        v: Float64Array,
+        u: Float64Array,
+        out: Array,
+        out_offsets: Int64Array,
+        streaming: bool,
+    ) -> None:
+        room = zero_magnitudes(x, LINE_BYTES), np.empty(length // CHUNK + 1)
+        for j in range(offsets.size):
+            first, at = offsets[j], out_offsets[j]
+            if not settled(x, first, length, v[j], u[j], room[0], out, at, streaming):
+                project(x, first, length, whole, v[j], u[j], room, out, at, streaming)
+        if streaming:
+            drain()
 
-@kernel
-def active(
-    x: Array, offsets: Int64Array, length: int, mu: Float64Array, sums: Float64Array, counts: Int64Array
-) -> None:
-    """Write the sum and the number of each fibre's magnitudes above its level mu."""
-    partials = np.empty(length // CHUNK + 1)
-    for j in range(offsets.size):
-        sums[j], counts[j] = l1.active_sum(x[offsets[j] : offsets[j] + length], mu[j], partials)
+    return rows_down
 
 
 @device
@@ -97,76 +129,3 @@ def clear(out: Array, at: int, count: int, like: float, streaming: bool) -> None
         store(zeros(), out, at + i, streaming)
     for i in range(stop, count):
         out[at + i] = narrow(0.0, like)
-
-
-@kernel
-def shrink(
-    x: Array,
-    offsets: Int64Array,
-    length: int,
-    v: Float64Array,
-    u: Float64Array,
-    out: Array,
-    out_offsets: Int64Array,
-    streaming: bool,
-) -> None:
-    """Project each fibre of l1 norm v onto the ball of radius u.
-
-    Where ``streaming``, results are written past the caches: here, in `scale` and in `clip`. They go forwards, as the
-    up-sweep went: what it left in a cache is worth less than streams that run on.
-    """
-    limits = zero_magnitudes(x, LINE_BYTES)
-    partials = np.empty(length // CHUNK + 1)
-    for j in range(offsets.size):
-        if not settled(x, offsets[j], length, v[j], u[j], limits, out, out_offsets[j], streaming):
-            tau, low = l1.threshold(x[offsets[j] : offsets[j] + length], v[j], u[j], partials)
-            l1.shrink(x, offsets[j], length, tau, low, l1.grid(u[j]), out, out_offsets[j], streaming)
-    if streaming:
-        drain()
-
-
-@kernel
-def scale(
-    x: Array,
-    offsets: Int64Array,
-    length: int,
-    v: Float64Array,
-    u: Float64Array,
-    out: Array,
-    out_offsets: Int64Array,
-    streaming: bool,
-) -> None:
-    """Project each fibre of l2 norm v onto the ball of radius u."""
-    limits = zero_magnitudes(x, LINE_BYTES)
-    for j in range(offsets.size):
-        if not settled(x, offsets[j], length, v[j], u[j], limits, out, out_offsets[j], streaming):
-            s = l2.factor(v[j], u[j])
-            if s > 0.0:
-                l2.scale(x, offsets[j], length, s, out, out_offsets[j], streaming)
-            elif l2.is_lost(u[j], length):
-                clear(out, out_offsets[j], length, x[0], streaming)
-            else:
-                l2.scale_apart(x, offsets[j], 1, length, v[j], u[j], out, out_offsets[j], 1)
-    if streaming:
-        drain()
-
-
-@kernel
-def clip(
-    x: Array,
-    offsets: Int64Array,
-    length: int,
-    v: Float64Array,
-    u: Float64Array,
-    out: Array,
-    out_offsets: Int64Array,
-    streaming: bool,
-) -> None:
-    """Project each fibre of linf norm v onto the ball of radius u."""
-    limits = zero_magnitudes(x, LINE_BYTES)
-    for j in range(offsets.size):
-        if not settled(x, offsets[j], length, v[j], u[j], limits, out, out_offsets[j], streaming):
-            fill(limits, linf.bound(v[j], u[j], x[0]))
-            clip_lines(x, offsets[j], limits, 0, out, out_offsets[j], length, streaming)
-    if streaming:
-        drain()

@@ -11,7 +11,6 @@ from ml_dtypes import finfo
 from normtree_kernels.norms import MixedNorm
 
 _STEP = 2.0**-50  # of the radius: what a sum on its grid may lack for each element
-_MARGIN = 2.0**-44  # what an l2 level may stay inside its balls
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Rounding:
         info, least = finfo(dtype), 1.0  # type: ignore[no-untyped-call]
         for level in norm.levels:
             count = math.prod(shape[axis] for axis in level.axes)
-            least *= {"l1": float(count), "l2": math.sqrt(count), "linf": 1.0}[level.norm]
-        lengths = sum(level.norm == "l2" for level in norm.levels)
-        share = float(info.eps) + lengths * _MARGIN + math.prod(shape) * _STEP
+            least *= level.norm.growth(count)
+        margins = sum(level.norm.margin for level in norm.levels)
+        share = float(info.eps) + margins + math.prod(shape) * _STEP
         return cls(share, least * float(info.smallest_subnormal))
 
     @classmethod

@@ -14,9 +14,10 @@ import numpy as np
 
 from normtree_kernels import sweep
 from normtree_kernels.dtypes import Float64Array
-from normtree_kernels.goal import Goal, Reach
+from normtree_kernels.goal import Aim, Reach
 from normtree_kernels.norms import MixedNorm
 from normtree_kernels.refusals import ValueRefused
+from normtree_kernels.vector_norm import Norm
 
 
 class Step(NamedTuple):
@@ -61,6 +62,11 @@ class Crown:
         """Of the ball."""
         return self.reach.radius
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the norm is, of this tensor and of all under the same root; if not, the radii mean nothing."""
+        return math.isfinite(self.norm) and not math.isnan(self.reach.radius)
+
 
 def climb(norm: MixedNorm, v: Float64Array, steps: list[Step] | None = None) -> list[Float64Array]:
     """Up-sweep the upper levels: V_1 (given), V_2, … V_r, each with the axes of its levels merged to one.
@@ -83,7 +89,7 @@ def climb(norm: MixedNorm, v: Float64Array, steps: list[Step] | None = None) -> 
     return aggregates
 
 
-def crown(norm: MixedNorm, v: Float64Array, goal: Goal | Reach) -> Crown:
+def crown(norm: MixedNorm, v: Float64Array, goal: Aim | Reach) -> Crown:
     """Project the aggregates: climb to the root, project there, push the radii down to the fibres.
 
     Args:
@@ -110,16 +116,20 @@ def crown(norm: MixedNorm, v: Float64Array, goal: Goal | Reach) -> Crown:
     return Crown(radii, reach, total, total <= reach.radius, tuple(steps))
 
 
-def _reach(norm: MixedNorm, aggregates: list[Float64Array], goal: Goal) -> Reach:
+def _reach(norm: MixedNorm, aggregates: list[Float64Array], aim: Aim) -> Reach:
+    total = float(aggregates[-1])
+    if not math.isfinite(total):
+        return Reach(math.nan)
+    goal = aim.for_norm(total)
     if goal.radius is not None:
         return Reach(goal.radius)
     if len(norm.levels) == 1:
-        why = "of one level the groups are the elements; wanted a radius, found by radius.settle"
+        why = "of one level the groups are the elements; wanted a radius, found by their ranks"
         raise ValueRefused("goal", "a radius", str(goal), why)
-    return goal.reach(aggregates[-2]) if np.isfinite(aggregates[-1]) else Reach(math.nan)
+    return goal.reach(aggregates[-2])
 
 
-def crowns(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: Goal | Reach) -> list[Crown]:
+def crowns(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: Aim | Reach) -> list[Crown]:
     """Project the aggregates of several tensors under one root: their outermost groups, all together, are its vector.
 
     It is the projection of the tensors laid end to end along the outermost level: one ball for all of them.
@@ -148,8 +158,8 @@ def crowns(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], goal: Goal | 
     joined = np.concatenate([tops[i] for i in order])
     total = float(sweep.up(outer, joined, 0))
     if not np.isfinite(total):
-        return [_lost(v, levels, goal, taken) for v, levels, taken in zip(vs, aggregates, steps, strict=True)]
-    reach = goal if isinstance(goal, Reach) else goal.reach(joined)
+        return [_lost(v, levels, taken) for v, levels, taken in zip(vs, aggregates, steps, strict=True)]
+    reach = goal if isinstance(goal, Reach) else goal.for_norm(total).reach(joined)
     u = np.empty_like(joined)
     sweep.down(outer, joined, 0, np.asarray(total), np.asarray(min(reach.radius, total)), u)
     ends = np.cumsum([tops[i].size for i in order])
@@ -184,11 +194,11 @@ def _descend(
     return u
 
 
-def _common_root(norms: Sequence[MixedNorm]) -> str:
+def _common_root(norms: Sequence[MixedNorm]) -> Norm:
     """Return the outermost norm that several tensors share."""
     outer = {norm.levels[0].norm for norm in norms}
     if len(outer) != 1:
-        wanted, got = "one outermost norm for all tensors", ", ".join(sorted(outer)) or "none"
+        wanted, got = "one outermost norm for all tensors", ", ".join(sorted(map(str, outer))) or "none"
         raise ValueRefused("norms", wanted, got, f"{wanted} is wanted, got {got}")
     if any(len(norm.levels) == 1 for norm in norms):
         why = "a root over several tensors wants groups under it, two levels or more, got one level"
@@ -196,10 +206,9 @@ def _common_root(norms: Sequence[MixedNorm]) -> str:
     return outer.pop()
 
 
-def _lost(v: Float64Array, aggregates: list[Float64Array], goal: Goal | Reach, steps: list[Step]) -> Crown:
+def _lost(v: Float64Array, aggregates: list[Float64Array], steps: list[Step]) -> Crown:
     """The crown of a tensor that stands under a root that is not finite."""
-    reach = Reach(math.nan if goal.radius is None else goal.radius)
-    return Crown(np.full(v.shape, np.nan), reach, float(aggregates[-1]), False, tuple(steps))
+    return Crown(np.full(v.shape, np.nan), Reach(math.nan), float(aggregates[-1]), False, tuple(steps))
 
 
 def _level_sizes(norm: MixedNorm, kept_shape: tuple[int, ...]) -> tuple[int, ...]:

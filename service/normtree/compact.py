@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normtree.splits import parse_split
-from normtree_kernels.leaves import aggregate
+from normtree_kernels.arrays import Held
+from normtree_kernels.linf import LINF
 from normtree_kernels.norms import Level, MixedNorm
 
 Array = NDArray[Any]
@@ -137,8 +138,8 @@ def _alive(x: Array, axes: Sequence[int], threads: int) -> NDArray[np.bool_]:
     rest = tuple(axis for axis in range(x.ndim) if axis not in axes)
     if not rest:
         return np.not_equal(x.reshape(-1), 0)
-    largest = MixedNorm((Level("linf", tuple(axes)), Level("linf", rest)))
-    alive: NDArray[np.bool_] = aggregate(x, largest, threads).reshape(-1) > 0.0
+    largest = MixedNorm((Level(LINF, tuple(axes)), Level(LINF, rest)))
+    alive: NDArray[np.bool_] = Held(x, largest, threads).norms().reshape(-1) > 0.0
     return alive
 
 

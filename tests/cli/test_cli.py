@@ -335,7 +335,7 @@ def test_a_first_command_compiles_what_it_needs_and_says_so(tmp_path: Path, monk
         assert done.returncode == 0, done.stderr
         assert re.fullmatch(told, done.stderr)
         assert np.load(tmp_path / "x.npy").tobytes() == nk.project(y, "linf", 0.5).tobytes()
-    assert {file.name.partition("-")[0] for file in tmp_path.glob("cache/*/*")} == {"rows.up", "rows.clip"}
+    assert {file.name.partition("-")[0] for file in tmp_path.glob("cache/*/*")} == {"linf.rows_up", "linf.rows_down"}
 
 
 def test_warm_tells_where_kernels_are_kept() -> None:

@@ -19,10 +19,9 @@ from normtree.engine.on_ray import RayExecutor
 from normtree.engine.projector import Projector
 from normtree.engine.tensor import Tensor
 from normtree.engine.timing import Timing
-from normtree.engine.watermark import Watermark
 from normtree.errors import Cancelled, DeadlineExceeded, EngineUnavailable, InvalidParameter, InvalidTensor
+from normtree_kernels.arrays import Held
 from normtree_kernels.goal import Goal
-from normtree_kernels.leaves import aggregate, project_leaves
 from normtree_kernels.tree import crowns
 
 CASES = [
@@ -131,11 +130,11 @@ def test_several_tensors_are_projected_onto_one_ball(projector: Projector, engin
         timing = projector.project_together(sources, targets, plans, goal, baseline="measure")
         norms = [plan.norm for plan in plans]
         for y, target, norm, top in zip(
-            ys, targets, norms, crowns(norms, [aggregate(y, n) for y, n in zip(ys, norms, strict=True)], goal),
+            ys, targets, norms, crowns(norms, [Held(y, n).norms() for y, n in zip(ys, norms, strict=True)], goal),
             strict=True,
         ):  # fmt: skip
             x = np.empty_like(y)
-            project_leaves(y, norm, aggregate(y, norm), top.radii, x, 1)
+            Held(y, norm).project((Held(y, norm).norms(), top.radii), x)
             assert target.array().tobytes() == x.tobytes()
             assert timing.radius == top.radius
     assert timing.shape == (sum(y.size for y in ys),)
@@ -354,49 +353,6 @@ def test_what_is_cancelled_before_it_begins_never_begins(projector: Projector) -
         tensors = Tensor(source.name, y.shape, "<f4"), Tensor(target.name, y.shape, "<f4")
         with pytest.raises(Cancelled):
             projector.project(*tensors, plan, cancel=cancel)
-
-
-@pytest.mark.parametrize("engine", ["inline", "ray"])
-@pytest.mark.parametrize("axes", ["0,1", "1,0"])
-def test_leaves_follow_what_lands_and_are_followed(projector: Projector, engine: str, axes: str) -> None:
-    y = noise((12_000, 1000))
-    landed, done = Watermark(), Watermark()
-    marks: list[int] = []
-    advance = done.advance
-    done.advance = lambda nbytes: (marks.append(nbytes), advance(nbytes))[1]  # type: ignore[method-assign]
-    plan = projector.plan(y.shape, "<f4", norm="l1,linf", axes=axes, radius=500.0, engine=engine)
-    with projector.arena.lease(y.nbytes) as source, projector.arena.lease(y.nbytes) as target:
-
-        def receive() -> None:
-            for start in range(0, y.nbytes, 1 << 20):
-                stop = min(start + (1 << 20), y.nbytes)
-                source.buffer[start:stop] = memoryview(y.data).cast("B")[start:stop]
-                landed.advance(stop)
-
-        source.buffer[:] = b"\xff" * y.nbytes  # NaN: a leaf that ran ahead would be found out
-        receiver = threading.Thread(target=receive)
-        receiver.start()
-        out = Tensor(target.name, y.shape, "<f4")
-        projector.project(Tensor(source.name, y.shape, "<f4"), out, plan, landed=landed, done=done)
-        receiver.join()
-        assert out.array().tobytes() == nk.project(y, "l1,linf", 500.0, axes=axes).tobytes()
-    assert marks == sorted(marks)
-    assert marks[-1] == y.nbytes
-    if axes == "0,1":
-        assert len(marks) > 2
-
-
-def test_a_body_that_breaks_off_ends_the_work_with_its_own_error(projector: Projector) -> None:
-    y = noise((50, 40))
-    landed, done = Watermark(), Watermark()
-    landed.fail(ConnectionError("hung up"))
-    plan = projector.plan(y.shape, "<f4", norm="l1,linf", radius=1.0)
-    with projector.arena.lease(y.nbytes) as source, projector.arena.lease(y.nbytes) as target:
-        tensors = Tensor(source.name, y.shape, "<f4"), Tensor(target.name, y.shape, "<f4")
-        with pytest.raises(ConnectionError, match="hung up"):
-            projector.project(*tensors, plan, landed=landed, done=done)
-    with pytest.raises(ConnectionError, match="hung up"):
-        done.wait(1)
 
 
 def test_where_ray_finds_no_place_for_its_files_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

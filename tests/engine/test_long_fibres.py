@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
-from normtree.engine import long_fibres
 from normtree.engine.projector import Projector
 from normtree.engine.tensor import Tensor
 from normtree.errors import InvalidTensor
 from normtree.settings import Settings
+from normtree_kernels import pieces
 
 CASES = [
     ((50_003,), "l1", None),
@@ -64,7 +64,7 @@ def test_the_bits_are_the_library_s(
 
 
 def test_pieces_of_a_part_change_no_bit(seven: Projector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_fibres, "_PIECE_ELEMENTS", 2048)
+    monkeypatch.setattr(pieces, "_CHUNKED_ELEMENTS", 2048)
     y = noise((50_003,))
     _, x, timing = project(seven, y, "l1", None, 100.0, engine="inline", workers=3)
     assert x.tobytes() == nk.project(y, "l1", 100.0).tobytes()

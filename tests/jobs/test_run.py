@@ -1,6 +1,7 @@
 """Jobs on threads: every tensor has the bytes of its own projection, all others are kept, and the folder loads."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,26 @@ def test_the_exact_projection_is_the_librarys(checkpoint: Path, tmp_path: Path, 
     for name, y in loaded(checkpoint).items():
         if name.endswith(("up.weight", "conv.weight")):
             assert there[name].tobytes() == nk.project(y, "l1,linf", 9.0, exact=True).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_ranking_the_elements_of_a_tensor_takes_no_wider_copy_of_it(
+    tmp_path: Path, make_recipe: Any, loaded: Any, dtype: str
+) -> None:
+    y = np.random.default_rng(0).standard_normal(2 * MIB // np.dtype(dtype).itemsize).astype(dtype)
+    (tmp_path / "in").mkdir()
+    save_file({"w": y}, tmp_path / "in" / "a.safetensors")
+    recipe = make_recipe(tmp_path / "in", tmp_path / "out", "tensors = 'w'\nnorm = 'l1'\nsparsity = 0.9")
+    plan = plan_job(recipe, INLINE)
+    assert not any(map(plan.is_split, plan.works))
+    run_job(recipe, INLINE)  # loads what it needs
+    again = make_recipe(tmp_path / "in", tmp_path / "again", "tensors = 'w'\nnorm = 'l1'\nsparsity = 0.9")
+    tracemalloc.start()
+    run_job(again, INLINE)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2 * y.nbytes + 4 * MIB  # what is read and what is written, and counts of digits
+    assert loaded(tmp_path / "again")["w"].tobytes() == nk.project(y, "l1", sparsity=0.9).tobytes()
 
 
 def test_inside_the_ball_a_checkpoint_is_kept_bit_for_bit(

@@ -154,7 +154,7 @@ class Case:
         v = np.abs(self.y.astype(np.float64)).transpose(mixed.order)
         for level in reversed(mixed.levels[1:]):
             kept = v.ndim - len(level.axes)
-            v = nk.reference.vector_norm(v.reshape(*v.shape[:kept], math.prod(v.shape[kept:])), level.norm)
+            v = level.norm.reference_norm(v.reshape(*v.shape[:kept], math.prod(v.shape[kept:])))
         return v.reshape(-1)
 
     def groups(self, x: Array) -> Array:
@@ -220,7 +220,7 @@ def cases_of(
     """Draw a projection, of a dtype, a norm of that depth or that text where given."""
     dtype = dtype or draw(st.sampled_from(list(SCALES)))
     depth = depth or (text.count(",") + 1 if text else draw(st.integers(1, 4)))
-    text = text or ",".join(draw(st.tuples(*[st.sampled_from(norms.NORMS)] * depth)))
+    text = text or ",".join(draw(st.tuples(*[st.sampled_from(list(norms.NORMS))] * depth)))
     y = draw(tensors(dtype, **shape))
     fits = depth <= max(y.ndim, 1)
     axes = None if fits and draw(st.booleans()) else draw(partitions(y.ndim, depth))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import normtree_kernels as nk
 from normtree_kernels import certificate
+from normtree_kernels.l2 import L2
 
 Y = np.array([[3, -1, 0.5], [1, 2, -0.5], [-2, 0.5, 0.25]])  # columns are the groups
 NEAREST = ["l1", "l2", "linf", "l1,l2", "l1,l2,l2", "linf,l1"]  # norms whose multi-level projection is the nearest
@@ -57,7 +58,7 @@ def test_norms_distance_and_groups_are_those_numpy_finds(cases: Any, depth: int,
     found = certify(case, x)
     assert (found.norm_before, found.norm_after, found.radius) == (case.norm(), case.norm(x), case.radius)
     gone = np.abs(wide(case.y) - wide(x)).reshape(-1)
-    assert found.distance == pytest.approx(float(nk.reference.vector_norm(gone, "l2")), rel=1e-14)
+    assert found.distance == pytest.approx(float(L2.reference_norm(gone)), rel=1e-14)
     assert list(zip(found.groups, found.zero_groups, strict=True)) == counted(case, x)
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
+from normtree_kernels.arrays import Held
 from normtree_kernels.goal import Goal
-from normtree_kernels.leaves import aggregate, project_leaves
 from normtree_kernels.tree import Crown, crown, crowns
 
 Array = NDArray[Any]
@@ -30,13 +30,13 @@ def bound(text: str, ys: list[Array]) -> list[nk.MixedNorm]:
 
 def together(text: str, ys: list[Array], goal: Goal) -> list[Crown]:
     norms = bound(text, ys)
-    return crowns(norms, [aggregate(y, norm) for y, norm in zip(ys, norms, strict=True)], goal)
+    return crowns(norms, [Held(y, norm).norms() for y, norm in zip(ys, norms, strict=True)], goal)
 
 
 def project(text: str, ys: list[Array], goal: Goal) -> list[Array]:
     xs = [np.empty_like(y) for y in ys]
     for y, x, norm, top in zip(ys, xs, bound(text, ys), together(text, ys, goal), strict=True):
-        project_leaves(y, norm, aggregate(y, norm), top.radii, x, 1)
+        Held(y, norm).project((Held(y, norm).norms(), top.radii), x)
     return xs
 
 
@@ -77,7 +77,7 @@ def test_tensors_of_equal_size_are_told_apart_by_their_values() -> None:
 def test_one_tensor_has_the_bits_of_its_own_projection(text: str) -> None:
     (y,) = random([30], text)
     norm = nk.MixedNorm.parse(text, ndim=y.ndim)
-    v = aggregate(y, norm)
+    v = Held(y, norm).norms()
     radius = 0.2 * nk.norm(y, text)
     (top,), alone = crowns([norm], [v], Goal(radius)), crown(norm, v, Goal(radius))
     assert top.radii.tobytes() == alone.radii.tobytes()
@@ -88,7 +88,7 @@ def test_tensors_may_differ_in_rank_axes_and_inner_norms() -> None:
     rng = np.random.default_rng(5)
     matrix, filters = rng.standard_normal((6, 9)), rng.standard_normal((4, 3, 2, 2))
     norms = [nk.MixedNorm.parse("l1,linf", "1,0", ndim=2), nk.MixedNorm.parse("l1,l2", "0,1.2.3", ndim=4)]
-    vs = [aggregate(y, norm) for y, norm in zip((matrix, filters), norms, strict=True)]
+    vs = [Held(y, norm).norms() for y, norm in zip((matrix, filters), norms, strict=True)]
     tops = crowns(norms, vs, Goal(7.0))
     u = nk.reference.project(np.concatenate(vs), "l1", 7.0)
     np.testing.assert_allclose(np.concatenate([top.radii for top in tops]), u, rtol=1e-13)

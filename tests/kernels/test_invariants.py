@@ -240,7 +240,7 @@ def test_linf_groups_are_not_non_expansive() -> None:
 
 @given(data=st.data())
 def test_fibres_of_one_element_leave_the_outer_ball(cases: Any, data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(NORMS))
+    name = data.draw(st.sampled_from(list(NORMS)))
     case = replace(data.draw(cases(text="l1")), axes=None)
     outer = ".".join(map(str, range(case.y.ndim)))
     without = replace(case, text=f"l1,{name}", axes=f"{outer},")
@@ -251,7 +251,7 @@ def test_fibres_of_one_element_leave_the_outer_ball(cases: Any, data: st.DataObj
 
 @given(data=st.data())
 def test_one_group_leaves_the_inner_ball(cases: Any, bits: Any, data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(NORMS))
+    name = data.draw(st.sampled_from(list(NORMS)))
     case = replace(data.draw(cases(text=name, min_rank=1)), axes=None)
     one_group = nk.project(case.y[np.newaxis], f"l1,{name}", case.radius)[0]
     assert bits(one_group) == bits(case.project())
@@ -259,7 +259,7 @@ def test_one_group_leaves_the_inner_ball(cases: Any, bits: Any, data: st.DataObj
 
 @given(data=st.data())
 def test_axes_of_length_one_change_nothing(cases: Any, bits: Any, data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(NORMS))
+    name = data.draw(st.sampled_from(list(NORMS)))
     case = data.draw(cases(text=f"l1,{name}", min_rank=2, max_rank=2))
     case = replace(case, axes=None)
     more = replace(case, y=case.y[np.newaxis, :, np.newaxis, :, np.newaxis], axes="0.1.2,3.4")

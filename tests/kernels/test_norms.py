@@ -89,7 +89,7 @@ BAD_NORMS: list[tuple[tuple[Level, ...], str]] = [
 @pytest.mark.parametrize(("text", "axes", "ndim", "wanted"), BOUND)
 def test_parse_binds_levels_to_axes(text: str, axes: Any, ndim: int, wanted: list[tuple[int, ...]]) -> None:
     levels = MixedNorm.parse(text, axes, ndim=ndim).levels
-    assert [level.norm for level in levels] == text.split(",")
+    assert [level.norm.name for level in levels] == text.split(",")
     assert [level.axes for level in levels] == wanted
 
 

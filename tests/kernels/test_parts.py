@@ -9,15 +9,20 @@ from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
-from normtree_kernels import MixedNorm, parts, sweep
+from normtree_kernels import Level, MixedNorm, sweep
 from normtree_kernels.blocks import Block, split_fibres
 from normtree_kernels.dtypes import ACCEPTED
-from normtree_kernels.lanes import CHUNK
+from normtree_kernels.gathered import Gathered
+from normtree_kernels.lanes import CHUNK, chunk_count
+from normtree_kernels.norms import NORMS
+from normtree_kernels.part import Part, fold
+from normtree_kernels.pieces import as_piece
+from normtree_kernels.projection import drive
+from normtree_kernels.questions import Answer, Norms, Question
+from normtree_kernels.vector_norm import Norm
 
 Array = NDArray[Any]
-NEAR_A_CHUNK = st.builds(lambda chunks, more: CHUNK * chunks + more, st.integers(2, 9), st.integers(-3, 3)).filter(
-    lambda length: length >= 2 * CHUNK
-)
+NEAR_A_CHUNK = st.builds(lambda chunks, more: CHUNK * chunks + more, st.integers(1, 9), st.integers(-3, 3))
 FIBRES = MixedNorm.parse("l1,l1", ndim=2)
 
 
@@ -28,25 +33,27 @@ def fibres(count: int, length: int, dtype: Any, layout: str, seed: int) -> Array
     return {"rows": y, "columns": np.asfortranarray(y), "strided": np.repeat(y, 2, axis=1)[:, ::2]}[layout]
 
 
-def project_in_parts(norm: str, y: Array, u: Array, blocks: tuple[Block, ...]) -> tuple[Array, Array]:
-    """Project as an engine does: parts up, folded; for l1 rounds of sums over all parts; parts down."""
-    cuts = [block.part for block in blocks if block.part]
-    v = parts.fold(norm, np.concatenate([parts.chunk_norms(norm, parts.merge(y, 1)[:, slice(*cut)]) for cut in cuts]))
+def project_in_parts(norm: Norm, y: Array, u: Array, blocks: tuple[Block, ...]) -> tuple[Array, Array]:
+    """Project as a home does: norms up, folded; where it is a search, rounds of questions to all parts; parts down."""
+    mixed = MixedNorm((Level("l1", (0,)), Level(norm, (1,))))
+    pieces = [as_piece(y.shape, mixed, block) for block in blocks]
+
+    def ask(question: Question) -> Answer:
+        gathered = Gathered(question, chunk_count(y.shape[1]), y.shape[:1])
+        for piece in pieces:
+            if question.concerns(piece.start):
+                gathered.put(piece.slots, piece.fibres, question.of(piece.part(y)))
+        return gathered.whole
+
+    v = fold(norm, ask(Norms(norm))[0])
+    balls = drive(norm.search(v, u, y.shape[1], y.dtype), ask)
     x = np.empty_like(y, order="C")
-    if norm != "l1":
-        for cut in cuts:
-            parts.down(norm, parts.merge(y, 1)[:, slice(*cut)], v, u, parts.merge(x, 1)[:, slice(*cut)])
-        return v, x
-    search = parts.Thresholds(v, u, y[:, : parts.SAMPLE].astype(np.float64), y.shape[1], y.dtype)
-    while search.asked:
-        answers = [parts.excesses(parts.merge(y, 1)[:, slice(*cut)], search.asked) for cut in cuts]
-        search.answer(*(np.concatenate([answer[i] for answer in answers]) for i in (0, 1)))
-    for cut in cuts:
-        parts.shrink(parts.merge(y, 1)[:, slice(*cut)], search.found, parts.merge(x, 1)[:, slice(*cut)])
+    for piece in pieces:
+        piece.project(mixed, y, balls, x)
     return v, x
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+@pytest.mark.parametrize("norm", NORMS.values(), ids=str)
 @given(
     count=st.integers(1, 3),
     length=NEAR_A_CHUNK,
@@ -58,7 +65,7 @@ def project_in_parts(norm: str, y: Array, u: Array, blocks: tuple[Block, ...]) -
 )
 @example(count=3, length=9215, blocks=4, dtype=np.dtype("f8"), layout="columns", share=0.9999999999, seed=915612028)
 def test_parts_have_the_bits_of_the_whole(
-    norm: str, count: int, length: int, blocks: int, dtype: str, layout: str, share: float, seed: int
+    norm: Norm, count: int, length: int, blocks: int, dtype: str, layout: str, share: float, seed: int
 ) -> None:
     y = fibres(count, length, dtype, layout, seed)
     v = sweep.up(norm, y, 1)
@@ -71,8 +78,8 @@ def test_parts_have_the_bits_of_the_whole(
     assert projected.tobytes() == x.tobytes()
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
-def test_a_fibre_of_more_chunks_than_a_chunk_has_elements(norm: str) -> None:
+@pytest.mark.parametrize("norm", NORMS.values(), ids=str)
+def test_a_fibre_of_more_chunks_than_a_chunk_has_elements(norm: Norm) -> None:
     y = fibres(1, CHUNK * CHUNK * 2 + 5, np.float32, "rows", 1)
     v = sweep.up(norm, y, 1)
     x = np.empty_like(y)
@@ -82,11 +89,11 @@ def test_a_fibre_of_more_chunks_than_a_chunk_has_elements(norm: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
-def test_a_bad_element_is_seen_in_the_norm(norm: str, bad: float) -> None:
+@pytest.mark.parametrize("norm", NORMS.values(), ids=str)
+def test_a_bad_element_is_seen_in_the_norm(norm: Norm, bad: float) -> None:
     y = fibres(1, 5 * CHUNK, bfloat16, "rows", 1)
     y[0, 4 * CHUNK + 1] = bad
-    v = parts.fold(norm, parts.chunk_norms(norm, y))
+    v = fold(norm, Part(y, 1, y.shape[1], in_chunks=True).norms(norm))
     assert not np.isfinite(v).any()
 
 
@@ -98,10 +105,10 @@ def test_a_bad_element_is_seen_in_the_norm(norm: str, bad: float) -> None:
         ((3, 2, CHUNK), "l1,l2", None, 2, [(0, CHUNK), (CHUNK, 2 * CHUNK)]),
         ((2, 1, CHUNK), "l1,l2", "1,0.2", 2, [(0, CHUNK), (CHUNK, 2 * CHUNK)]),
         ((2, 3, CHUNK), "l1,l2", "1,0.2", 2, [None]),
-        ((3, 2 * CHUNK - 1), "l1,l2", None, 2, [None]),
+        ((3, 2 * CHUNK - 1), "l1,l2", None, 2, [(0, 2 * CHUNK - 1)]),
         ((0, 2 * CHUNK), "l1,l2", None, 2, [None]),
-        ((10 * CHUNK,), "l1", None, 1, [None]),
-        ((), "l1", None, 2, [None]),
+        ((10 * CHUNK,), "l1", None, 1, [(0, 10 * CHUNK)]),
+        ((), "l1", None, 2, [(0, 1)]),
     ],
 )
 def test_parts_end_where_chunks_do(
@@ -109,3 +116,18 @@ def test_parts_end_where_chunks_do(
 ) -> None:
     blocks = split_fibres(shape, MixedNorm.parse(norm, axes, ndim=len(shape)), count)
     assert [block.part for block in blocks] == wanted
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=str)
+@pytest.mark.parametrize("kind", ["rows", "columns", "strided"])
+def test_a_part_of_one_element_is_not_a_fibre_of_one(norm: Norm, kind: str) -> None:
+    y = fibres(3, CHUNK + 1, np.float32, kind, 5)
+    v = sweep.up(norm, y, 1)
+    last = Part(y[:, CHUNK:], 1, CHUNK + 1, in_chunks=True)
+    x, wanted = np.empty_like(last.fibres), np.empty_like(y)
+    sweep.down(norm, y, 1, v, v / 2, wanted)
+    levels = drive(
+        norm.search(v, v / 2, CHUNK + 1, y.dtype), lambda question: question.of(Part(y, 1, CHUNK + 1, in_chunks=True))
+    )
+    last.project(norm, levels, x)
+    assert x.tobytes() == wanted[:, CHUNK:].tobytes()

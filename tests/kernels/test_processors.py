@@ -12,16 +12,17 @@ SWEEPS = """
 import numpy as np
 from ml_dtypes import bfloat16
 from normtree_kernels import sweep
+from normtree_kernels.norms import NORMS
 
 for dtype, orders in ((np.float32, "C"), (np.float16, "CF"), (bfloat16, "C")):
     y = np.random.default_rng(0).standard_t(2, (5, 200)).astype(dtype)
     y[:, :6] = 0.0, -0.0, 6e-8, -1e-5, 65504, -0.25
-    for norm in ("l1", "l2", "linf"):
+    for norm in NORMS.values():
         for order in orders:
             block = y.copy(order)
             v, x = sweep.up(norm, block, 1), np.empty_like(block)
             sweep.down(norm, block, 1, v, v * np.array([0.0, 1e-9, 0.1, 0.7, 1.0]), x)
-            print(norm, y.dtype, order, v.tobytes().hex(), x.tobytes().hex())
+            print(norm.name, y.dtype, order, v.tobytes().hex(), x.tobytes().hex())
 """
 
 

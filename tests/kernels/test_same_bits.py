@@ -12,6 +12,7 @@ from normtree_kernels import sweep
 from normtree_kernels.blocks import split
 from normtree_kernels.fibres import PANEL_FIBRES, lay_out
 from normtree_kernels.lanes import CHUNK, GROUPS, LANES
+from normtree_kernels.norms import NORMS
 
 LENGTHS = [1, 2, 63, 64, 65, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 1, 5000]
 TEXTS = ["l1,l1", "l1,l2", "l1,linf", "l2,l1", "l2,l2", "linf,l2"]
@@ -150,19 +151,19 @@ def test_results_past_the_caches_have_the_bits_of_small_ones(bits: Bits, text: s
         y = random((260, width + first), np.float32)[:, first:]
         y[:3], y[:, -3:] = y[:3] / 100, y[:, -3:] / 100
         kept, inner = y.transpose([int(axis) for axis in axes.split(",")]), text.split(",")[1]
-        v = sweep.up(inner, kept, 1)
+        v = sweep.up(NORMS[inner], kept, 1)
         u = v * np.resize([0.0, 0.5, 1.0, 0.9], v.shape)
         large, small = np.empty_like(y), np.empty_like(y)
-        sweep.down(inner, kept, 1, v, u, large.transpose([int(axis) for axis in axes.split(",")]))
+        sweep.down(NORMS[inner], kept, 1, v, u, large.transpose([int(axis) for axis in axes.split(",")]))
         for i in range(0, len(kept), 61):
             some = slice(i, i + 61)
             into = small.transpose([int(axis) for axis in axes.split(",")])[some]
             copied = np.empty_like(kept[some])
-            sweep.down(inner, kept[some], 1, v[some], u[some], copied)
+            sweep.down(NORMS[inner], kept[some], 1, v[some], u[some], copied)
             into[...] = copied
         assert large.nbytes >= sweep.STREAM_BYTES
         assert bits(large) == bits(small)
-        sweep.down(inner, kept, 1, v, u, kept)  # in place
+        sweep.down(NORMS[inner], kept, 1, v, u, kept)  # in place
         assert bits(y) == bits(large)
 
 
@@ -185,9 +186,9 @@ def test_blocks_swept_up_one_by_one_are_the_whole(name: str, dtype: Any, axes: s
     y = random((4, 7, 130), dtype)
     norm = nk.MixedNorm.parse(f"l1,{name}", axes, ndim=3)
     kept, ordered = len(norm.kept_axes), y.transpose(norm.order)
-    whole, parts = sweep.up(name, ordered, kept), np.full(ordered.shape[:kept], np.nan)
+    whole, parts = sweep.up(NORMS[name], ordered, kept), np.full(ordered.shape[:kept], np.nan)
     blocks = split(y.shape, norm, count)
     assert 1 <= len(blocks) <= count
     for block in blocks:
-        parts[block.index(norm.kept_axes)] = sweep.up(name, ordered[block.index(norm.order)], kept)
+        parts[block.index(norm.kept_axes)] = sweep.up(NORMS[name], ordered[block.index(norm.order)], kept)
     assert parts.tobytes() == whole.tobytes()

@@ -1,5 +1,6 @@
 """Several nodes: blocks that a cluster holds are projected where they are, to the library's bits."""
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from threading import Thread
@@ -17,6 +18,8 @@ import normtree_kernels as nk
 from normtree import on_ray
 from normtree.engine.environment import prepare_environment
 from normtree.errors import DeadlineExceeded, InvalidParameter, InvalidTensor, NormtreeError
+from normtree_kernels.dtypes import ACCEPTED
+from normtree_kernels.norms import NORMS
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
@@ -130,6 +133,9 @@ ACROSS = [
     ((40, 3, 128), "l1,l2", "1,0.2", 0, [16]),
     ((30, 7, 11), "l1,l1,linf", "0,2,1", 1, [1, 4]),
     ((3, 4096), "l1,l1", None, 1, [1024, 4096]),
+    ((3, 1500), "l1,l1", None, 1, [1024]),
+    ((1025, 4), "linf,l2", "1,0", 0, [1024]),
+    ((3, 1), "l1,l2", None, 1, [0, 1]),
 ]
 
 
@@ -181,11 +187,11 @@ def test_the_exact_projection_in_rounds(
     ("shape", "axis", "edges", "options", "message"),
     [
         ((3, 9_000), 1, [1000], {"norm": "l1,l1"}, "at a multiple of 1024 elements of a fibre, got block 1 at 1000"),
-        ((3, 1_500), 1, [1024], {"norm": "l1,l2"}, "wanted fibres of at least 2048 elements, got 1500"),
+        ((3, 1_500), 1, [1000], {"norm": "l1,l2"}, "at a multiple of 1024 elements of a fibre, got block 1 at 1000"),
         ((3, 40, 128), 2, [64], {"norm": "l1,l1"}, "wanted blocks along axis 1, its outermost one, or whole fibres"),
         ((3, 9_000), 1, [1000], {"norm": "l1,linf", "exact": True}, "at a multiple of 1024 elements"),
         ((3, 9_000), 0, [1], {"norm": "l1,l1", "exact": True}, "exact: the Euclidean projection is known for l1,linf"),
-        ((9_000,), 0, [1024], {"norm": "l1", "radius": None, "groups": 5}, "groups: of one level the groups are"),
+        ((9_000,), 0, [1000], {"norm": "l1", "radius": None, "groups": 5}, "at a multiple of 1024 elements"),
     ],
 )
 def test_cuts_that_cannot_be_are_refused(
@@ -193,6 +199,59 @@ def test_cuts_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(InvalidParameter, match=message):
         on_ray.project(lay(noise(shape), edges, axis), **{"radius": 1.0, "axis": axis, **options})
+
+
+CUTS = {
+    "between fibres": ((3, 2049), 0, [1, 1]),
+    "across fibres": ((3, 2049), 1, [1024, 2048]),
+    "one block": ((3, 2049), 0, []),
+    "a vector": ((6145,), 0, [2048, 2048, 6144]),
+    "a vector in one block": ((6145,), 0, []),
+}
+
+
+@pytest.mark.parametrize("dtype", ACCEPTED)
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("goal", [{"radius": 3.0}, {"sparsity": 0.4}, {"groups": 2}], ids=str)
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("inner", NORMS)
+def test_every_norm_reaches_every_goal_in_every_cut(
+    cluster: Cluster, inner: str, cut: str, goal: dict[str, Any], exact: bool, dtype: str
+) -> None:
+    shape, axis, edges = CUTS[cut]
+    norm = inner if len(shape) == 1 else f"l1,{inner}"
+    y = noise(shape).astype(dtype)
+    try:
+        expected = nk.project(y, norm, **goal, exact=exact)
+    except ValueError as error:
+        with pytest.raises(InvalidParameter, match=re.escape(str(error))):
+            on_ray.project(lay(y, edges, axis), norm, axis=axis, exact=exact, **goal)
+        return
+    found = on_ray.project(lay(y, edges, axis), norm, axis=axis, exact=exact, **goal)
+    assert np.concatenate(ray.get(found), axis).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("edges", [[], [1024], [1024, 1024, 4096]])
+def test_elements_are_ranked_in_rounds(cluster: Cluster, edges: list[int]) -> None:
+    y = np.round(noise((5000,)), 1)
+    for goal in ({"sparsity": 0.0}, {"sparsity": 0.99}, {"groups": 7}, {"groups": 0}, {"groups": 5000}):
+        found = on_ray.project_timed(lay(y, edges, 0), "l1", **goal)
+        x = np.concatenate(ray.get(found.blocks))
+        assert x.tobytes() == nk.project(y, "l1", **goal).tobytes()
+        left, asked = found.timing.groups_left, found.timing.groups_asked
+        assert left == np.count_nonzero(x)
+        assert asked is not None
+        assert left is not None
+        assert left <= asked
+
+
+@pytest.mark.parametrize("goal", [{"radius": 1.0}, {"sparsity": 0.5}], ids=str)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_fibres_of_a_tensor_without_elements_take_no_memory(cluster: Cluster, axis: int, goal: dict[str, Any]) -> None:
+    block = np.empty((1 << 40, 0), np.float32)
+    found = on_ray.project_timed([ray.put(block), ray.put(block)], "l1,linf", axis=axis, **goal)
+    assert [made.shape for made in ray.get(found.blocks)] == [block.shape] * 2
+    assert found.timing.groups_asked == (None if "radius" in goal else found.timing.shape[0] // 2)
 
 
 def test_no_blocks_are_refused(cluster: Cluster) -> None:

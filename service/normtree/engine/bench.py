@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from normtree.engine.profile import MIB, SWEEPS, Curve, Layout, LeafSweep, SweepCost
 from normtree_kernels import sweep
-from normtree_kernels.leaves import run
+from normtree_kernels.arrays import run
+from normtree_kernels.linf import LINF
+from normtree_kernels.norms import NORMS
 
 Array = NDArray[Any]
 Taken = dict[LeafSweep, float]
@@ -70,12 +72,12 @@ class Bench:
     def bandwidth_gb_s(self) -> dict[str, dict[int, float]]:
         """Measure the memory on 1, 2, 4, … threads, in GB/s of the tensor."""
         y, x = self._pair("rows", "float32", self._largest_bytes)
-        v = sweep.up("linf", y, 1)
+        v = sweep.up(LINF, y, 1)
         u = _RADIUS_SHARE * v
         kinds: dict[str, Callable[[slice], object]] = {
-            "read": lambda s: sweep.up("linf", y[s], 1),
+            "read": lambda s: sweep.up(LINF, y[s], 1),
             "copy": lambda s: np.copyto(x[s], y[s]),
-            "stream": lambda s: sweep.down("linf", y[s], 1, v[s], u[s], x[s]),
+            "stream": lambda s: sweep.down(LINF, y[s], 1, v[s], u[s], x[s]),
         }
         threads = sorted({*(1 << i for i in range(self.workers.bit_length())), self.workers})
         return {
@@ -105,18 +107,19 @@ class Bench:
     def _sweeps(self, norm: str, pair: tuple[Array, Array], workers: int) -> Taken:
         """Time both sweeps, one after the other as in a request; medians in nanoseconds."""
         block, out = pair
-        v = sweep.up(norm, block, 1)
+        leaf = NORMS[norm]
+        v = sweep.up(leaf, block, 1)
         u = _RADIUS_SHARE * v
         slow = block.nbytes >= _SLOW_BYTES  # nothing of it stays in a cache, and it is measured again in another round
         if not slow:
-            sweep.down(norm, block, 1, v, u, out)
+            sweep.down(leaf, block, 1, v, u, out)
         least = 1 if slow else _LEAST_REPEATS
         ups: list[float] = []
         downs: list[float] = []
         while len(ups) < least or (len(ups) < _MOST_REPEATS and sum(ups) + sum(downs) < _LONG_NS):
-            ups.append(self._once_ns(len(block), lambda s: sweep.up(norm, block[s], 1), workers))
+            ups.append(self._once_ns(len(block), lambda s: sweep.up(leaf, block[s], 1), workers))
             downs.append(
-                self._once_ns(len(block), lambda s: sweep.down(norm, block[s], 1, v[s], u[s], out[s]), workers)
+                self._once_ns(len(block), lambda s: sweep.down(leaf, block[s], 1, v[s], u[s], out[s]), workers)
             )
         return {"up": statistics.median(ups), "down": statistics.median(downs)}
 

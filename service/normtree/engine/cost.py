@@ -9,7 +9,7 @@ import numpy as np
 from normtree.engine.profile import MIB, SWEEPS, Engine, Layout, LeafSweep, MachineProfile
 from normtree_kernels.blocks import Block
 from normtree_kernels.fibres import lay_out
-from normtree_kernels.norms import MixedNorm
+from normtree_kernels.norms import NORMS, MixedNorm
 
 MOVED_BYTES = 24  # a fibre's norm on its way up, its norm and its radius on their way down
 _FLOAT64_BYTES = 8
@@ -119,7 +119,7 @@ class Workload:
         fibres = self.root[-1].nbytes // _FLOAT64_BYTES if self.root else 1
         moved_ms = adds.moved_ms_per_mib * MOVED_BYTES * fibres / MIB
         overhead_ms = adds.request_ms + adds.block_ms * (len(blocks) - 1) + moved_ms
-        if blocks[0].part and self.leaf.norm == "l1":  # each round of the search is a phase like up and down
+        if blocks[0].part and NORMS[self.leaf.norm].searches:  # each round of the search is a phase like up and down
             overhead_ms *= 1 + _ROUNDS / 2
         return Prediction(workers, tuple(sweeps_ms), overhead_ms)
 
@@ -127,12 +127,12 @@ class Workload:
 def _leaf_work(shape: tuple[int, ...], dtype: str, norm: MixedNorm) -> Work:
     size, kind = prod(shape), np.dtype(dtype)
     if size == 0:
-        return Work(norm.inner.norm, "rows", dtype, 0, 1)
+        return Work(norm.inner.norm.name, "rows", dtype, 0, 1)
     strides = [kind.itemsize * prod(shape[axis + 1 :]) for axis in range(len(shape))]
     outline = np.lib.stride_tricks.as_strided(np.empty((), kind), shape, strides)  # strides only: nothing is read
     fibres = lay_out(len(norm.kept_axes), outline.transpose(norm.order))
     run = fibres.width if fibres.kind == "columns" else prod(shape[axis] for axis in norm.inner.axes)
-    return Work(norm.inner.norm, fibres.kind, dtype, size * kind.itemsize, run)
+    return Work(norm.inner.norm.name, fibres.kind, dtype, size * kind.itemsize, run)
 
 
 def _root_work(shape: tuple[int, ...], norm: MixedNorm) -> tuple[Work, ...]:
@@ -140,6 +140,6 @@ def _root_work(shape: tuple[int, ...], norm: MixedNorm) -> tuple[Work, ...]:
     works, fibres = [], 1
     for level in norm.levels[:-1]:
         length = prod(shape[axis] for axis in level.axes)
-        works.append(Work(level.norm, "rows", "float64", _FLOAT64_BYTES * fibres * length, length))
+        works.append(Work(level.norm.name, "rows", "float64", _FLOAT64_BYTES * fibres * length, length))
         fibres *= length
     return tuple(works)

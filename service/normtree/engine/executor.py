@@ -39,7 +39,6 @@ class Executor(Protocol):
         *,
         workers: int,
         stop: Stop,
-        on_answer: Callable[[int], None] | None = None,
     ) -> Answers[R]:
         """Run one phase: each call once, or more often where a worker was lost; blocks until all have ended.
 
@@ -48,7 +47,6 @@ class Executor(Protocol):
             calls: arguments of each call; the iteration may block until a call can begin.
             workers: calls under way at once, at most.
             stop: when the work must end; after an error it is set, so that what is under way ends too.
-            on_answer: told the index of each call that has ended well, in this thread.
 
         Raises:
             Stopped: the time passed, or someone set it. No leaf of this phase runs any more.

@@ -1,6 +1,6 @@
 """The inline engine: leaves on threads of this process."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from normtree.engine.executor import Answers, Leaf
@@ -44,17 +44,14 @@ class InlineExecutor:
         *,
         workers: int,
         stop: Stop,
-        on_answer: Callable[[int], None] | None = None,
     ) -> Answers[R]:
         """Run one phase; see `normtree.engine.executor.Executor.run`."""
         if workers > 1:
-            return self._lanes.run(leaf, calls, workers=workers, stop=stop, on_answer=on_answer)
+            return self._lanes.run(leaf, calls, workers=workers, stop=stop)
         values = []
-        for index, args in enumerate(calls):
+        for args in calls:
             stop.check()
             values.append(leaf(*args))
-            if on_answer:
-                on_answer(index)
         return Answers(tuple(values), 0)
 
     def close(self) -> None:

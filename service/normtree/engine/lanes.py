@@ -1,7 +1,7 @@
 """Lanes: an executor made of workers that take one call at a time, each driven by a thread of this process."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
@@ -99,10 +99,9 @@ class Lanes:
         *,
         workers: int,
         stop: Stop,
-        on_answer: Callable[[int], None] | None = None,
     ) -> Answers[R]:
         """Run one phase; see `normtree.engine.executor.Executor.run`."""
-        phase = _Phase(self, stop, on_answer)
+        phase = _Phase(self, stop)
         try:
             for index, args in enumerate(calls):
                 call = _Call(leaf, args, index, stop, phase.outcomes)
@@ -158,14 +157,13 @@ def _attempt(lane: Lane, call: _Call) -> _Outcome:
 class _Phase:
     """The calls of one phase: how many are under way, what they returned."""
 
-    def __init__(self, lanes: Lanes, stop: Stop, on_answer: Callable[[int], None] | None) -> None:
+    def __init__(self, lanes: Lanes, stop: Stop) -> None:
         self.outcomes: SimpleQueue[_Outcome] = SimpleQueue()
         self.running = 0
         self.retries = 0
         self.values: dict[int, Any] = {}
         self._lanes = lanes
         self._stop = stop
-        self._on_answer = on_answer
 
     def make_room(self, workers: int) -> None:
         """Wait until fewer than ``workers`` calls are under way.
@@ -209,8 +207,6 @@ class _Phase:
         if error:
             raise error
         self.values[call.index] = outcome.value
-        if self._on_answer:
-            self._on_answer(call.index)
 
     def _next(self) -> _Outcome:
         """Wait for the next outcome; end workers that go on after their time."""

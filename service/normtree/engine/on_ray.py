@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
@@ -131,14 +131,13 @@ class RayExecutor:
         *,
         workers: int,
         stop: Stop,
-        on_answer: Callable[[int], None] | None = None,
     ) -> Answers[R]:
         """Run one phase; see `normtree.engine.executor.Executor.run`.
 
         Raises:
             EngineUnavailable: Ray is away, or starts no workers any more.
         """
-        return self._lanes.run(leaf, calls, workers=workers, stop=stop, on_answer=on_answer)
+        return self._lanes.run(leaf, calls, workers=workers, stop=stop)
 
     def close(self) -> None:
         """Leave the cluster; workers end with it, and an embedded one itself."""

@@ -1,11 +1,9 @@
-"""The phases of a run: what is asked of an executor one after the other, and what their clocks told."""
+"""The phases of a run: what ran one after the other, and what their clocks told."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from normtree.engine.executor import Executor, Leaf
-from normtree.engine.stop import Stop
 from normtree.engine.timing import Span, Sweep
 
 
@@ -32,36 +30,16 @@ class Phase(NamedTuple):
 class Phases:
     """The phases of one run so far.
 
-    Args:
-        executor: runs the leaves.
-        workers: leaves at once.
-        stop: when the work must end.
-
     Attributes:
         done: in the order they ran.
+        moved: bytes of what went between leaves and root.
         retries: leaves that were run again because a worker was lost.
     """
 
-    def __init__(self, executor: Executor, workers: int, stop: Stop) -> None:
-        """Begin with none."""
-        self.stop = stop
+    def __init__(self) -> None:
         self.done: list[Phase] = []
-        self.retries = 0
-        self._executor = executor
-        self._workers = workers
+        self.moved = self.retries = 0
 
-    def run(
-        self,
-        sweep: Sweep,
-        leaf: Leaf[Span],
-        calls: Iterable[tuple[Any, ...]],
-        on_answer: Callable[[int], None] | None = None,
-    ) -> None:
-        """Run a phase of leaves; arguments and errors as `normtree.engine.executor.Executor.run`."""
-        answers = self._executor.run(leaf, calls, workers=self._workers, stop=self.stop, on_answer=on_answer)
-        self.done.append(Phase(sweep, answers.values, perf_counter_ns()))
-        self.retries += answers.retries
-
-    def note_root(self, span: Span) -> None:
-        """Note what the driver itself has just done."""
-        self.done.append(Phase("root", (span,), perf_counter_ns()))
+    def note(self, sweep: Sweep, spans: Iterable[Span]) -> None:
+        """Note what has just ended."""
+        self.done.append(Phase(sweep, tuple(spans), perf_counter_ns()))

@@ -1,7 +1,7 @@
 """Plans: how a projection will run, decided from shapes and the machine profile before any data is touched."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -12,10 +12,12 @@ from normtree.engine.profile import Engine, MachineProfile
 from normtree.engine.units import size_text
 from normtree.engine.warm import ACTIVE, CUT, LINES, Kernels, Lines
 from normtree.splits import NO_SPLIT, Split
-from normtree_kernels.blocks import Block, split, split_fibres
-from normtree_kernels.euclidean import merged, needs_own_algorithm
+from normtree_kernels.blocks import Block, cut
+from normtree_kernels.exact import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
+from normtree_kernels.l1 import L1
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.projection import ranks_elements
 from normtree_kernels.refusals import ValueRefused
 
 ENGINES = ("auto", "inline", "ray")
@@ -94,15 +96,24 @@ class Plan:
         """Predicted wall on each engine that could run it."""
         return {engine: prediction.wall_ms for engine, prediction in self.predicted.items()}
 
+    def on_one_thread(self) -> "Plan":
+        """The same on one thread of this process."""
+        ranks = ranks_elements(self.norm, self.goal)
+        return replace(self, engine="inline", workers=1, blocks=cut(self.shape, self.norm, 1, ranks=ranks))
+
     @property
     def kernels(self) -> frozenset[Kernels]:
         """What it runs."""
         work = Workload.of(self.shape, self.dtype, self.norm)
         lines: Lines = "columns" if work.leaf.layout == "columns" else "rows"  # others are packed to rows
-        uses = [self.norm.inner.norm, *(("l1", ACTIVE) if self.exact else ())]
+        inner = self.norm.inner.norm.name
+        uses = [inner, *((L1.name, ACTIVE) if self.exact else ())]
         leaves = {Kernels(use, self.dtype, lines) for use in uses}
         if self.in_parts:
-            leaves |= {Kernels(CUT, self.dtype), *(Kernels(self.norm.inner.norm, "float64", each) for each in LINES)}
+            leaves |= {
+                Kernels(CUT, self.dtype),
+                *(Kernels(self.norm.inner.norm.name, "float64", each) for each in LINES),
+            }
         return frozenset(leaves | {Kernels(level.norm, "float64") for level in work.root})
 
     def __str__(self) -> str:
@@ -123,7 +134,7 @@ class Plan:
             length = prod(self.shape[axis] for axis in level.axes)
             tasks = len(self.blocks) if level is self.norm.inner else 1
             axes = ".".join(map(str, level.axes)) or "-"
-            what = (index, level.norm, axes, f"{fibres:,}", f"{length:,}", tasks)
+            what = (index, level.norm.name, axes, f"{fibres:,}", f"{length:,}", tasks)
             lines.append(_ROW.format(*what, *_times_of(chosen, index)))
             fibres *= length
         if chosen:
@@ -146,7 +157,7 @@ class Plan:
     def _describe_blocks(self) -> str:
         """How many, along what, and how large."""
         count, first = len(self.blocks), self.blocks[0]
-        if first.part:
+        if first.part and count > 1:
             longest = max(block.part[1] - block.part[0] for block in self.blocks if block.part)
             return f"{count} parts of each fibre, of at most {longest:,} elements"
         if first.axis is None or count == 1:
@@ -191,11 +202,12 @@ def make_plan(
     goal.check_fits(norm, shape)
     own = exact and needs_own_algorithm(norm, goal)
     norm = merged(norm) if own else norm
-    counts = _counts(workers, max_workers)
+    ranks = ranks_elements(norm, goal)
+    cuts = {count: cut(shape, norm, count, ranks=ranks) for count in _counts(workers, max_workers)}
     work = Workload.of(shape, dtype, norm)
-    options = {each: _best(work, shape, norm, profile, each, counts) for each in profile.engines}
+    options = {each: _best(work, profile, each, cuts) for each in profile.engines}
     chosen, reason = _choose(engine, options, away)
-    serial = work.predict(profile, "inline", split(shape, norm, 1), 1)
+    serial = work.predict(profile, "inline", cut(shape, norm, 1, ranks=ranks), 1)
     return Plan(
         shape=shape,
         dtype=dtype,
@@ -222,25 +234,15 @@ class _Option:
     reason: str
 
 
-def _best(
-    work: Workload, shape: tuple[int, ...], norm: MixedNorm, profile: MachineProfile, engine: Engine, counts: list[int]
-) -> _Option:
+def _best(work: Workload, profile: MachineProfile, engine: Engine, cuts: Mapping[int, tuple[Block, ...]]) -> _Option:
     """Find the fewest workers with which an engine is about as fast as it can be."""
-    cuts = [_cut(shape, norm, count) for count in counts]
-    predictions = [work.predict(profile, engine, blocks, count) for count, blocks in zip(counts, cuts, strict=True)]
-    fastest = min(prediction.wall_ms for prediction in predictions)
-    index = next(i for i, each in enumerate(predictions) if each.wall_ms <= _WORKER_TOLERANCE * fastest)
+    predictions = {count: work.predict(profile, engine, blocks, count) for count, blocks in cuts.items()}
+    fastest = min(prediction.wall_ms for prediction in predictions.values())
+    count = next(count for count, each in predictions.items() if each.wall_ms <= _WORKER_TOLERANCE * fastest)
+    most = max(cuts)
     return _Option(
-        engine, cuts[index], predictions[index], _why_not_more(work, predictions[index], predictions[-1], cuts[-1])
+        engine, cuts[count], predictions[count], _why_not_more(work, predictions[count], predictions[most], cuts[most])
     )
-
-
-def _cut(shape: tuple[int, ...], norm: MixedNorm, count: int) -> tuple[Block, ...]:
-    """Cut between fibres where there are enough of them, else across them."""
-    whole = split(shape, norm, count)
-    if len(whole) == count:
-        return whole
-    return max(whole, split_fibres(shape, norm, count), key=len)
 
 
 def _why_not_more(work: Workload, chosen: Prediction, most: Prediction, blocks: tuple[Block, ...]) -> str:

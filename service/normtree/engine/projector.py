@@ -21,7 +21,6 @@ from normtree.engine.inline import InlineExecutor
 from normtree.engine.machine import this_machine
 from normtree.engine.measure import Request, measure
 from normtree.engine.on_ray import RayExecutor
-from normtree.engine.one_block import is_one_block, run_empty, run_one_block
 from normtree.engine.plan import RAY_IS_AWAY, Plan, make_plan
 from normtree.engine.profile import Engine, MachineProfile
 from normtree.engine.profile_store import load_profile, save_profile
@@ -35,7 +34,6 @@ from normtree.engine.together import check_together
 from normtree.engine.usual import usual_profile
 from normtree.engine.warm import ALL, FIRST, SWEEPS, prepare, prepare_first
 from normtree.engine.warm_up import WarmUp
-from normtree.engine.watermark import Watermark
 from normtree.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -49,7 +47,6 @@ from normtree.errors import (
 from normtree.settings import Settings
 from normtree.splits import parse_split
 from normtree_kernels.arguments import not_finite
-from normtree_kernels.blocks import split
 from normtree_kernels.dtypes import check_dtype
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import MixedNorm
@@ -281,8 +278,6 @@ class Projector:
         baseline: Baseline = "none",
         deadline_s: float | None = None,
         cancel: Cancel | None = None,
-        landed: Watermark | None = None,
-        done: Watermark | None = None,
         survivors: Survivors | None = None,
     ) -> Timing:
         """Project a tensor; blocks until it is done, or until no worker is at it any more.
@@ -294,11 +289,7 @@ class Projector:
             baseline: ``measure`` runs the serial reference too, after the plan; ``none`` models it.
             deadline_s: seconds that the work may take; default: the settings'.
             cancel: set it from any thread to end the work.
-            landed: how many of the source's bytes are there, from its start; leaves begin on what has landed. None:
-                all of them are.
-            done: is told how many of the target's bytes are complete, from its start; and what went wrong, if it does.
-            survivors: is told which outermost groups survive, and the target gets no others, where radii tell that;
-                not with ``done``.
+            survivors: is told which outermost groups survive, and the target gets no others, where radii tell that.
 
         Returns:
             The timing; ``target`` holds the projection, or what of it was asked for.
@@ -309,10 +300,9 @@ class Projector:
             DeadlineExceeded: the work took longer, and was ended.
             ArenaFull, OutOfMemory: there is no memory for the aggregates, or for a leaf.
             WorkersLost, EngineUnavailable: Ray failed.
-            Exception: what ``landed`` failed with.
         """
         deadline_s = self._settings.deadline_s if deadline_s is None else deadline_s
-        terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel, landed, done)
+        terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel)
         work = Work(_seen(source, plan), _seen(target, plan), plan, survivors=survivors)
         return self._project([work], plan.goal, terms, deadline_s, baseline)
 
@@ -364,22 +354,20 @@ class Projector:
     def _project(
         self, works: Sequence[Work], goal: Goal, terms: Terms, deadline_s: float, baseline: Baseline
     ) -> Timing:
-        """Run a tree, and tell what ends it; ``done`` is told too."""
+        """Run a tree, and tell what ends it."""
         self._under_way.add(id(terms))
         try:
             with _told(terms, deadline_s):
                 try:
                     return self._run_timed(works, goal, terms, baseline)
                 except EngineUnavailable:
-                    if terms.done or not all(work.plan.may_move for work in works):
+                    if not all(work.plan.may_move for work in works):
                         raise
                 return self._run_timed([_on_threads(work) for work in works], goal, terms, baseline)
         except BaseException as error:
             if isinstance(error, WorkersLost):
                 for work in works:
                     self.arena.retire(work.target.segment)  # one that is taken for lost may still write to it
-            if terms.done:
-                terms.done.fail(error)
             raise
         finally:
             self._under_way.discard(id(terms))
@@ -395,12 +383,7 @@ class Projector:
         return make_timing(plans, run, self._serial_ms(works, goal, terms), "measured")
 
     def _run(self, works: Sequence[Work], goal: Goal, terms: Terms) -> Run:
-        if not any(work.plan.nbytes for work in works):
-            return run_empty(works, goal)
-        executor = self._executor(works[0].plan)
-        if is_one_block(executor, works, terms):
-            return run_one_block(works[0], goal, terms)
-        return run_tree(executor, self.slates, works, goal, terms)
+        return run_tree(self._executor(works[0].plan), self.slates, works, goal, terms)
 
     def project_array(self, y: NDArray[Any], plan: Plan, *, baseline: Baseline = "none") -> tuple[NDArray[Any], Timing]:
         """Project an array that is not in the arena: copied in, projected, copied out, unless its plan is inline.
@@ -453,7 +436,7 @@ class Projector:
 
     def _serial_ms(self, works: Sequence[Work], goal: Goal, terms: Terms) -> float:
         """Measure the same projection on one thread; it writes the same bits again."""
-        serial = [replace(work, plan=_serial(work.plan)) for work in works]
+        serial = [replace(work, plan=work.plan.on_one_thread()) for work in works]
         return self._run(serial, goal, Terms(terms.end_ns, terms.cancel)).wall_ms
 
     def _request(self, profile: MachineProfile, engine: Engine) -> Request:
@@ -518,11 +501,6 @@ def _seen(tensor: Tensor, plan: Plan) -> Tensor:
 def _on_threads(work: Work) -> Work:
     """The same on threads; Ray was lost in its middle."""
     return replace(work, plan=replace(work.plan, engine="inline", reason=RAY_IS_AWAY))
-
-
-def _serial(plan: Plan) -> Plan:
-    """The same on one thread."""
-    return replace(plan, engine="inline", workers=1, blocks=split(plan.shape, plan.norm, 1))
 
 
 def _bytes(array: NDArray[Any]) -> memoryview:

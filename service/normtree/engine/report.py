@@ -94,7 +94,7 @@ def _levels(deepest: MixedNorm, run: Run) -> tuple[LevelTiming, ...]:
     sweeps: list[list[list[Span]]] = [[] for _ in deepest.levels]
     for (_, level), spans in together.items():
         sweeps[level].append(spans)
-    return tuple([LevelTiming.of(level.norm, each) for level, each in zip(deepest.levels, sweeps, strict=True)])
+    return tuple([LevelTiming.of(level.norm.name, each) for level, each in zip(deepest.levels, sweeps, strict=True)])
 
 
 def _join(texts: Iterable[str]) -> str:

@@ -1,31 +1,41 @@
-"""One run of the tree, written once over an executor: leaves up, the root here, leaves down; and what came of it."""
+"""One run of the tree: questions to the leaves, the root between them, and the way down; and what came of it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
-from time import monotonic, perf_counter_ns
-from typing import Any
+from threading import get_native_id
+from time import monotonic_ns, perf_counter_ns
+from typing import Any, Protocol
+
+import numpy as np
 
 from normtree.engine.arena import Arena
 from normtree.engine.cancel import Cancel
-from normtree.engine.chunks import cut_chunks, extent
-from normtree.engine.exact import find_levels
-from normtree.engine.executor import Executor
-from normtree.engine.long_fibres import LongFibres, part_excesses
+from normtree.engine.executor import Executor, Leaf
+from normtree.engine.leaves import Branch, Posted, leaf_ask, leaf_project, sweep_of
 from normtree.engine.phases import Phase, Phases
 from normtree.engine.plan import Plan
 from normtree.engine.slate import Slate
+from normtree.engine.stop import Stopped
 from normtree.engine.survivors import Groups, Survivors, cut_groups, find_survivors
 from normtree.engine.tensor import Tensor
-from normtree.engine.timing import Span
-from normtree.engine.tree import Branch, Root, leaf_down, leaf_up, root
-from normtree.engine.watermark import Watermark
-from normtree_kernels.blocks import Block, split
+from normtree.engine.timing import Span, Sweep
+from normtree.errors import InvalidTensor, refusal
+from normtree_kernels.arrays import Held
+from normtree_kernels.blocks import Block
+from normtree_kernels.dtypes import Float64Array
 from normtree_kernels.goal import Goal, Reach
+from normtree_kernels.lanes import chunk_count
+from normtree_kernels.projection import Found, Problem, project_together
+from normtree_kernels.questions import Answer, Question, Samples
+from normtree_kernels.refusals import ValueRefused
 
-_POLL_S = 0.05
+SMALL_BYTES = 1 << 18
+"""Of a tensor that one thread projects in some tens of microseconds: a slate and its calls would each take as long."""
+
+Batch = list[tuple[int, Question]]
 
 
 @dataclass(frozen=True)
@@ -44,19 +54,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Terms:
-    """When a run has to end, and what it follows and is followed by.
-
-    Args:
-        end_ns: `time.monotonic_ns` after which its leaves stop.
-        cancel: ends it before that.
-        landed: how far the sources, one after the other, have arrived; None: they are there.
-        done: told how far the targets, one after the other, are complete.
-    """
+    """When a run has to end: at `time.monotonic_ns` ``end_ns``, or before that when ``cancel`` ends it."""
 
     end_ns: int
     cancel: Cancel | None = None
-    landed: Watermark | None = None
-    done: Watermark | None = None
 
 
 @dataclass(frozen=True)
@@ -117,153 +118,232 @@ def run_tree(executor: Executor, slates: Arena, works: Sequence[Work], goal: Goa
         slates: where aggregates and radii get their shared memory.
         works: the tensors; several are projected onto one ball together, none of them exactly.
         goal: what to reach; with several, all together.
-        terms: when it must end, and what it follows.
+        terms: when it must end.
 
     Raises:
         Stopped: the time has passed, or someone cancelled.
         InvalidTensor: an exact projection's sums overflow.
         ArenaFull: no room for the slate in time.
         WorkersLost: workers died again and again.
-        Exception: what ``terms.landed`` failed with.
     """
     start_ns = perf_counter_ns()
-    shapes = [shape for work in works for shape in _shapes(work.plan)]
+    problems = [_problem(work.plan, is_shared=len(works) > 1) for work in works]
+    if not any(work.plan.nbytes for work in works):
+        return _of_nothing(works, goal, start_ns)
+    if executor.in_process and _is_small(works):
+        return _converse(_AtHand(works[0], problems[0], terms), problems, goal, start_ns)
     with ExitStack() as held:
+        wanted = [_shapes(problem, work.plan) for problem, work in zip(problems, works, strict=True)]
+        shapes = [shape for each in wanted for some in each for shape in some]
         slate = held.enter_context(Slate(slates, shapes, terms.end_ns))
         if terms.cancel:
             held.enter_context(terms.cancel.watched_by(slate.stop.now))
-        phases = Phases(executor, max(work.plan.workers for work in works), slate.stop)
-        run = _Run(phases, works, slate.tensors, terms)
-        top = run.go(goal)
-        moved = 0 if executor.in_process else run.bytes_shared
-        done = tuple(phases.done)
-        return Run(top.norms, top.finite, top.reach, done, top.steps, start_ns, moved, phases.retries)
+        return _converse(_OnSlate(executor, works, problems, slate), problems, goal, start_ns)
 
 
-def _shapes(plan: Plan) -> list[tuple[int, ...]]:
-    """What a tensor needs on the slate: norms and radii, sums and counts of an exact projection, parts' own."""
-    kept = [plan.kept_shape] * (4 if plan.exact else 2)
-    return [*kept, *(LongFibres.shapes(plan.shape, plan.norm) if plan.in_parts else [])]
+class _Home(Protocol):
+    """Where the tensors of a run are, and how a question reaches them."""
+
+    phases: Phases
+
+    def ask(self, batch: Batch) -> list[Answer]:
+        """Put questions, each to the tensor of that index."""
+
+    def project(self, found: Sequence[Found]) -> None:
+        """Project the tensors."""
 
 
-class _Run:
-    """A run under way."""
+def _converse(home: _Home, problems: Sequence[Problem], goal: Goal, start_ns: int) -> Run:
+    """Let the algorithm ask, and time what it does between its questions."""
+    asking, phases, worker = project_together(problems, goal), home.phases, get_native_id()
+    batch: Batch = next(asking)
+    found: list[Found] = []
+    while not found:
+        answers = home.ask(batch)
+        asked_ns, nbytes = perf_counter_ns(), sum([each.nbytes for answer in answers for each in answer])
+        try:
+            batch = asking.send(answers)
+        except StopIteration as end:
+            found = end.value
+        except ValueRefused as error:
+            raise refusal(error.about("tensor"), InvalidTensor) from error
+        phases.note("root", [Span("root", 0, asked_ns, perf_counter_ns(), nbytes, worker)])
+    tops = [each.top for each in found]
+    finite = all(top.is_finite for top in tops)
+    if finite:
+        home.project(found)
+    steps = tuple([Span(s.sweep, s.level, s.start_ns, s.stop_ns, s.nbytes, worker) for top in tops for s in top.steps])
+    norms = tuple([top.norm for top in tops])
+    return Run(norms, finite, tops[0].reach, tuple(phases.done), steps, start_ns, phases.moved, phases.retries)
 
-    def __init__(self, phases: Phases, works: Sequence[Work], tensors: Sequence[Tensor], terms: Terms) -> None:
-        self._phases = phases
-        self._works = works
-        self._terms = terms
-        left = iter(tensors)
-        self._branches: list[Branch] = []
-        self._spare: list[tuple[Tensor, ...]] = []
-        for work in works:
-            norms, radii = islice(left, 2)
-            self._spare.append((next(left), replace(next(left), dtype="int64")) if work.plan.exact else ())
-            long = LongFibres(*islice(left, 6)) if work.plan.in_parts else None
-            self._branches.append(Branch(work.plan.norm, work.source, work.target, norms, radii, long))
 
-    @property
-    def bytes_shared(self) -> int:
-        """Bytes of norms that went up, of norms and radii that went down, and of what rounds told beside."""
-        shared = sum(2 * branch.norms.nbytes + branch.radii.nbytes for branch in self._branches)
-        rounds = max(0, sum(phase.sweep == "down" for phase in self._phases.done) - 1)
-        for branch in self._branches:
-            if branch.long:
-                shared += branch.long.sums.nbytes + rounds * (branch.long.sums.nbytes + branch.long.counts.nbytes)
-        return shared
+class _AtHand:
+    """A small tensor, in this thread: whether it still must go on is looked up before each reading."""
 
-    def go(self, goal: Goal) -> Root:
-        """Run all phases."""
-        ups = self._blocks([work.source for work in self._works] if self._terms.landed else None)
-        self._phases.run("up", leaf_up, self._when_landed(ups))
-        top = root(self._branches, goal)
-        self._phases.note_root(top.span)
-        if not top.finite:
-            return top
-        if not top.inside and top.reach.radius > 0.0:
-            self._find_levels(top.reach.radius)
-        self._find_thresholds()
-        self._project()
-        return top
+    def __init__(self, work: Work, problem: Problem, terms: Terms) -> None:
+        self.phases = Phases()
+        self._held = Held(work.source.array(), work.plan.norm, ranks=problem.ranks)
+        self._target, self._terms = work.target, terms
+        self._level, self._worker = len(work.plan.norm.levels) - 1, get_native_id()
 
-    def _project(self) -> None:
-        """Run the leaves down, over blocks, or over the survivors of tensors of which only they are wanted."""
-        downs = self._blocks([work.target for work in self._works] if self._terms.done else None)
-        groups = self._survivors()
-        parts: list[tuple[int, Block | Groups]] = [(owner, block) for owner, block in downs if owner not in groups]
-        parts += [(owner, some) for owner, cut in groups.items() for some in cut]
-        calls = ((self._phases.stop, self._branches[owner], part) for owner, part in parts)
-        self._phases.run("down", leaf_down, calls, self._tell_done(downs))
+    def ask(self, batch: Batch) -> list[Answer]:
+        """Put a question to the tensor."""
+        self._check()
+        start_ns = perf_counter_ns()
+        answers = [self._held.ask(question) for _, question in batch]
+        self._note(sweep_of(batch[0][1]), start_ns, self._held.tensor.nbytes)
+        return answers
 
-    def _survivors(self) -> dict[int, list[Groups]]:
-        """Tell who asked for survivors only which they are, and cut them for the leaves; by the tensor's index."""
-        groups = {}
-        for owner, (work, branch) in enumerate(zip(self._works, self._branches, strict=True)):
-            if work.survivors and not (branch.long or self._terms.done):
-                length = prod(work.plan.shape[axis] for axis in branch.norm.inner.axes)
-                balls = branch.norms.array(), branch.radii.array()
-                work.survivors.index = find_survivors(branch.norm, *balls, length, work.source.dtype)
-                if work.survivors.index is not None:
-                    groups[owner] = cut_groups(len(work.survivors.index), len(work.plan.blocks))
-        return groups
+    def project(self, found: Sequence[Found]) -> None:
+        """Project it."""
+        self._check()
+        start_ns = perf_counter_ns()
+        self._held.project(found[0].balls, self._target.array(writable=True))
+        self._note("down", start_ns, 2 * self._held.tensor.nbytes)
 
-    def _find_levels(self, radius: float) -> None:
-        """Replace the radii by those of the exact projection, where that is wanted."""
-        for work, branch, spare in zip(self._works, self._branches, self._spare, strict=True):
-            if spare:
-                sums, counts = spare
-                blocks = split(work.plan.shape, work.plan.norm, work.plan.workers)  # its rounds want whole fibres
-                find_levels(self._phases, replace(branch, long=None), blocks, radius, sums, counts)
+    def _note(self, sweep: Sweep, start_ns: int, nbytes: int) -> None:
+        self.phases.note(sweep, [Span(sweep, self._level, start_ns, perf_counter_ns(), nbytes, self._worker)])
 
-    def _find_thresholds(self) -> None:
-        """Run rounds over the parts of l1 fibres, tensor after tensor, until their thresholds are found."""
-        for work, branch in zip(self._works, self._branches, strict=True):
-            long, norm = branch.long, branch.norm
-            if not long or norm.inner.norm != "l1":
+    def _check(self) -> None:
+        if monotonic_ns() >= self._terms.end_ns or (self._terms.cancel and self._terms.cancel.is_set):
+            raise Stopped
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One tensor of a run, and its part of the slate.
+
+    Args:
+        branch: the tensor.
+        blocks: the leaves'.
+        answers: slots by fibres: norms or sums, and where those are wanted numbers; see `Part`.
+        samples: first elements of fibres, where those are wanted.
+        values: for each fibre: what a question says of it, or what it is projected by.
+    """
+
+    branch: Branch
+    blocks: tuple[Block, ...]
+    answers: tuple[Tensor, ...]
+    samples: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    def room(self, question: Question) -> tuple[Tensor, ...]:
+        """Where leaves write their answers."""
+        if question.is_added:
+            return ()
+        rooms = self.samples if question.tail else self.answers
+        return tuple(replace(room, dtype=dtype) for room, dtype in zip(rooms, question.dtypes, strict=False))
+
+    def post(self, values: Sequence[Float64Array]) -> tuple[Tensor, ...]:
+        """Lay values for fibres where leaves find them; norms lie there already, if nothing had to be folded."""
+        posted, rooms, norms = [], list(self.values), self.answers[0].array()
+        for value in values:
+            if np.may_share_memory(value, norms) or not value.size:
+                posted.append(replace(self.answers[0], shape=value.shape))
                 continue
-            size = prod(work.plan.shape[axis] for axis in norm.inner.axes)
-            for _ in long.search(branch.norms, branch.radii, size, work.source.dtype):
-                calls = [(self._phases.stop, work.source, norm, block, long) for block in work.plan.blocks]
-                self._phases.run("down", part_excesses, calls)
+            room = rooms.pop(0)
+            room.array(writable=True)[...] = value
+            posted.append(room)
+        return tuple(posted)
 
-    def _blocks(self, followed: Sequence[Tensor] | None) -> list[tuple[int, Block]]:
-        """All tensors' blocks, each with the index of its tensor; cut finer where work follows tensors."""
-        blocks: list[tuple[int, Block]] = []
-        for owner, work in enumerate(self._works):
-            own = cut_chunks(followed[owner], work.plan.blocks) if followed else work.plan.blocks
-            blocks += [(owner, block) for block in own]
-        return blocks
 
-    def _when_landed(self, blocks: Sequence[tuple[int, Block]]) -> Iterator[tuple[Any, ...]]:
-        """Yield calls up, each when its block has landed."""
-        starts = self._starts()
-        for owner, block in blocks:
-            if self._terms.landed:
-                wanted = starts[owner] + extent(self._works[owner].source, block)[1]
-                while not self._terms.landed.wait(wanted, monotonic() + _POLL_S):
-                    self._phases.stop.check()
-            yield self._phases.stop, self._branches[owner], block
+class _OnSlate:
+    """Tensors in shared memory, asked and projected by leaves on an executor."""
 
-    def _tell_done(self, blocks: Sequence[tuple[int, Block]]) -> Callable[[int], None] | None:
-        """Make what advances the watermark of the output: to where the first block begins that is not complete."""
-        done = self._terms.done
-        if not done:
-            return None
-        starts = self._starts()
-        open_at = {
-            index: starts[owner] + extent(self._works[owner].target, block)[0]
-            for index, (owner, block) in enumerate(blocks)
-        }
+    def __init__(self, executor: Executor, works: Sequence[Work], problems: Sequence[Problem], slate: Slate) -> None:
+        self.phases = Phases()
+        self._executor, self._works, self._stop = executor, works, slate.stop
+        self._workers = max(work.plan.workers for work in works)
+        left = iter(slate.tensors)
+        self._places = [
+            _Place(
+                Branch(work.plan.norm, work.source, work.target),
+                work.plan.blocks,
+                *(tuple(islice(left, len(shapes))) for shapes in _shapes(problem, work.plan)),
+            )
+            for problem, work in zip(problems, works, strict=True)
+        ]
 
-        def on_answer(index: int) -> None:
-            del open_at[index]
-            done.advance(min(open_at.values(), default=starts[-1]))
+    def ask(self, batch: Batch) -> list[Answer]:
+        """Put questions to all blocks of their tensors, side by side."""
+        calls, owners, rooms = [], [], {}
+        for owner, question in batch:
+            place = self._places[owner]
+            posted = Posted(question.with_values([]), place.post(question.values), place.room(question))
+            rooms[owner] = [room.array() for room in posted.answers]
+            for block in place.blocks:
+                if question.concerns(block.part[0] if block.part else 0):
+                    calls.append((self._stop, place.branch, block, posted))
+                    owners.append(owner)
+            self._move(posted.values, posted.answers)
+        added: dict[int, Answer] = {}
+        for owner, answer in zip(owners, self._run(sweep_of(batch[0][1]), leaf_ask, calls), strict=True):
+            added[owner] = tuple(map(np.add, added[owner], answer)) if owner in added else answer
+        return [tuple(rooms[owner]) or added[owner] for owner, _ in batch]
 
-        return on_answer
+    def project(self, found: Sequence[Found]) -> None:
+        """Project all blocks, or the survivors of tensors of which only they are wanted."""
+        calls = []
+        for work, place, each in zip(self._works, self._places, found, strict=True):
+            balls = place.post(each.balls)
+            self._move(balls)
+            parts: Sequence[Block | Groups] = self._survivors(work, each) or place.blocks
+            calls += [(self._stop, place.branch, part, balls) for part in parts]
+        self._run("down", leaf_project, calls)
 
-    def _starts(self) -> list[int]:
-        """Where each tensor begins when they are counted one after the other, and where the last one ends."""
-        starts = [0]
-        for work in self._works:
-            starts.append(starts[-1] + work.plan.nbytes)
-        return starts
+    def _survivors(self, work: Work, found: Found) -> list[Groups]:
+        """Tell who asked for survivors only which they are, and cut them for the leaves."""
+        plan = work.plan
+        if not work.survivors or plan.in_parts:
+            return []
+        length = prod(plan.shape[axis] for axis in plan.norm.inner.axes)
+        work.survivors.index = find_survivors(plan.norm, found.v, found.u, length, plan.dtype)
+        if work.survivors.index is None:
+            return []
+        return cut_groups(len(work.survivors.index), len(plan.blocks))
+
+    def _run(self, sweep: Sweep, leaf: Leaf[tuple[Span, Answer]], calls: list[tuple[Any, ...]]) -> list[Answer]:
+        done = self._executor.run(leaf, calls, workers=self._workers, stop=self._stop)
+        self.phases.note(sweep, [span for span, _ in done.values])
+        self.phases.retries += done.retries
+        return [answer for _, answer in done.values]
+
+    def _move(self, *tensors: Sequence[Tensor]) -> None:
+        if not self._executor.in_process:
+            self.phases.moved += sum(tensor.nbytes for some in tensors for tensor in some)
+
+
+def _problem(plan: Plan, *, is_shared: bool) -> Problem:
+    whole, dtype = prod(plan.shape[axis] for axis in plan.norm.inner.axes), np.dtype(plan.dtype)
+    return Problem(plan.norm, whole, dtype, plan.goal, own=plan.exact, in_chunks=plan.in_parts, is_shared=is_shared)
+
+
+def _shapes(problem: Problem, plan: Plan) -> tuple[list[tuple[int, ...]], ...]:
+    """What a tensor needs on the slate: for answers, for samples, and for fibres' values; see `_Place`."""
+    kept, searches = plan.kept_shape, problem.in_chunks and problem.norm.inner.norm.searches
+    slots = (chunk_count(problem.whole) if problem.in_chunks else 1, *kept)
+    values = 3 if searches else 2 if problem.in_chunks or problem.own else 1
+    return (
+        [slots] * (2 if searches or problem.own else 1),
+        [(1, *kept, *Samples.tail)] if searches else [],
+        [kept] * values,
+    )
+
+
+def _is_small(works: Sequence[Work]) -> bool:
+    """Tell whether a run is of one small tensor in one block, and of all of it."""
+    plan = works[0].plan
+    return len(works) == len(plan.blocks) == 1 and plan.nbytes <= SMALL_BYTES and not works[0].survivors
+
+
+def _of_nothing(works: Sequence[Work], goal: Goal, start_ns: int) -> Run:
+    """Project tensors without elements: nothing is read or written, and no memory taken, however many their groups."""
+    groups = sum(prod(work.plan.shape[axis] for axis in work.plan.norm.levels[0].axes) for work in works)
+    asked = goal.survivors(groups) if goal.counts_groups else None
+    phases = Phases()
+    phases.note("root", [Span("root", 0, start_ns, perf_counter_ns(), 0, get_native_id())])
+    for work in works:
+        if work.survivors and len(work.plan.norm.levels) > 1 and work.plan.norm.levels[0].axes:
+            work.survivors.index = np.empty(0, np.int64)
+    reach = Reach(goal.radius or 0.0, asked, asked)
+    return Run((0.0,) * len(works), True, reach, tuple(phases.done), (), start_ns, bytes_moved=0, retries=0)

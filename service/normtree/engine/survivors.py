@@ -74,7 +74,7 @@ def find_survivors(norm: MixedNorm, norms: Array, radii: Array, length: int, dty
 
 
 def groups_down(
-    stop: Stop, tensors: tuple[Tensor, Tensor], norm: MixedNorm, groups: Groups, balls: tuple[Tensor, Tensor]
+    stop: Stop, tensors: tuple[Tensor, Tensor], norm: MixedNorm, groups: Groups, balls: tuple[Tensor, ...]
 ) -> Span:
     """Project a part of the surviving groups, and write them where they belong among the survivors.
 

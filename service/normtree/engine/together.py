@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 
 from normtree.engine.plan import Plan
-from normtree.errors import InvalidParameter, InvalidTensor
+from normtree.errors import InvalidParameter, InvalidTensor, refusal
 from normtree_kernels.goal import Goal
+from normtree_kernels.refusals import ValueRefused
 
 EMPTY_LIMIT = 1 << 20
 """Groups of a tensor without elements that shares a ball: what is kept of each is counted by elements elsewhere."""
@@ -19,7 +20,7 @@ def check_together(plans: Sequence[Plan], goal: Goal) -> None:
     """
     outer = {plan.norm.levels[0].norm for plan in plans}
     if len(outer) != 1:
-        got = ", ".join(sorted(outer)) or "no tensor"
+        got = ", ".join(sorted(map(str, outer))) or "no tensor"
         wanted = "one outermost norm for all tensors"
         raise InvalidParameter(f"norm: {wanted} is wanted, got {got}", pointer="norm", limit=wanted, got=got)
     if len(plans) > 1 and any(len(plan.norm.levels) == 1 for plan in plans):
@@ -27,17 +28,12 @@ def check_together(plans: Sequence[Plan], goal: Goal) -> None:
         raise InvalidParameter(detail, pointer="norm", limit=2, got=1)
     if any(plan.exact for plan in plans):
         raise InvalidParameter("exact: no exact projection of several tensors together is known", pointer="exact")
-    if goal.radius is None and outer != {"l1"}:
-        name = "sparsity" if goal.groups is None else "groups"
-        got = outer.pop()
-        detail = f"{name}: only an outermost l1 level makes groups vanish, got {got}"
-        raise InvalidParameter(detail, pointer=name, limit="an outermost l1 level", got=got)
     for plan in plans:
         if not plan.nbytes and math.prod(plan.kept_shape) > EMPTY_LIMIT:
             detail = f"at most {EMPTY_LIMIT} groups without elements share a ball with others, got shape {plan.shape}"
             raise InvalidTensor(f"shape: {detail}", pointer="shape", limit=EMPTY_LIMIT, got=str(plan.shape))
     total = sum(math.prod(plan.shape[axis] for axis in plan.norm.levels[0].axes) for plan in plans)
-    if goal.groups is not None and goal.groups > total:
-        wanted = f"0 to {total}, the outermost groups there are"
-        detail = f"groups: wanted {wanted}, got {goal.groups}"
-        raise InvalidParameter(detail, pointer="groups", limit=wanted, got=goal.groups)
+    try:
+        goal.check_groups(outer.pop(), total)
+    except ValueRefused as error:
+        raise refusal(error, InvalidParameter) from error

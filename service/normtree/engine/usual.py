@@ -14,7 +14,7 @@ _LAYOUTS: tuple[Layout, ...] = ("rows", "columns", "packed")
 _SIZES = (1 << 12, 1 << 22, 1 << 28)
 _START_NS = {"up": 4_500.0, "down": 7_000.0}
 _NS_PER_BYTE = {"up": 0.05, "down": 0.08}
-_SEARCH_NS_PER_BYTE = 0.25  # down an l1 level
+_SEARCH_NS_PER_BYTE = 0.25  # down a level whose projection is a search
 _MEMORY_NS_PER_BYTE = 0.04  # of all threads together
 _PACKED = 2.0
 _SHORT = Curve((4, 64, 1024), (4e6, 2e5, 0.0))
@@ -52,7 +52,7 @@ def usual_profile(machine: Machine, workers: int, engines: Collection[Engine]) -
 
 
 def _cost(norm: str, layout: Layout, sweep: LeafSweep, workers: int) -> SweepCost:
-    per_byte = _SEARCH_NS_PER_BYTE if (norm, sweep) == ("l1", "down") else _NS_PER_BYTE[sweep]
+    per_byte = _SEARCH_NS_PER_BYTE if sweep == "down" and NORMS[norm].searches else _NS_PER_BYTE[sweep]
     per_byte *= _PACKED if layout == "packed" else 1.0
     start_ns = _START_NS[sweep]
     shared = max(per_byte / workers, _MEMORY_NS_PER_BYTE)

@@ -13,12 +13,15 @@ from typing import Literal
 
 import numpy as np
 
-from normtree_kernels import parts, ranks, sweep
+from normtree_kernels import chunks, ranks, sweep
 from normtree_kernels.code_cache import NotKept, folders, kept_only
 from normtree_kernels.code_files import why_not_written
 from normtree_kernels.difference import difference
 from normtree_kernels.dtypes import ACCEPTED, Array
+from normtree_kernels.l1 import L1
+from normtree_kernels.linf import LINF
 from normtree_kernels.norms import NORMS
+from normtree_kernels.threshold import SAMPLE
 
 Lines = Literal["rows", "columns"]
 LINES: tuple[Lines, ...] = ("rows", "columns")
@@ -57,11 +60,11 @@ class Kernels:
         elif self.use == DIFFERENCE:
             difference(y, y)
         else:
-            v = sweep.up(self.use, block, 1)
-            sweep.down(self.use, block, 1, v, v / 2, np.empty_like(block))
+            v = sweep.up(NORMS[self.use], block, 1)
+            sweep.down(NORMS[self.use], block, 1, v, v / 2, np.empty_like(block))
 
 
-FIRST = (Kernels("linf", "float32"), Kernels("linf", "float32", "columns"), Kernels("l1", "float64"))
+FIRST = (Kernels(LINF.name, "float32"), Kernels(LINF.name, "float32", "columns"), Kernels(L1.name, "float64"))
 """What most requests need: the default norm of float32."""
 
 SWEEPS = tuple(Kernels(*key) for key in product(NORMS, ("float32", *ACCEPTED), LINES))
@@ -138,6 +141,6 @@ def where_kept() -> tuple[str, bool]:
 
 def _run_cut(y: Array) -> None:
     levels = np.zeros(_SIDE), np.zeros(_SIDE), np.ones(_SIDE)
-    parts.excesses(y, levels)
-    parts.shrink(y, levels, np.empty_like(y))
-    parts.Thresholds(np.ones(1), np.ones(1) / 2, np.ones((1, parts.SAMPLE)), 2 * parts.SAMPLE, y.dtype)
+    chunks.excesses(y, levels)
+    chunks.shrink(y, levels, np.empty_like(y))
+    chunks.starts(np.ones((1, SAMPLE)), np.ones(1) / 2, 2 * SAMPLE)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normtree_kernels import sweep
+from normtree_kernels.arrays import Held
 from normtree_kernels.certificate import certify
-from normtree_kernels.leaves import aggregate
 from normtree_kernels.norms import MixedNorm
 from normtree_kernels.tightness import Rounding, is_tight, shortfall
 from normtree_kernels.tree import climb, root_order
@@ -55,7 +55,7 @@ def certify_together(pairs: Sequence[Pair], radius: float, groups_asked: int | N
     Raises:
         ValueError: as `normtree_kernels.certify`.
     """
-    before, after = ([climb(pair.norm, aggregate(z, pair.norm)) for pair, z in side] for side in _sides(pairs))
+    before, after = ([climb(pair.norm, Held(z, pair.norm).norms()) for pair, z in side] for side in _sides(pairs))
     each = [certify_one(pair, float(levels[-1])) for pair, levels in zip(pairs, after, strict=True)]
     order = root_order([levels[-2] for levels in before])
     outer = pairs[0].norm.levels[0].norm

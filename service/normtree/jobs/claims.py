@@ -1,7 +1,7 @@
 """Which rule claims which tensor, and how each that is claimed is cut. Made from headers alone."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from normtree.errors import InvalidRecipe, refusal
@@ -12,10 +12,11 @@ from normtree.jobs.cut import MOST_PANEL_BYTES, Cut, cut_up
 from normtree.jobs.layout import Layout
 from normtree.jobs.pieces import Work
 from normtree.jobs.recipe import Recipe, Rule
-from normtree.jobs.root import Aim
 from normtree.splits import parse_split
-from normtree_kernels.euclidean import merged, needs_own_algorithm
+from normtree_kernels.exact import merged, needs_own_algorithm
+from normtree_kernels.goal import Aim, Goal
 from normtree_kernels.norms import MixedNorm
+from normtree_kernels.projection import ranks_elements
 from normtree_kernels.refusals import Refusal, ValueRefused
 
 
@@ -121,12 +122,13 @@ def _form(rule: Rule, claim: Claim, panel_bytes: int, *, in_order: bool) -> _For
         seen = split.seen(entry.shape)
         norm = MixedNorm.parse(rule.norm, rule.axes, ndim=len(seen))
         own = rule.exact and needs_own_algorithm(norm, aim.for_norm(1.0))
-        if aim.goal and rule.scope == "tensor":
-            aim.goal.check_fits(norm, seen)
+        if isinstance(aim, Goal) and rule.scope == "tensor":
+            aim.check_fits(norm, seen)
     except Refusal as error:
         where = f"rules[{claim.rule}]"
         found = refusal(error, InvalidRecipe, where)
         raise found.about(f"{claim.shard}: tensor {entry.name!r}, claimed by {where}") from None
     layout = Layout(seen, dtype_of(entry.code), merged(norm) if own else norm, split)
-    in_rounds = own or (norm.inner.norm == "l1" and len(norm.levels) > 1)  # ranks of elements take rounds anyway
-    return _Form(cut_up(layout, panel_bytes, in_rounds=in_rounds, in_order=in_order), aim, own)
+    in_rounds = own or (norm.inner.norm.searches and len(norm.levels) > 1)  # ranks of elements take rounds anyway
+    cut = cut_up(layout, panel_bytes, in_rounds=in_rounds, in_order=in_order)
+    return _Form(replace(cut, ranks=ranks_elements(norm, aim)), aim, own)

@@ -1,11 +1,12 @@
 """How a tensor in a file is cut into panels: what a worker reads, sweeps and writes at a time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, gcd, prod
 
 from normtree.jobs.layout import Layout
+from normtree_kernels.gathered import Index
 from normtree_kernels.lanes import CHUNK, chunk_count
 
 PANEL_BYTES = 1 << 20  # of small rows: what was read is swept, and what was swept is written, out of the caches
@@ -33,6 +34,16 @@ class Panel:
             self.width[1] - self.width[0],
         )
 
+    @property
+    def fibres(self) -> Index:
+        """Cuts its fibres out of an array of a value for each."""
+        return slice(*self.rows), slice(*self.width), ...
+
+    def within(self, box: "Panel") -> Index:
+        """Cuts its fibres out of what the box's fibres cut out of such an array."""
+        row, width = box.rows[0], box.width[0]
+        return slice(self.rows[0] - row, self.rows[1] - row), slice(self.width[0] - width, self.width[1] - width), ...
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -44,12 +55,14 @@ class Cut:
         length: of a panel; if less than the layout's, fibres are cut, where the chunks of
             `normtree_kernels.lanes` end, so that sums keep their shape.
         width: of a panel.
+        ranks: whether elements will be ranked, so that even whole fibres answer in chunks.
     """
 
     layout: Layout
     rows: int
     length: int
     width: int
+    ranks: bool = False
 
     @cached_property
     def is_across(self) -> bool:
@@ -57,19 +70,19 @@ class Cut:
         return self.lengths > 1
 
     @cached_property
-    def chunks(self) -> int:
-        """Parts of a fibre that are swept one by one: its chunks where it is cut, else 1."""
-        return chunk_count(self.layout.fibre) if self.is_across else 1
+    def in_chunks(self) -> bool:
+        """Whether panels answer chunk by chunk; see `normtree_kernels.part.Part`."""
+        return self.is_across or self.ranks
+
+    @cached_property
+    def slots(self) -> int:
+        """Slots of a fibre's answers: its chunks, or one where it is not cut."""
+        return chunk_count(self.layout.fibre) if self.in_chunks else 1
 
     @cached_property
     def lengths(self) -> int:
-        """Number of panels along the length. The last takes what would be one element of a fibre alone.
-
-        For an element alone is swept as a fibre of its own, whose only ball is an interval.
-        """
-        count = ceil(self.layout.length / self.length)
-        left = self.layout.length - (count - 1) * self.length
-        return count - 1 if count > 1 and left * self.layout.step == 1 else count
+        """Number of panels along the length."""
+        return ceil(self.layout.length / self.length)
 
     @cached_property
     def widths(self) -> int:
@@ -84,22 +97,21 @@ class Cut:
     @cached_property
     def panel_bytes(self) -> int:
         """Bytes of the largest panel."""
-        length = min(self.length + 1, self.layout.length) if self.is_across else self.layout.length
-        return min(self.rows, self.layout.rows) * length * self.width * self.layout.rest_bytes
+        return min(self.rows, self.layout.rows) * self.length * self.width * self.layout.rest_bytes
 
     @cached_property
     def in_rows(self) -> "Cut":
         """The same tensor cut into panels of whole rows, whatever their size."""
-        return Cut(self.layout, max(1, PANEL_BYTES // self.layout.row_bytes), self.layout.length, self.layout.width)
+        rows = max(1, PANEL_BYTES // self.layout.row_bytes)
+        return replace(self, rows=rows, length=self.layout.length, width=self.layout.width)
 
     def panel(self, index: int) -> Panel:
         """Return a panel by its number."""
         row, inside = divmod(index, self.lengths * self.widths)
         along, across = divmod(inside, self.widths)
-        last = self.layout.length if along == self.lengths - 1 else (along + 1) * self.length
         return Panel(
             (row * self.rows, min((row + 1) * self.rows, self.layout.rows)),
-            (along * self.length, last),
+            (along * self.length, min((along + 1) * self.length, self.layout.length)),
             (across * self.width, min((across + 1) * self.width, self.layout.width)),
         )
 
@@ -114,12 +126,15 @@ class Cut:
         width = (a.width[0], b.width[1]) if in_line else (0, self.layout.width)
         return Panel((a.rows[0], b.rows[1]), (a.length[0], b.length[1]), width)
 
-    def chunk_range(self, panel: Panel) -> Range:
-        """Where the chunks of a panel's fibres lie among those of the whole."""
-        if not self.is_across:
-            return 0, 1
-        first, last = (edge * self.layout.step for edge in panel.length)
-        return first // CHUNK, chunk_count(last)
+    def start(self, panel: Panel) -> int:
+        """The first element of a panel's parts of fibres."""
+        return panel.length[0] * self.layout.step
+
+    def slots_of(self, panel: Panel) -> slice:
+        """Where a panel's slots lie among all."""
+        if not self.in_chunks:
+            return slice(0, 1)
+        return slice(self.start(panel) // CHUNK, chunk_count(panel.length[1] * self.layout.step))
 
     def nbytes(self, panel: Panel) -> int:
         """Bytes of a panel."""

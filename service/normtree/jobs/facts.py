@@ -1,19 +1,22 @@
 """What is known of a tensor's projection afterwards: norms, radius, sparsity a level, and which groups are zero."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
 
 from normtree.jobs.layout import Layout
-from normtree.jobs.root import Top, outermost
 from normtree.splits import parse_split
 from normtree_kernels.dtypes import Float64Array, Int64Array
-from normtree_kernels.tree import climb
+from normtree_kernels.norms import MixedNorm
+from normtree_kernels.projection import Found
+from normtree_kernels.tree import Crown, climb
 
 BINS = 48
 OCTAVES = 6.0  # the histogram spans so many doublings to either side of the threshold
+_GROUPS_ARE_FIBRES = 2  # levels; of so few the outermost groups are the fibres themselves
 _EDGES = np.linspace(-OCTAVES, OCTAVES, BINS + 1)[1:-1]  # between two bins each
 
 
@@ -83,14 +86,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class Measured:
-    """A tensor after its projection: its fibres' norms in rows, the distance, and the elements that are left."""
+    """A tensor after its projection: its fibres' norms, (rows, width, rest…), the distance, and the elements left."""
 
     v: Float64Array
     distance: float
     nonzero: int
 
 
-def facts_of(name: str, shard: str, rule: int, layout: Layout, v: Float64Array, top: Top, after: Measured) -> Facts:
+def facts_of(
+    name: str, shard: str, rule: int, layout: Layout, found: Found, threshold: float | None, after: Measured
+) -> Facts:
     """Put together what is known of a tensor.
 
     Args:
@@ -98,15 +103,15 @@ def facts_of(name: str, shard: str, rule: int, layout: Layout, v: Float64Array, 
         shard: the file it is in.
         rule: index of its rule.
         layout: its rows.
-        v: its fibres' norms before, in the norm's order of axes.
-        top: what the root found.
+        found: what was found for its projection.
+        threshold: groups up to it vanish; see `threshold_of`.
         after: what was measured on the output.
     """
     norm = layout.norm
     levels = climb(norm, layout.to_norm(after.v))
     zero = [int(level.size - np.count_nonzero(level)) for level in levels[-2::-1]]
     size = math.prod(layout.shape)
-    outer = outermost(norm, v)
+    top = found.top
     return Facts(
         name=name,
         shard=shard,
@@ -116,18 +121,39 @@ def facts_of(name: str, shard: str, rule: int, layout: Layout, v: Float64Array, 
         shape=layout.own_shape,
         split=str(layout.split),
         dtype=layout.dtype,
-        norm_before=top.crown.norm,
+        norm_before=top.norm,
         norm_after=float(levels[-1]),
-        radius=top.crown.radius,
-        threshold=top.threshold,
+        radius=top.radius,
+        threshold=threshold,
         distance=after.distance,
         groups=(*(int(level.size) for level in levels[-2::-1]), size),
         zero_groups=(*zero, size - after.nonzero),
-        groups_asked=top.crown.reach.asked,
-        groups_left=top.crown.reach.left,
+        groups_asked=top.reach.asked,
+        groups_left=top.reach.left,
         zeros=ranges(np.flatnonzero(levels[-2] == 0.0)) if len(norm.levels) > 1 else "",
-        histogram=histogram(outer, top.threshold),
+        histogram=histogram(_outermost(norm, layout.to_norm(found.v)), threshold),
     )
+
+
+def threshold_of(norms: Sequence[MixedNorm], vs: Sequence[Float64Array], tops: Sequence[Crown]) -> float | None:
+    """The most that a root takes away from a group's norm: groups of this norm and less vanish.
+
+    Args:
+        norms: mixed norms of the tensors under the root.
+        vs: their fibres' norms, in the norms' orders of axes.
+        tops: what the root found for each.
+    """
+    if not norms[0].levels[0].norm.vanishes or len(norms[0].levels) == 1:
+        return None
+    return max(
+        float((_outermost(norm, v) - _outermost(norm, top.radii)).max(initial=0.0))
+        for norm, v, top in zip(norms, vs, tops, strict=True)
+    )
+
+
+def _outermost(norm: MixedNorm, v: Float64Array) -> Float64Array:
+    """The outermost groups' norms, in one row; for a single level the tensor is its own only group."""
+    return climb(norm, v)[-2] if len(norm.levels) > _GROUPS_ARE_FIBRES else v.reshape(-1)
 
 
 def histogram(outer: Float64Array, threshold: float | None) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from normtree.jobs.plan import MIB, JobPlan
 from normtree.jobs.run import Options
 from normtree.jobs.warm import kernels_of
 from normtree_kernels import sweep
+from normtree_kernels.vector_norm import Norm
 
 _SAMPLE_BYTES = 8 * MIB
 _PROBE_BYTES = 64 * MIB
@@ -29,7 +30,7 @@ class Pace:
         disk: written to the output's disk and synced; None for a store behind a URL.
     """
 
-    sweeps: dict[tuple[str, str], float]
+    sweeps: dict[tuple[Norm, str], float]
     disk: float | None
 
 
@@ -61,7 +62,7 @@ def predict(plan: JobPlan, options: Options) -> str:
     )
 
 
-def _sweep_rate(norm: str, dtype: str) -> float:
+def _sweep_rate(norm: Norm, dtype: str) -> float:
     element = np.dtype(dtype)
     y = np.random.default_rng(0).standard_normal((1024, _SAMPLE_BYTES // 1024 // 8)).astype(element)
     x = np.empty_like(y)

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from normtree.jobs.cut import Cut
 from normtree.jobs.facts import Facts
 from normtree.jobs.layout import Layout
-from normtree.jobs.questions import Answer, Question
-from normtree.jobs.root import Aim
-from normtree_kernels.dtypes import Float64Array
+from normtree_kernels.goal import Aim
+from normtree_kernels.projection import Problem
+from normtree_kernels.questions import Answer, Norms, Question
+from normtree_kernels.vector_norm import Balls
 
 Kind = Literal["copy", "whole", "up", "round", "down"]
 
@@ -49,10 +50,25 @@ class Work:
         return self.layout.rows * self.layout.row_bytes
 
     @property
-    def ranks(self) -> bool:
-        """Whether its radius depends on how its elements rank: each is a group, and a number of them is to vanish."""
-        goal = self.aim.goal
-        return len(self.layout.norm.levels) == 1 and goal is not None and goal.radius is None
+    def norms(self) -> Norms:
+        """The question of its up-sweep."""
+        inner = self.layout.norm.inner.norm
+        return Norms(inner if self.layout.fibre > 1 else inner.of_one)
+
+    def problem(self, *, is_shared: bool = False) -> Problem:
+        """Say what is to be done with it; ``is_shared`` where its root is that of several tensors."""
+        layout = self.layout
+        return Problem(
+            layout.norm,
+            layout.fibre,
+            layout.element,
+            self.aim,
+            own=self.own,
+            in_chunks=self.cut.in_chunks,
+            is_shared=is_shared,
+            to_norm=layout.to_norm,
+            to_home=layout.to_rows,
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,7 @@ class Copy:
 
     start: int
     stop: int
+    kind: ClassVar[Kind] = "copy"
 
     @property
     def nbytes(self) -> int:
@@ -73,6 +90,7 @@ class Whole:
     """A tensor that one worker reads, projects and writes."""
 
     work: Work
+    kind: ClassVar[Kind] = "whole"
 
     @property
     def nbytes(self) -> int:
@@ -96,15 +114,20 @@ class _Panels:
 
 
 @dataclass(frozen=True)
-class Up(_Panels):
-    """The up-sweep of some panels."""
-
-
-@dataclass(frozen=True)
 class Ask(_Panels):
-    """A question about some panels, between the sweeps."""
+    """A question about some panels: their up-sweep first, and then what takes further rounds."""
 
     question: Question
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it is the up-sweep."""
+        return self.question == self.work.norms
+
+    @property
+    def kind(self) -> Kind:
+        """What it is, for the report."""
+        return "up" if self.is_up else "round"
 
 
 @dataclass(frozen=True)
@@ -112,14 +135,14 @@ class Down(_Panels):
     """The down-sweep of some panels.
 
     Args:
-        balls: norms and radii of the fibres in the panels' box; or, where an l1 level's fibres are cut, what
-            `normtree_kernels.parts.Thresholds` found.
+        balls: of the fibres in the panels' box; see `normtree_kernels.part.Part.project`.
     """
 
-    balls: tuple[Float64Array, ...]
+    balls: Balls
+    kind: ClassVar[Kind] = "down"
 
 
-Swept = Up | Ask | Down
+Swept = Ask | Down
 Piece = Copy | Whole | Swept
 
 
@@ -137,12 +160,12 @@ class Task:
     @cached_property
     def written(self) -> int:
         """Bytes of the output that it writes."""
-        return sum(piece.nbytes for piece in self.pieces if not isinstance(piece, Up | Ask))
+        return sum(piece.nbytes for piece in self.pieces if not isinstance(piece, Ask))
 
     @cached_property
     def read(self) -> int:
         """Bytes of the input that it reads."""
-        return self.written + sum(piece.nbytes for piece in self.pieces if isinstance(piece, Up | Ask))
+        return self.written + sum(piece.nbytes for piece in self.pieces if isinstance(piece, Ask))
 
 
 @dataclass(frozen=True)
@@ -150,12 +173,12 @@ class Lowered:
     """What a down-sweep measured of what it wrote.
 
     Args:
-        norms: of the parts of fibres that each panel holds.
+        norms: what each panel then answered to the question of the up-sweep.
         squares: squared length of what it took away.
         nonzero: elements that are left.
     """
 
-    norms: tuple[Float64Array, ...]
+    norms: tuple[Answer, ...]
     squares: float
     nonzero: int
 

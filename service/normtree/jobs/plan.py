@@ -9,10 +9,10 @@ from functools import cached_property, partial
 from normtree.errors import InvalidRecipe
 from normtree.jobs.checkpoint import Checkpoint, Shard
 from normtree.jobs.claims import claims_of, works_of
-from normtree.jobs.cut import MOST_PANEL_BYTES
-from normtree.jobs.pieces import Copy, Piece, Up, Whole, Work
+from normtree.jobs.cut import MOST_PANEL_BYTES, Cut
+from normtree.jobs.pieces import Copy, Piece, Whole, Work
 from normtree.jobs.recipe import Recipe, Rule
-from normtree_kernels.parts import SAMPLE
+from normtree_kernels.threshold import SAMPLE
 
 MIB = 1 << 20
 LEAST_TASK_BYTES, MOST_TASK_BYTES = MIB, 64 * MIB
@@ -20,7 +20,6 @@ _TASKS_A_WORKER = 8  # so that none waits long for the last of another
 _AGGREGATE_COPIES = 4  # of the fibres' norms, at once, in float64: norms and radii, before and after
 _PANELS_A_WORKER = 16  # of whole columns it holds eight: half of its memory then, the other for aggregates
 _ROUNDS = 8  # of a search, as seen; each reads the tensor once
-_RANK_COPIES = 3  # of all elements, at once, in float64: to sort them
 _SEARCH_BYTES = 1024  # of the search for one fibre's threshold
 _SHOWN_TENSORS = 8
 
@@ -115,8 +114,7 @@ class JobPlan:
 
     def is_in_rounds(self, work: Work) -> bool:
         """Tell whether a tensor that is split is read several times more, between its sweeps."""
-        cut_l1 = work.cut.is_across and work.layout.norm.inner.norm == "l1"
-        return self.is_split(work) and (work.own or cut_l1)
+        return self.is_split(work) and (work.own or _searches(work.cut))
 
     def round_bytes_of(self, work: Work) -> int:
         """Bytes of a tensor that are read again in rounds, about."""
@@ -135,10 +133,6 @@ class JobPlan:
         """Cut a tensor that is split into ranges of panels, a task each."""
         step, count = max(1, self.task_bytes // work.cut.panel_bytes), work.cut.count
         return [(first, min(first + step, count)) for first in range(0, count, step)]
-
-    def ups(self, work: Work) -> list[Up]:
-        """Cut the up-sweep of a tensor that is split."""
-        return [Up(work, first, last) for first, last in self.slabs(work)]
 
     def too_large(self) -> InvalidRecipe:
         """Return the error for a tensor, or tensors together, that the bound on memory is too small for."""
@@ -161,7 +155,7 @@ class JobPlan:
     @cached_property
     def _kept_bytes(self) -> int:
         """Aggregates that wait for the root of their rule."""
-        return sum(_aggregate_bytes(work) for work in self.works if work.rule in self.global_rules)
+        return sum(_aggregate_bytes(work.cut) for work in self.works if work.rule in self.global_rules)
 
     def _fits_whole(self, work: Work) -> bool:
         """Tell whether one worker had better take a tensor whole: it is read but once then."""
@@ -171,12 +165,12 @@ class JobPlan:
         """Memory that each worker on a tensor takes at most: for what it reads and what it writes."""
         if not self.is_split(work):
             return _whole_bytes(work)
-        copies = 4 if work.cut.is_across and work.layout.norm.inner.norm == "l1" else 2  # packed ones of both
+        copies = 4 if _searches(work.cut) else 2  # packed ones of both
         return copies * work.cut.panel_bytes
 
     def _waiting_bytes(self, work: Work) -> int:
         """Aggregates of a tensor that several workers share; those that wait for a rule's root are counted apart."""
-        return _aggregate_bytes(work) if self.is_split(work) and work.rule not in self.global_rules else 0
+        return _aggregate_bytes(work.cut) if self.is_split(work) and work.rule not in self.global_rules else 0
 
     @staticmethod
     def _copies(start: int, stop: int) -> Iterator[Copy]:
@@ -275,19 +269,18 @@ def _most_workers(bind: Callable[[int], JobPlan], most: int) -> JobPlan:
 
 def _whole_bytes(work: Work) -> int:
     """Memory that a tensor takes when one worker projects it whole."""
-    ranked = _RANK_COPIES * work.layout.fibre if work.ranks else 0
-    return work.nbytes + work.cut.in_rows.panel_bytes + _AGGREGATE_COPIES * _fibres_bytes(work) + 8 * ranked
+    cut = work.cut.in_rows
+    return work.nbytes + cut.panel_bytes + _aggregate_bytes(cut)
 
 
-def _aggregate_bytes(work: Work) -> int:
-    """Memory that the aggregates of a tensor take that is split: of its fibres, and where these are cut of chunks."""
-    fibres = _fibres_bytes(work)
-    if not work.cut.is_across:
-        return _AGGREGATE_COPIES * fibres
-    search = fibres * SAMPLE + _SEARCH_BYTES * (fibres // 8) if work.layout.norm.inner.norm == "l1" else 0
-    return _AGGREGATE_COPIES * (fibres + fibres * work.cut.chunks) + search
+def _aggregate_bytes(cut: Cut) -> int:
+    """Memory that the aggregates of a tensor take: of its fibres, and where it answers in chunks of these."""
+    fibres = math.prod(cut.layout.v_shape)
+    found = _AGGREGATE_COPIES * fibres * (1 + cut.slots if cut.in_chunks else 1)
+    searched = fibres * (SAMPLE + _SEARCH_BYTES // 8) if _searches(cut) else 0
+    return 8 * (found + searched)
 
 
-def _fibres_bytes(work: Work) -> int:
-    fibres: int = math.prod(work.layout.v_shape)
-    return 8 * fibres
+def _searches(cut: Cut) -> bool:
+    """Tell whether the fibres' balls are searched with questions."""
+    return cut.in_chunks and cut.layout.norm.inner.norm.searches

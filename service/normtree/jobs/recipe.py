@@ -13,11 +13,10 @@ from normtree.errors import InvalidRecipe
 from normtree.formats.elements import dtype_of
 from normtree.formats.stored import Stored
 from normtree.jobs.mistakes import mistaken
-from normtree.jobs.root import Aim
 from normtree.patterns import compile_pattern
 from normtree.splits import parse_split
-from normtree_kernels.euclidean import needs_own_algorithm
-from normtree_kernels.goal import Goal
+from normtree_kernels.exact import needs_own_algorithm
+from normtree_kernels.goal import Aim, Goal, Share
 from normtree_kernels.norms import MAX_LEVELS, NORMS, Level, MixedNorm
 from normtree_kernels.refusals import ValueRefused
 
@@ -33,7 +32,7 @@ _PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _LONG_KEY = rf"(?:{_PART}[ \t]*\.[ \t]*){{{_KEY_PARTS},}}"
 
 Number = Annotated[float, Field(strict=True)]
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Ratio = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
 class Rule(BaseModel):
@@ -47,17 +46,17 @@ class Rule(BaseModel):
 
     tensors: str = Field(description="Regular expression (RE2) that a tensor's whole name must match.")
     exclude: str | None = Field(default=None, description="And one that it must not; default: none is left out.")
-    norm: str = Field(default="l1,linf", description="Norms of the levels, outer to inner, of l1, l2, linf.")
+    norm: str = Field(default="l1,linf", description=f"Norms of the levels, outer to inner, of {', '.join(NORMS)}.")
     axes: str | None = Field(default=None, description="Axes of the levels, such as '1,0'; default: axis 0 outermost.")
     split: str | None = Field(
         default=None, description="Axes seen as several before axes are counted: '0:12' sees axis 0 as 12 × the rest."
     )
     radius: Annotated[Number, Field(ge=0)] | None = Field(default=None, description="Radius of the ball.")
-    sparsity: Share | None = Field(default=None, description="Share of the outermost groups that vanishes.")
+    sparsity: Ratio | None = Field(default=None, description="Share of the outermost groups that vanishes.")
     groups: Annotated[int, Field(strict=True, ge=0, lt=2**63)] | None = Field(
         default=None, description="Number of outermost groups that survive."
     )
-    relative_radius: Share | None = Field(default=None, description="Radius as a share of the norm.")
+    relative_radius: Ratio | None = Field(default=None, description="Radius as a share of the norm.")
     scope: Literal["tensor", "global"] = Field(
         default="tensor", description="One ball for each tensor, or one for all tensors of the rule together."
     )
@@ -96,9 +95,8 @@ class Rule(BaseModel):
             wanted = f"exactly one of {', '.join(GOALS)}"
             raise ValueRefused("radius", wanted, got, f"{wanted} is wanted, got {got}")
         levels = self.norm.split(",")
-        if given[0] in ("sparsity", "groups") and levels[0] != "l1":
-            why = f"only an outermost l1 level makes groups vanish, got {levels[0]}"
-            raise ValueRefused(given[0], "an outermost l1 level", levels[0], why)
+        if isinstance(self.aim, Goal):
+            self.aim.check_groups(NORMS[levels[0]])
         if self.scope == "global" and len(levels) == 1:
             why = f"a global ball wants groups, two levels or more, got norm {self.norm!r}"
             raise ValueRefused("scope", "two levels or more", self.norm, why)
@@ -112,8 +110,8 @@ class Rule(BaseModel):
     def aim(self) -> Aim:
         """What the rule is to reach."""
         if self.relative_radius is not None:
-            return Aim(relative_radius=self.relative_radius)
-        return Aim(Goal(self.radius, self.sparsity, self.groups))
+            return Share(self.relative_radius)
+        return Goal(self.radius, self.sparsity, self.groups)
 
     @property
     def goal(self) -> str:

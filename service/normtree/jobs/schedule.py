@@ -1,20 +1,25 @@
 """Which task may be done when: up-sweeps first, then the roots, then what hangs below; shards in their order."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
+from normtree.errors import InvalidTensor
 from normtree.jobs.checkpoint import Shard
-from normtree.jobs.facts import Facts
-from normtree.jobs.pieces import Ask, Done, Down, Lowered, Piece, Swept, Task, Up, Whole, Work
+from normtree.jobs.facts import Facts, threshold_of
+from normtree.jobs.panels import Answers
+from normtree.jobs.pieces import Ask, Done, Down, Lowered, Piece, Swept, Task, Whole, Work
 from normtree.jobs.plan import JobPlan
-from normtree.jobs.questions import Answer, Gathered, fold, inside
-from normtree.jobs.root import Top, tops_of
-from normtree.jobs.search import Found, Search, search
-from normtree.jobs.work import finished, joined, named
+from normtree.jobs.work import asking, finished, joined, threshold_alone
 from normtree_kernels.dtypes import Float64Array
+from normtree_kernels.part import fold
+from normtree_kernels.projection import Asking, Found
+from normtree_kernels.questions import Shared
+from normtree_kernels.tree import crowns
 
 _MOST_PIECES = 256
 
@@ -36,22 +41,25 @@ class Written:
 
 @dataclass
 class _Split:
-    """A tensor on its way up, through the root and its search's rounds, and down."""
+    """A tensor on its way up, through the root and what else it asks, and down.
+
+    Args:
+        work: the tensor.
+        asking: its projection.
+        answers: to what it asked last, or of panels that are written.
+        shared: its question for a root that it shares, while that waits for others.
+        threshold: at the root.
+        found: what its panels are projected by.
+        lowered: what was measured of those that are written.
+    """
 
     work: Work
-    v: Float64Array | None
-    gathered: Gathered
-    search: Search | None = None
+    asking: Asking[Found]
+    answers: Answers = field(init=False)
+    shared: Shared | None = None
+    threshold: float | None = None
     found: Found | None = None
     lowered: list[Lowered] = field(default_factory=list)
-
-
-@dataclass
-class _Together:
-    """The tensors of a rule with one ball for all, and how many of them are still on their way up."""
-
-    splits: list[_Split]
-    rising: int
 
 
 class Schedule:
@@ -80,14 +88,14 @@ class Schedule:
         self._facts: dict[str, list[tuple[int, Facts]]] = {name: [] for name in self._shards}
         self._splits = self._begin(kept)
         self._together = self._rules()
+        self._rising = {rule: len(splits) for rule, splits in self._together.items()}  # have not asked for their root
         self._rootless = Counter(split.work.shard for split in self._splits.values())
         self._ready: deque[Task] = deque()
         self.asked_bytes = 0  # of tensors that are read again for rounds of a search
-        for together in self._together.values():
-            self._ready.extend(self._tasks(self._ups(together.splits)))
+        for splits in self._together.values():
+            self._ready.extend(self._tasks([piece for split in splits for piece in self._step(split)]))
         for shard in self._shards.values():
             self._add_shard(shard)
-        self._go_on(self._raise_kept())
 
     def next(self) -> Task | None:
         """Take the next task that is ready."""
@@ -101,12 +109,13 @@ class Schedule:
         for piece, result in zip(done.task.pieces, done.results, strict=True):
             if isinstance(piece, Whole) and isinstance(result, Facts):
                 self._facts[piece.work.shard].append((piece.work.index, result))
-            elif isinstance(piece, Up) and isinstance(result, tuple):
-                following += self._aggregate(self._splits[piece.work.index], piece, result, vs)
             elif isinstance(piece, Ask) and isinstance(result, tuple):
                 split = self._splits[piece.work.index]
-                if split.gathered.take(piece.first, result):
-                    following += self._search(split, split.gathered.whole)
+                if split.answers.take(piece.first, result):
+                    answer = split.answers.whole
+                    if piece.is_up:
+                        vs[piece.work.index] = fold(piece.work.norms.norm, answer[0])
+                    following += self._step(split, answer)
             elif isinstance(piece, Down) and isinstance(result, Lowered):
                 self._lower(self._splits[piece.work.index], piece, result)
         self._go_on(following)
@@ -128,36 +137,33 @@ class Schedule:
             work for work in plan.works if plan.is_split(work) and (work.shard in self._shards or work.rule in wanted)
         ]
         vs = kept(works)
-        return {work.index: _Split(work, vs.get(work.index), Gathered(work.cut)) for work in works}
+        shared = plan.global_rules
+        return {
+            work.index: _Split(work, asking(work, vs.get(work.index), is_shared=work.rule in shared)) for work in works
+        }
 
-    def _rules(self) -> dict[int, _Together]:
-        rules: dict[int, _Together] = {}
+    def _rules(self) -> dict[int, list[_Split]]:
+        """The tensors of each rule that has one ball for all."""
+        rules: dict[int, list[_Split]] = {}
         for split in self._splits.values():
             if split.work.rule in self._plan.global_rules:
-                together = rules.setdefault(split.work.rule, _Together([], 0))
-                together.splits.append(split)
-                together.rising += split.v is None
+                rules.setdefault(split.work.rule, []).append(split)
         return rules
 
-    def _ups(self, splits: Iterable[_Split]) -> Iterator[Up]:
-        """What is to be swept up of tensors of which nothing is kept."""
-        for split in splits:
-            if split.v is None:
-                yield from self._plan.ups(split.work)
-
     def _add_shard(self, shard: Shard) -> None:
-        """Add what can be done of a shard without waiting for a root."""
+        """Add what can be done of a shard without waiting for a root that several tensors share."""
         ready: list[Piece] = []
         for piece in self._plan.pieces(shard):
             if not isinstance(piece, Work):
                 ready.append(piece)
             elif piece.rule not in self._together:
-                ready += self._ups([self._splits[piece.index]])
+                ready += self._step(self._splits[piece.index])
         if not self._streams:
             self._ready.extend(self._bundled(shard.name, ready))
         else:
-            self._ready.extend(self._bundled(shard.name, [piece for piece in ready if isinstance(piece, Up)]))
-            self._stream(shard)
+            self._ready.extend(self._bundled(shard.name, [piece for piece in ready if isinstance(piece, Ask)]))
+            if shard.name not in self._rootless:
+                self._stream(shard)
 
     def _go_on(self, pieces: list[Swept]) -> None:
         """Add what follows on what is done, before all that is ready: its panels were read not long ago."""
@@ -174,7 +180,7 @@ class Schedule:
         nbytes = 0
         for piece in pieces:
             is_full = len(bundle) >= _MOST_PIECES or 2 * nbytes >= most_bytes < nbytes + piece.nbytes
-            if bundle and (is_full or isinstance(piece, Up | Ask) != isinstance(bundle[-1], Up | Ask)):
+            if bundle and (is_full or isinstance(piece, Ask) != isinstance(bundle[-1], Ask)):
                 yield Task(shard, self._sizes[shard], tuple(bundle))
                 bundle, nbytes = [], 0
             bundle.append(piece)
@@ -182,66 +188,55 @@ class Schedule:
         if bundle:
             yield Task(shard, self._sizes[shard], tuple(bundle))
 
-    def _raise_kept(self) -> list[Swept]:
-        """Begin the searches of tensors of which all is kept that they need."""
+    def _step(self, split: _Split, answer: Any = None) -> list[Swept]:
+        """Take a step of a projection: ask all panels, wait for others' norms, or go down with what was found."""
+        work = split.work
+        try:
+            question = split.asking.send(answer)
+        except StopIteration as end:
+            split.found = end.value
+            return self._descend(split, end.value)
+        if isinstance(question, Shared):
+            split.shared = question
+            self._rising[work.rule] -= 1
+            return [] if self._rising[work.rule] else self._share(work.rule)
+        split.answers = Answers(work.cut, question)
+        asks: list[Swept] = []
+        for a, b in self._plan.slabs(work):
+            here = work.cut.box(a, b).fibres
+            asks.append(Ask(work, a, b, question.with_values([values[here] for values in question.values])))
+        if question != work.norms:
+            self.asked_bytes += work.nbytes
+        return asks
+
+    def _share(self, rule: int) -> list[Swept]:
+        """Answer the tensors of a rule that share a root: the last of them has asked for it.
+
+        Raises:
+            InvalidTensor: their norm together overflows.
+        """
+        splits, self._together[rule] = self._together[rule], []  # each is let go when it is written
+        vs = [split.shared.v for split in splits if split.shared]
+        norms = [split.work.layout.norm for split in splits]
+        tops = crowns(norms, vs, splits[0].work.aim)
+        if not tops[0].is_finite:
+            detail = f"the norm ({norms[0].text}) of the rule's tensors together overflows float64"
+            raise InvalidTensor(detail, limit="a finite norm", got=math.inf)
+        threshold = threshold_of(norms, vs, tops)
         following: list[Swept] = []
-        for together in self._together.values():
-            if not together.rising:
-                following += self._raise_together(together)
-        for split in list(self._splits.values()):
-            if split.v is not None and split.work.rule not in self._together:
-                following += self._begin_search(split, None)
+        for split, top in zip(splits, tops, strict=True):
+            split.shared, split.threshold = None, threshold
+            if split.work.shard in self._shards:
+                following += self._step(split, top)
+            else:  # it is written; only the others' root wanted its norms
+                del self._splits[split.work.index]
         return following
 
-    def _aggregate(
-        self, split: _Split, piece: Up, answers: tuple[Answer, ...], vs: dict[int, Float64Array]
-    ) -> list[Swept]:
-        """Take in a part of an up-sweep; what follows if it was the last of its tensor, whose norms are put to others.
-
-        Below one ball for all tensors of a rule, that is nothing until the last of them is up.
-        """
-        if not split.gathered.take(piece.first, answers):
-            return []
-        split.v = vs[split.work.index] = fold(split.work.layout.norm.inner.norm, split.gathered.whole[0])
-        together = self._together.get(split.work.rule)
-        if together is None:
-            return self._begin_search(split, None)
-        together.rising -= 1
-        return [] if together.rising else self._raise_together(together)
-
-    def _raise_together(self, together: _Together) -> list[Swept]:
-        splits, together.splits = together.splits, []
-        vs = [split.work.layout.to_norm(split.v) for split in splits if split.v is not None]
-        tops = tops_of([split.work.layout.norm for split in splits], vs, splits[0].work.aim)
-        return [piece for split, top in zip(splits, tops, strict=True) for piece in self._begin_search(split, top)]
-
-    def _begin_search(self, split: _Split, top: Top | None) -> list[Swept]:
-        if split.v is None:
-            raise ValueError(f"{split.work.name}: its norms are not known yet")
-        if split.work.shard not in self._shards:  # it is written; only others' root wanted its norms
-            del self._splits[split.work.index]
-            return []
-        split.search = search(split.work, split.v, top)
-        return self._search(split, None)
-
-    def _search(self, split: _Split, answer: Answer | None) -> list[Swept]:
-        """Take a step of a search: ask all panels, or go down with what was found."""
-        if split.search is None:
-            raise ValueError(f"{split.work.name}: no search has begun")
-        work, cut = split.work, split.work.cut
-        try:
-            with named(work):
-                question = next(split.search) if answer is None else split.search.send(answer)
-        except StopIteration as found:
-            split.found, split.search = found.value, None
-            split.gathered = Gathered(cut)
-            return self._descend(split)
-        split.gathered = Gathered(cut, is_added=question.is_added, by_chunk=question.by_chunk)
-        self.asked_bytes += work.nbytes
-        return [Ask(work, a, b, question.within(cut.box(a, b))) for a, b in self._plan.slabs(work)]
-
-    def _descend(self, split: _Split) -> list[Swept]:
+    def _descend(self, split: _Split, found: Found) -> list[Swept]:
         """Go down; where a shard is written from its start to its end, with all of it and when no root is missing."""
+        split.answers = Answers(split.work.cut, split.work.norms)
+        if split.work.rule not in self._together:
+            split.threshold = threshold_alone(split.work, found)
         self._rootless[split.work.shard] -= 1
         if not self._streams:
             return list(self._downs(split))
@@ -253,8 +248,8 @@ class Schedule:
             raise ValueError(f"{split.work.name}: its balls are not known yet")
         balls = split.found.balls
         for a, b in self._plan.slabs(split.work):
-            box = split.work.cut.box(a, b)
-            yield Down(split.work, a, b, tuple(inside(values, box) for values in balls))
+            here = split.work.cut.box(a, b).fibres
+            yield Down(split.work, a, b, tuple(values[here] for values in balls))
 
     def _stream(self, shard: Shard) -> None:
         """Add the one task that writes a shard, when no root is missing."""
@@ -268,9 +263,9 @@ class Schedule:
     def _lower(self, split: _Split, piece: Down, result: Lowered) -> None:
         split.lowered.append(Lowered((), result.squares, result.nonzero))
         work = split.work
-        if split.gathered.take(piece.first, tuple((norms,) for norms in result.norms)):
-            if split.found is None or split.v is None:
+        if split.answers.take(piece.first, result.norms):
+            if split.found is None:
                 raise ValueError(f"{work.name}: written before its balls were known")
-            facts = finished(work, split.v, split.found.top, split.gathered.whole[0], joined(split.lowered))
+            facts = finished(work, split.found, split.threshold, split.answers, joined(split.lowered))
             self._facts[work.shard].append((work.index, facts))
             del self._splits[work.index]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from normtree.engine.warm import ACTIVE, CUT, DIFFERENCE, LINES, RANKS, Kernels
 from normtree.jobs.pieces import Work
 from normtree.jobs.plan import JobPlan
+from normtree_kernels.l1 import L1
 
 
 def kernels_of(plan: JobPlan) -> frozenset[Kernels]:
@@ -14,21 +15,24 @@ def kernels_of(plan: JobPlan) -> frozenset[Kernels]:
 
 def _of_leaves(plan: JobPlan, work: Work) -> Iterator[Kernels]:
     dtype, norm = work.layout.dtype, work.layout.norm.inner.norm
+    cut = work.cut if plan.is_split(work) else work.cut.in_rows
     for lines in LINES:
-        yield Kernels(norm, dtype, lines)
+        yield Kernels(norm.name, dtype, lines)
         if work.own:
-            yield Kernels("l1", dtype, lines)
+            yield Kernels(L1.name, dtype, lines)
             yield Kernels(ACTIVE, dtype, lines)
     yield Kernels(DIFFERENCE, dtype)
-    if plan.is_split(work) and work.cut.is_across and norm == "l1":
+    if cut.in_chunks and norm.searches:
         yield Kernels(CUT, dtype)
-    if plan.is_split(work) and work.ranks:
+    if cut.ranks:
         yield Kernels(RANKS, dtype)
 
 
 def _of_roots(work: Work) -> Iterator[Kernels]:
     for level in work.layout.norm.levels[:-1]:
-        yield Kernels(level.norm, "float64")
-    if work.cut.is_across:  # norms of chunks are folded
+        yield Kernels(level.norm.name, "float64")
+    if work.cut.in_chunks:  # norms of chunks are folded
         for lines in LINES:
-            yield Kernels(work.layout.norm.inner.norm, "float64", lines)
+            yield Kernels(work.layout.norm.inner.norm.of_parts.name, "float64", lines)
+            if work.own:
+                yield Kernels(L1.of_parts.name, "float64", lines)

@@ -12,20 +12,18 @@ import numpy as np
 
 from normtree.errors import InvalidTensor, refusal
 from normtree.jobs.cut import Panel
-from normtree.jobs.facts import Facts, Measured, facts_of
-from normtree.jobs.pieces import Ask, Copy, Done, Down, Kind, Lowered, Piece, Result, Stint, Task, Up, Whole, Work
+from normtree.jobs.facts import Facts, Measured, facts_of, threshold_of
+from normtree.jobs.panels import Answers, Held
+from normtree.jobs.pieces import Ask, Copy, Done, Lowered, Piece, Result, Stint, Task, Whole, Work
 from normtree.jobs.places import Folder, Reader, Sink, Target
-from normtree.jobs.questions import Answer, Gathered, Held, Question, fold, outside
-from normtree.jobs.root import Aim, Top
-from normtree.jobs.search import Found, search
-from normtree_kernels import parts, sweep
 from normtree_kernels.arguments import bad_element
 from normtree_kernels.difference import difference
 from normtree_kernels.dtypes import Array, Float64Array
-from normtree_kernels.radius import settle
+from normtree_kernels.part import fold
+from normtree_kernels.projection import Asking, Found, drive, project
+from normtree_kernels.questions import Answer, Question
 from normtree_kernels.refusals import Refusal, ValueRefused
-
-Balls = tuple[Float64Array, ...]
+from normtree_kernels.vector_norm import Balls
 
 
 class Scratch:
@@ -63,12 +61,9 @@ def perform(source: Folder, target: Target, task: Task, scratch: Scratch, node: 
         sink = held.enter_context(target.sink(task.shard, task.size)) if task.written else None
         results = tuple(_do(piece, reader, sink, scratch) for piece in task.pieces)
     worker = f"{node}/{threading.get_native_id()}"
-    kind = max(task.pieces, key=_weight)
-    stint = Stint(_KINDS[type(kind)], task.shard, worker, start_ns, time_ns(), task.read, task.written)
+    kind = max(task.pieces, key=_weight).kind
+    stint = Stint(kind, task.shard, worker, start_ns, time_ns(), task.read, task.written)
     return Done(task, results, stint)
-
-
-_KINDS: dict[type, Kind] = {Copy: "copy", Whole: "whole", Up: "up", Ask: "round", Down: "down"}
 
 
 def _weight(piece: Piece) -> int:
@@ -76,8 +71,6 @@ def _weight(piece: Piece) -> int:
 
 
 def _do(piece: Piece, reader: Reader, sink: Sink | None, scratch: Scratch) -> Result:
-    if isinstance(piece, Up):
-        return tuple(_up(piece.work, held, reader) for held in _read(piece, reader, scratch))
     if isinstance(piece, Ask):
         return _ask(piece, reader, scratch)
     if sink is None:
@@ -87,18 +80,15 @@ def _do(piece: Piece, reader: Reader, sink: Sink | None, scratch: Scratch) -> Re
         return None
     if isinstance(piece, Whole):
         return _whole(piece.work, reader, sink, scratch)
-    box = piece.work.cut.box(piece.first, piece.last)
-    return joined([_down(piece.work, held, piece.balls, box, sink, scratch) for held in _read(piece, reader, scratch)])
-
-
-def _read(piece: Up | Ask | Down, reader: Reader, scratch: Scratch) -> Iterator[Held]:
-    """Read panels, one after the other into the same buffer."""
     cut = piece.work.cut
-    for panel in cut.panels(piece.first, piece.last):
-        if isinstance(piece, Ask) and not piece.question.concerns(panel):
-            yield Held(cut, panel, np.empty(0, np.uint8))
-        else:
-            yield _fill(piece.work, panel, scratch.take("y", cut.nbytes(panel)), reader)
+    box = cut.box(piece.first, piece.last)
+    panels = (_read(piece.work, panel, reader, scratch) for panel in cut.panels(piece.first, piece.last))
+    return joined([_down(piece.work, held, piece.balls, box, sink, scratch) for held in panels])
+
+
+def _read(work: Work, panel: Panel, reader: Reader, scratch: Scratch) -> Held:
+    """Read a panel into the buffer that held the last."""
+    return _fill(work, panel, scratch.take("y", work.cut.nbytes(panel)), reader)
 
 
 def _fill(work: Work, panel: Panel, buffer: Array, reader: Reader) -> Held:
@@ -109,82 +99,93 @@ def _fill(work: Work, panel: Panel, buffer: Array, reader: Reader) -> Held:
     return Held(work.cut, panel, buffer)
 
 
-def _up(work: Work, held: Held, reader: Reader) -> Answer:
-    """Aggregate a panel."""
-    norms = held.norms(work.layout.norm.inner.norm)
-    if not np.isfinite(norms).all():
-        _refuse(work, held)
-    return (norms,)
-
-
 def _ask(piece: Ask, reader: Reader, scratch: Scratch) -> tuple[Answer, ...]:
-    """Answer a question about each panel; what is to be added is added here already."""
-    cut, question = piece.work.cut, piece.question
+    """Put a question to each panel that it concerns; what is to be added is added here already."""
+    work, cut, question = piece.work, piece.work.cut, piece.question
     box = cut.box(piece.first, piece.last)
-    answers = [question.of(held, box) if held.elements.size else () for held in _read(piece, reader, scratch)]
+    answers = [
+        _answer(work, question, _read(work, panel, reader, scratch), box) if question.concerns(cut.start(panel)) else ()
+        for panel in cut.panels(piece.first, piece.last)
+    ]
     if not question.is_added:
         return tuple(answers)
     added = tuple(np.asarray(sum(each)) for each in zip(*answers, strict=True))
     return (added, *[()] * (len(answers) - 1))
 
 
+def _answer(work: Work, question: Question, held: Held, box: Panel) -> Answer:
+    answer = held.answer(question, box)
+    if question == work.norms and not np.isfinite(answer[0]).all():
+        _refuse(work, held)
+    return answer
+
+
 def _whole(work: Work, reader: Reader, sink: Sink, scratch: Scratch) -> Facts:
     """Read a tensor once, and project it."""
     work = replace(work, cut=work.cut.in_rows)
     cut = work.cut
-    y = scratch.take("y", work.nbytes)
-    up = Gathered(cut)
-    panels = []
-    for index, panel in enumerate(cut.panels(0, cut.count)):
-        ((start, stop),) = cut.runs(panel)
-        held = _fill(work, panel, y[start:stop], reader)
-        up.take(index, (_up(work, held, reader),))
-        panels.append(held)
-    v = fold(work.layout.norm.inner.norm, up.whole[0])
-    with named(work):
-        if work.ranks and work.aim.goal:
-            tensor = y.view(work.layout.element).reshape(work.layout.shape)
-            work = replace(work, aim=Aim(settled=settle(work.aim.goal, work.layout.norm, tensor)))
-        found = _answered(work, v, panels)
     box = cut.box(0, cut.count)
-    lowered = [_down(work, held, found.balls, box, sink, scratch) for held in panels]
-    after = Gathered(cut)
-    after.take(0, tuple((norms,) for part in lowered for norms in part.norms))
-    return finished(work, v, found.top, after.whole[0], joined(lowered))
+    y = scratch.take("y", work.nbytes)
+    panels: list[Held] = []
+
+    def read() -> Iterator[Held]:
+        for panel in cut.panels(0, cut.count):
+            ((start, stop),) = cut.runs(panel)
+            panels.append(_fill(work, panel, y[start:stop], reader))
+            yield panels[-1]
+
+    def ask(question: Question) -> Answer:
+        answers = Answers(cut, question)
+        for index, held in enumerate(panels or read()):  # the first question meets each panel in the caches
+            answers.take(index, [_answer(work, question, held, box)])
+        return answers.whole
+
+    found = drive(asking(work), ask)
+    lowered = joined([_down(work, held, found.balls, box, sink, scratch) for held in panels])
+    after = Answers(cut, work.norms)
+    after.take(0, lowered.norms)
+    return finished(work, found, threshold_alone(work, found), after, lowered)
 
 
-def _answered(work: Work, v: Float64Array, panels: list[Held]) -> Found:
-    """Search the balls of a tensor that is at hand."""
-    asking = search(work, v)
-    box = work.cut.box(0, work.cut.count)
-    try:
-        question = next(asking)
-        while True:
-            question = asking.send(_answer(work, question, panels, box))
-    except StopIteration as found:
-        result: Found = found.value
-        return result
+def asking(work: Work, v: Float64Array | None = None, *, is_shared: bool = False) -> Asking[Found]:
+    """Project a tensor: `normtree_kernels.projection.project`.
+
+    Args:
+        work: the tensor.
+        v: its fibres' norms, where they are known.
+        is_shared: whether its root is that of several tensors.
+
+    Raises:
+        InvalidTensor: its norm overflows, or a sum that it takes.
+    """
+    with named(work):
+        found = yield from project(work.problem(is_shared=is_shared), v)
+        if not found.top.is_finite:
+            why = f"its norm ({work.layout.norm}) overflows float64; scale the tensor down"
+            raise ValueRefused("y", "a finite norm", math.inf, why)
+        return found
 
 
-def _answer(work: Work, question: Question, panels: list[Held], box: Panel) -> Answer:
-    gathered = Gathered(work.cut, is_added=question.is_added, by_chunk=question.by_chunk)
-    gathered.take(0, tuple(question.of(held, box) for held in panels))
-    return gathered.whole
+def threshold_alone(work: Work, found: Found) -> float | None:
+    """The threshold at a tensor's own root; the exact projection that has an algorithm of its own has none."""
+    layout, top = work.layout, found.top
+    if work.own and not top.inside and top.radius > 0.0:
+        return None
+    return threshold_of([layout.norm], [layout.to_norm(found.v)], [top])
 
 
-def finished(work: Work, v: Float64Array, top: Top, after: Float64Array, lowered: Lowered) -> Facts:
+def finished(work: Work, found: Found, threshold: float | None, after: Answers, lowered: Lowered) -> Facts:
     """Put together what is known of a tensor when all of its panels are written.
 
     Args:
         work: the tensor.
-        v: its fibres' norms before.
-        top: the root.
-        after: norms of the parts of its fibres as they are now, (rows, chunks, width, rest…).
+        found: what was found for its projection.
+        threshold: at the root.
+        after: what its panels then answer to the question of the up-sweep.
         lowered: of all panels, in any order.
     """
-    layout = work.layout
-    measured = Measured(fold(layout.norm.inner.norm, after), math.sqrt(lowered.squares), lowered.nonzero)
-    return facts_of(work.name, work.shard, work.rule, layout, layout.to_norm(v), top, measured)
+    measured = Measured(fold(work.norms.norm, after.whole[0]), math.sqrt(lowered.squares), lowered.nonzero)
+    return facts_of(work.name, work.shard, work.rule, work.layout, found, threshold, measured)
 
 
 @contextmanager
@@ -202,26 +203,15 @@ def named(work: Work) -> Iterator[None]:
 
 def _down(work: Work, held: Held, balls: Balls, box: Panel, sink: Sink, scratch: Scratch) -> Lowered:
     """Project a panel, write it, and measure what is written while it is at hand."""
-    layout, kept = work.layout, work.layout.kept
+    layout, here = work.layout, held.panel.within(box)
     out = replace(held, elements=scratch.take("x", held.elements.size))
-    here = [outside(values, box, held.panel) for values in balls]
-    if held.cut.is_across and layout.norm.inner.norm == "l1":
-        results = out.parts
-        taus, lows, powers = here
-        parts.shrink(held.parts, (taus, lows, powers), results)
-        if not np.may_share_memory(results, out.elements):
-            out.fibres[...] = results.reshape(out.fibres.shape)
-    else:
-        v, u = here
-        if held.cut.is_across:
-            u = parts.radii_of_parts(layout.norm.inner.norm, v, u)
-        sweep.down(layout.norm.inner.norm, held.fibres, kept, v, u, out.fibres)
+    held.part.project(layout.norm.inner.norm, tuple(values[here] for values in balls), out.part.fibres)
     at = 0
     for start, stop in held.cut.runs(held.panel):
         sink.write(work.start + start, out.elements[at : at + stop - start].data)
         at += stop - start
     distance, nonzero = difference(held.elements.view(layout.element), out.elements.view(layout.element))
-    return Lowered((out.norms(layout.norm.inner.norm),), distance * distance, nonzero)
+    return Lowered((out.answer(work.norms, box),), distance * distance, nonzero)
 
 
 def joined(lowered: list[Lowered]) -> Lowered:

@@ -7,7 +7,6 @@ fibres that several blocks hold parts of, what their chunks of 1,024 elements su
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -18,28 +17,14 @@ if error := missing("normtree.on_ray", "ray"):
 
 from ray import ObjectRef
 
-from normtree.engine.report import make_timing
-from normtree.engine.timing import Timing
 from normtree.on_ray.arguments import check_axis, check_blocks, check_deadline, check_exact, check_norm
 from normtree.on_ray.ask import Ask, checked
+from normtree.on_ray.home import Home, Projection
 from normtree.on_ray.tasks import Tasks, told_apart
-from normtree.on_ray.tree import Tree
 from normtree_kernels.goal import Goal
 from normtree_kernels.norms import Axes
 
-
-@dataclass(frozen=True)
-class Projection:
-    """A projected tensor that a cluster holds.
-
-    Args:
-        blocks: references to its blocks, in the order they were given.
-        timing: what it cost. The clocks of nodes are not one: each phase's pieces are shown from one start. Its serial
-            reference is the sum of all pieces.
-    """
-
-    blocks: list[ObjectRef[Any]]
-    timing: Timing
+__all__ = ["Projection", "project", "project_timed"]
 
 
 def project(
@@ -86,7 +71,7 @@ def project_timed(
         axes: the levels' axes, such as ``"1,0"``; default: one a level from axis 0, the last takes the rest.
         axis: the axis along which the blocks lie. Best is one that the innermost level keeps, so that each block holds
             whole fibres. Else each holds a part of every fibre: any part where the innermost norm is ``linf``; for
-            ``l1`` and ``l2``, and for ``exact``, parts of at least 1,024 elements that begin at multiples of 1,024.
+            ``l1`` and ``l2``, and for ``exact``, parts that begin at multiples of 1,024 elements of a fibre.
         sparsity: instead of a radius, the share of the outermost groups that vanishes, 0 to 1.
         groups: instead of a radius, the number of outermost groups that survive.
         exact: whether it must be the Euclidean projection, where one is known.
@@ -102,8 +87,9 @@ def project_timed(
         OutOfMemory: an object store, or a node, is full.
 
     Cost:
-        A phase of tasks up and one down. Where blocks hold parts of ``l1`` fibres, and where ``exact`` has its own
-        algorithm, one more for each of the few steps of a search; of parts, each tells 16 bytes a chunk.
+        A phase of tasks up and one down. Where blocks hold parts of ``l1`` fibres, where ``exact`` has its own
+        algorithm, and where elements of one level are ranked, one more for each of the few steps of a search; of
+        parts, each tells 16 bytes a chunk.
     """
     deadline_s = check_deadline(deadline_s)
     goal = checked(Goal, radius, sparsity, groups)
@@ -111,6 +97,4 @@ def project_timed(
     tasks = Tasks(held, math.inf if deadline_s is None else monotonic() + deadline_s)
     ask = Ask(norm, axes, axis, goal, exact, len(held))
     with told_apart(tasks, deadline_s):
-        grown = Tree(tasks, ask).grow()
-    timing = make_timing([grown.plan], grown.run, grown.run.work_ms, "summed")
-    return Projection(grown.blocks, timing._replace(nodes=grown.nodes))
+        return Home(tasks, ask).project()

@@ -1,21 +1,17 @@
-"""What is asked of blocks, and how they are cut: between fibres, or across them."""
+"""What is asked of blocks, before any has been looked at, and when the number of their axes is known."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 from normtree.errors import InvalidParameter, InvalidTensor, refusal
-from normtree_kernels.euclidean import merged, needs_own_algorithm
+from normtree_kernels.exact import merged, needs_own_algorithm
 from normtree_kernels.goal import Goal
 from normtree_kernels.lanes import CHUNK
 from normtree_kernels.norms import Axes, MixedNorm
+from normtree_kernels.projection import ranks_elements
 from normtree_kernels.refusals import Refusal
-
-_LEAST_ELEMENTS = 2 * CHUNK  # of an l1 fibre whose threshold is searched in rounds
-
-Cut = Literal["fibres", "maxima", "chunks"]
-"""Whole fibres; parts of which any numbers have a maximum; parts whose sums must keep their shape, chunk by chunk."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +44,12 @@ class Ask:
         if not -ndim <= self.axis < ndim:
             detail, wanted = f"axis: {self.axis} is out of range for blocks of {ndim} axes", f">= {-ndim} and < {ndim}"
             raise InvalidParameter(detail, pointer="axis", limit=wanted, got=self.axis)
-        if self.goal.radius is None and len(mixed.levels) == 1:
-            name = "sparsity" if self.goal.groups is None else "groups"
-            raise InvalidParameter(
-                f"{name}: of one level the groups are the elements, and blocks are not ranked; give a radius",
-                pointer=name,
-            )
+        axis = self.axis % ndim
         own = self.exact and bool(checked(needs_own_algorithm, mixed, self.goal))
-        return Bound(merged(mixed) if own else mixed, own, self.axis % ndim, self.count)
+        mixed = merged(mixed) if own else mixed
+        across = self.count > 1 and axis not in mixed.kept_axes
+        summed = across and (own or not mixed.inner.norm.cuts_anywhere)
+        return Bound(mixed, own, axis, across, summed or ranks_elements(mixed, self.goal))
 
 
 @dataclass(frozen=True)
@@ -64,22 +58,17 @@ class Bound:
 
     Args:
         mixed: the norm; for an exact projection on l1,linf,…,linf the one of two levels that equals it.
-        own: whether the exact projection has an algorithm of its own, which reads the blocks in rounds.
+        own: whether the exact projection has an algorithm of its own.
         axis: along which the blocks lie, >= 0.
-        count: number of blocks.
+        across: whether they may cut fibres.
+        in_chunks: whether they answer chunk by chunk; see `normtree_kernels.part.Part`.
     """
 
     mixed: MixedNorm
     own: bool
     axis: int
-    count: int
-
-    @property
-    def cut(self) -> Cut:
-        """How the blocks cut the fibres."""
-        if self.count == 1 or self.axis in self.mixed.kept_axes:
-            return "fibres"
-        return "maxima" if self.mixed.inner.norm == "linf" else "chunks"
+    across: bool
+    in_chunks: bool
 
     def check_starts(self, shape: tuple[int, ...], starts: Sequence[int]) -> None:
         """Refuse blocks across fibres whose sums could not keep the shape that they have in one process.
@@ -89,17 +78,14 @@ class Bound:
             starts: where along the axis each block begins.
 
         Raises:
-            InvalidParameter: they begin in the middle of chunks, or their fibres are too short.
+            InvalidParameter: they begin in the middle of chunks.
         """
-        if self.cut == "fibres" or (self.cut == "maxima" and not self.own) or prod(shape) == 0:
-            return
         inner = [axis for axis in self.mixed.inner.axes if shape[axis] > 1]
-        if inner and inner[0] < self.axis and shape[self.axis] > 1:
+        if not (self.across and self.in_chunks and self.axis in inner) or 0 in shape:
+            return
+        if inner[0] < self.axis:
             raise self._refused(f"wanted blocks along axis {inner[0]}, its outermost one")
-        length = prod(shape[axis] for axis in inner)
-        if length < _LEAST_ELEMENTS:
-            raise self._refused(f"wanted fibres of at least {_LEAST_ELEMENTS} elements, got {length}")
-        step = length // shape[self.axis]  # elements of a fibre at one index of the axis
+        step = prod(shape[axis] for axis in inner[1:])  # elements of a fibre at one index of the axis
         for number, start in enumerate(starts):
             if start * step % CHUNK and start < shape[self.axis]:
                 raise self._refused(

@@ -1,7 +1,7 @@
 """Tasks on a cluster, each near its block; and what goes wrong there as errors that tell why."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic, time
@@ -25,6 +25,9 @@ from normtree.errors import DeadlineExceeded, InvalidParameter, InvalidTensor, O
 from normtree_kernels.dtypes import Array
 
 Leaf = Callable[..., tuple[Any, Span]]
+
+Calls = Mapping[int, tuple[Any, ...]]
+"""On which blocks, by their index, a leaf is run, and with which arguments of its own."""
 
 _RETRIES = 3
 _SETTLE_S = 5.0
@@ -61,16 +64,16 @@ class Tasks:
         self._end_s = end_s
         self._pending: list[Any] = []
 
-    def run(self, leaf: Leaf, arguments: Sequence[tuple[Any, ...]]) -> tuple[list[Any], list[Told]]:
-        """Run a leaf on each block; return what all return, and tell."""
-        values, told = self._submit(leaf, arguments)
+    def run(self, leaf: Leaf, calls: Calls) -> tuple[list[Any], list[Told]]:
+        """Run a leaf on blocks; return what all return, and tell."""
+        values, told = self._submit(leaf, calls)
         self._pending = [*values, *told]
         found = self._wait(self._pending)
         return found[: len(values)], found[len(values) :]
 
-    def run_kept(self, leaf: Leaf, arguments: Sequence[tuple[Any, ...]]) -> tuple[list[ObjectRef[Any]], list[Told]]:
-        """Run a leaf that makes a block on each block; return references to those, and what the tasks tell."""
-        made, told = self._submit(leaf, arguments)
+    def run_kept(self, leaf: Leaf, calls: Calls) -> tuple[list[ObjectRef[Any]], list[Told]]:
+        """Run a leaf that makes a block on blocks; return references to those, and what the tasks tell."""
+        made, told = self._submit(leaf, calls)
         self._pending = [*made, *told]
         return made, self._wait(told)
 
@@ -78,23 +81,20 @@ class Tasks:
         """What to give to several tasks as an argument: the array, or a reference to it where it is large."""
         return ray.put(array) if array.nbytes > _INLINE_BYTES else array
 
-    def only(self, index: int) -> "Tasks":
-        """Tasks on one of the blocks."""
-        return Tasks([self._blocks[index]], self._end_s)
-
     def settle(self) -> None:
         """Wait until no task runs any more, or a while: they stop by themselves once their time has passed."""
         ray.wait(self._pending, num_returns=len(self._pending), timeout=_SETTLE_S, fetch_local=False)
 
-    def _submit(self, leaf: Leaf, arguments: Sequence[tuple[Any, ...]]) -> tuple[list[Any], list[Any]]:
+    def _submit(self, leaf: Leaf, calls: Calls) -> tuple[list[Any], list[Any]]:
         until_s = time() + (self._end_s - monotonic())
-        places = ray.experimental.get_object_locations(self._blocks)
+        blocks = [self._blocks[index] for index in calls]
+        places = ray.experimental.get_object_locations(blocks)
         task: Any = ray.remote(num_cpus=1, max_retries=_RETRIES, num_returns=2)(_task)
         pairs = [
             task.options(scheduling_strategy=_near(places[block].get("node_ids", ()))).remote(
                 leaf, until_s, block, *own
             )
-            for block, own in zip(self._blocks, arguments, strict=True)
+            for block, own in zip(blocks, calls.values(), strict=True)
         ]
         return [value for value, _ in pairs], [told for _, told in pairs]
 

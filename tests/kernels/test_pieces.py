@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normtree.engine.pieces import cut_pieces
 from normtree_kernels.blocks import Block, split
-from normtree_kernels.norms import MixedNorm
+from normtree_kernels.norms import NORMS, MixedNorm
+from normtree_kernels.pieces import cut_pieces
 
 MIB = 2**20
 
@@ -19,14 +19,14 @@ def lengths(shape: tuple[int, ...], axes: str, norm: str, dtype: str = "float32"
     """The shapes of a whole tensor's pieces, their axes in the tensor's order."""
     mixed = MixedNorm.parse(norm, axes, ndim=len(shape))
     outline = np.broadcast_to(np.zeros((), dtype), shape).transpose(mixed.order)
-    pieces = cut_pieces(shape, dtype, mixed, split(shape, mixed, 1)[0])
+    pieces = cut_pieces(shape, np.dtype(dtype).itemsize, mixed, split(shape, mixed, 1)[0])
     back = np.argsort(mixed.order)
-    return [tuple(int(outline[piece.part].shape[axis]) for axis in back) for piece in pieces]
+    return [tuple(int(outline[piece.index].shape[axis]) for axis in back) for piece in pieces]
 
 
 @given(
     st.lists(st.integers(1, 300), min_size=2, max_size=4),
-    st.sampled_from(["l1", "l2", "linf"]),
+    st.sampled_from(list(NORMS)),
     st.randoms(use_true_random=False),
     st.integers(1, 3),
 )
@@ -36,8 +36,8 @@ def test_pieces_hold_each_fibre_of_a_block_once(shape: list[int], inner: str, ch
     norm = MixedNorm.parse(f"l1,{inner}", f"{axes[0]},{'.'.join(map(str, axes[1:]))}", ndim=len(shape))
     for block in split(tuple(shape), norm, count):
         held = np.zeros([shape[axis] for axis in norm.kept_axes], np.int64)
-        for piece in cut_pieces(tuple(shape), "float64", norm, block):
-            held[piece.kept] += 1
+        for piece in cut_pieces(tuple(shape), 8, norm, block):
+            held[piece.fibres] += 1
         assert (held[block.index(norm.kept_axes)] == 1).all()
         assert held.sum() == held[block.index(norm.kept_axes)].size
 
@@ -65,6 +65,6 @@ def test_pieces_are_of_bounded_size_and_their_runs_long(
 
 def test_a_block_along_another_axis_is_cut_where_it_is() -> None:
     norm = MixedNorm.parse("l1,linf", "1,0", ndim=2)
-    (piece,) = cut_pieces((8, 6), "float32", norm, Block(1, 2, 5))
-    assert piece.part[:2] == (slice(2, 5), slice(0, 8))
-    assert piece.kept[:1] == (slice(2, 5),)
+    (piece,) = cut_pieces((8, 6), 4, norm, Block(1, 2, 5))
+    assert piece.index[:2] == (slice(2, 5), slice(0, 8))
+    assert piece.fibres[:1] == (slice(2, 5),)

@@ -6,19 +6,18 @@ sum of mu_j = eta. So it differs from the multi-level projection in the groups' 
 """
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import numpy as np
 
 from normtree_kernels import sweep
-from normtree_kernels.blocks import Block, split
-from normtree_kernels.dtypes import Array, Float64Array, Int64Array
+from normtree_kernels.dtypes import Float64Array, Int64Array
 from normtree_kernels.goal import Goal
-from normtree_kernels.leaves import aggregate, in_order, run
+from normtree_kernels.l1 import L1
+from normtree_kernels.linf import LINF
 from normtree_kernels.norms import Level, MixedNorm
 from normtree_kernels.refusals import ValueRefused
 
-Active = Callable[[Float64Array], tuple[Float64Array, Int64Array]]
 Steps = Generator[Float64Array, tuple[Float64Array, Int64Array], Float64Array]
 
 _GRID = 2.0**-51
@@ -34,13 +33,13 @@ def needs_own_algorithm(mixed: MixedNorm, goal: Goal) -> bool:
     Raises:
         ValueError: no algorithm is known for it here, or none for this goal; the reason is told.
     """
-    names = [level.norm for level in mixed.levels]
+    names = [level.norm.name for level in mixed.levels]
     while len(names) > 1 and names[0] == "linf":  # a product of balls: each group has its own
         names = names[1:]
     outer, inner = names[0], set(names[1:])
     if not inner or (outer in ("l1", "l2") and inner == {"l2"}):
         return False
-    if mixed.levels[0].norm == "l1" and inner == {"linf"}:
+    if mixed.levels[0].norm is L1 and inner == {"linf"}:
         if goal.radius is None:
             why = "on l1,linf no closed form is known for sparsity or groups; give a radius"
             raise ValueRefused("exact", "a radius", str(goal), why)
@@ -55,11 +54,11 @@ def needs_own_algorithm(mixed: MixedNorm, goal: Goal) -> bool:
 def merged(mixed: MixedNorm) -> MixedNorm:
     """The l1,linf norm of two levels that equals l1,linf,…,linf: a maximum of maxima is a maximum."""
     inner = tuple(sorted(axis for level in mixed.levels[1:] for axis in level.axes))
-    return MixedNorm((mixed.levels[0], Level("linf", inner)))
+    return MixedNorm((mixed.levels[0], Level(LINF, inner)))
 
 
-def water_levels(y: Array, mixed: MixedNorm, v: Float64Array, radius: float, threads: int) -> Float64Array:
-    """Solve for the radii mu_j of the Euclidean projection on l1,linf.
+def steps(v: Float64Array, sums: Float64Array, radius: float) -> Steps:
+    """Solve for the radii mu_j, step by step: yield levels, and be sent the groups' sums and numbers above them.
 
     Newton's method on all mu_j and theta together. With the sums S_j and numbers n_j of a group's magnitudes above
     mu_j, the next theta and mu_j solve S_j - n_j mu_j = theta and sum of mu_j = eta. As sums of convex functions lie
@@ -67,51 +66,12 @@ def water_levels(y: Array, mixed: MixedNorm, v: Float64Array, radius: float, thr
     passes has vanished for good. No sort, and a step reads the tensor once.
 
     Args:
-        y: the tensor, outside the ball.
-        mixed: from `merged`.
-        v: the groups' largest magnitudes, in the shape of the kept axes.
-        radius: eta, > 0.
-        threads: threads to use.
-
-    Returns:
-        mu, in the shape of ``v``, with a sum of at most ``radius``.
-
-    Raises:
-        ValueError: the sum of a group's magnitudes overflows.
-    """
-    sums = aggregate(y, MixedNorm((mixed.levels[0], Level("l1", mixed.inner.axes))), threads)
-
-    def active(mu: Float64Array) -> tuple[Float64Array, Int64Array]:
-        above, counts = _active(y, mixed, mu.reshape(v.shape), threads)
-        return above.reshape(-1), counts.reshape(-1)
-
-    return solve(v.reshape(-1), sums.reshape(-1), radius, active).reshape(v.shape)
-
-
-def solve(v: Float64Array, sums: Float64Array, radius: float, active: Active) -> Float64Array:
-    """Solve for the radii as `water_levels`, whoever reads the tensor.
-
-    Args:
         v: the groups' largest magnitudes, one axis.
         sums: the sums of their magnitudes.
         radius: eta, > 0 and less than the sum of ``v``.
-        active: finds, for levels mu, the sum and the number of each group's magnitudes above its level.
 
-    Raises:
-        ValueError: a sum is infinite.
-    """
-    search = steps(v, sums, radius)
-    try:
-        mu = next(search)
-        while True:
-            mu = search.send(active(mu))
-    except StopIteration as found:
-        result: Float64Array = found.value
-        return result
-
-
-def steps(v: Float64Array, sums: Float64Array, radius: float) -> Steps:
-    """Solve as `solve`, step by step: yield levels, and be sent the groups' sums and numbers above them.
+    Returns:
+        mu, with a sum of at most ``radius``.
 
     Raises:
         ValueError: a sum is infinite.
@@ -119,7 +79,7 @@ def steps(v: Float64Array, sums: Float64Array, radius: float) -> Steps:
     if not np.isfinite(sums).all():
         why = "the sum of a group's magnitudes overflows float64; scale it down"
         raise ValueRefused("y", "finite sums of groups' magnitudes", math.inf, why)
-    norms, theta, mu = sums, 0.0, radius / float(sweep.up("l1", v, 0)) * v
+    norms, theta, mu = sums, 0.0, radius / float(sweep.up(L1, v, 0)) * v
     while True:
         sums, counts = yield mu
         sums = np.where(counts > 0, sums, v)  # rounding took mu to v: the largest magnitude alone is a tangent too
@@ -183,17 +143,6 @@ def _inside(
         doubling *= 2.0
 
 
-def _active(y: Array, mixed: MixedNorm, mu: Float64Array, threads: int) -> tuple[Float64Array, Int64Array]:
-    sums, counts = np.empty(mu.shape), np.empty(mu.shape, np.int64)
-
-    def leaf(block: Block) -> None:
-        here = block.index(mixed.kept_axes)
-        sums[here], counts[here] = sweep.active(in_order(y, mixed, block), len(mixed.kept_axes), mu[here])
-
-    run(leaf, split(y.shape, mixed, threads), threads)
-    return sums, counts
-
-
 def _sum(values: Float64Array) -> float:
     """Sum non-negative values in the fixed shape."""
-    return float(sweep.up("l1", values, 0))
+    return float(sweep.up(L1, values, 0))

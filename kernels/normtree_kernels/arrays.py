@@ -1,0 +1,116 @@
+"""The home of tensors in this process: parts of an array, asked and projected on threads."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import prod
+from typing import TypeVar
+
+from normtree_kernels.blocks import cut
+from normtree_kernels.dtypes import Array, Float64Array
+from normtree_kernels.gathered import Gathered
+from normtree_kernels.goal import Aim
+from normtree_kernels.lanes import chunk_count
+from normtree_kernels.norms import MixedNorm
+from normtree_kernels.part import fold
+from normtree_kernels.pieces import Piece, answers, as_piece
+from normtree_kernels.projection import Problem, ranks_elements
+from normtree_kernels.questions import Answer, Norms, Question
+from normtree_kernels.vector_norm import Balls
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor, and how it is cut.
+
+    Args:
+        tensor: of any strides; not empty. Not changed.
+        norm: mixed norm bound to its axes.
+        threads: to use at once.
+        ranks: whether its elements will be ranked.
+    """
+
+    tensor: Array
+    norm: MixedNorm
+    threads: int = 1
+    ranks: bool = False
+
+    @classmethod
+    def of(cls, tensor: Array, problem_norm: MixedNorm, aim: Aim, threads: int) -> "Held":
+        """Hold a tensor for a projection."""
+        return cls(tensor, problem_norm, threads, ranks_elements(problem_norm, aim))
+
+    def problem(self, aim: Aim, *, own: bool = False) -> Problem:
+        """Say what is to be done with it; see `normtree_kernels.projection.Problem`."""
+        in_chunks = self._pieces[0].elements is not None
+        dtype = self.tensor.dtype.newbyteorder("=")
+        return Problem(self.norm, self._whole, dtype, aim, own=own, in_chunks=in_chunks)
+
+    def ask(self, question: Question) -> Answer:
+        """Put a question to all parts."""
+        tensor = self.tensor.transpose(self.norm.order)
+        kept = tensor.shape[: len(self.norm.kept_axes)]
+        slots = chunk_count(self._whole) if self._pieces[0].elements else 1
+        gathered = Gathered(question, slots, kept)
+
+        def ask(piece: Piece) -> list[tuple[Piece, Answer, int]]:
+            return list(answers(question, tensor, [piece], question.values))
+
+        for found in run(ask, self._pieces, self.threads):
+            for piece, answer, _ in found:
+                gathered.put(piece.slots, piece.fibres, answer)
+        return gathered.whole
+
+    def norms(self) -> Float64Array:
+        """The fibres' norms, in the shape of the kept axes in the norm's order."""
+        norm = self.norm.inner.norm
+        (slots,) = self.ask(Norms(norm))
+        return fold(norm, slots)
+
+    def project(self, balls: Balls, out: Array) -> None:
+        """Project all parts to ``out``, of the tensor's shape and type."""
+        source, target = self.tensor.transpose(self.norm.order), out.transpose(self.norm.order)
+
+        def down(piece: Piece) -> None:
+            here = tuple(values[piece.fibres] for values in balls)
+            piece.project(self.norm, source, here, target)
+
+        run(down, self._pieces, self.threads)
+
+    @cached_property
+    def _whole(self) -> int:
+        return prod(self.tensor.shape[axis] for axis in self.norm.inner.axes)
+
+    @cached_property
+    def _pieces(self) -> list[Piece]:
+        blocks = cut(self.tensor.shape, self.norm, self.threads, ranks=self.ranks)
+        return [as_piece(self.tensor.shape, self.norm, block) for block in blocks]
+
+
+def run(function: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:
+    """Apply a function to each item on that many threads; results in the items' order.
+
+    One of the threads is the caller's. One that only waited would leave its core to a thread that it has just woken,
+    and which the scheduler, for phases of milliseconds, then runs beside another one on that core.
+    """
+    if threads == 1:
+        return [function(item) for item in items]
+    first, *rest = items
+    others = [_pool(threads - 1).submit(function, item) for item in rest]
+    try:
+        return [function(first), *(other.result() for other in others)]
+    finally:
+        wait(others)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="normtree-leaf")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # the threads stay with the parent

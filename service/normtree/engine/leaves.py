@@ -1,0 +1,109 @@
+"""The leaves of a tree over shared memory: plain, importable and pure functions of small arguments.
+
+They read the tensor and write to other segments, so running one twice, in whatever process, changes nothing. What goes
+between them and the root, and has a value for each fibre, lies on the run's slate.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from threading import get_native_id
+from time import perf_counter_ns
+
+import numpy as np
+
+from normtree.engine.stop import Stop
+from normtree.engine.survivors import Groups, groups_down
+from normtree.engine.tensor import Tensor
+from normtree.engine.timing import Span, Sweep
+from normtree_kernels.blocks import Block
+from normtree_kernels.norms import MixedNorm
+from normtree_kernels.pieces import Piece, answers, cut_pieces
+from normtree_kernels.questions import Answer, Excess, Question
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One tensor of a tree.
+
+    Args:
+        norm: mixed norm bound to the tensor's axes.
+        source: the tensor; not changed.
+        target: its projection, to be; shares no memory with the source.
+    """
+
+    norm: MixedNorm
+    source: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Posted:
+    """A question as it is put to leaves.
+
+    Args:
+        question: without what it says of each fibre.
+        values: where that is, each in the shape of the kept axes in the norm's order.
+        answers: where the leaves write; none, where answers are added: these they return.
+    """
+
+    question: Question
+    values: tuple[Tensor, ...]
+    answers: tuple[Tensor, ...]
+
+
+def sweep_of(question: Question) -> Sweep:
+    """What reading a tensor for a question counts as: thresholds belong to the way down."""
+    return "down" if isinstance(question, Excess) else "up"
+
+
+def leaf_ask(stop: Stop, branch: Branch, block: Block, posted: Posted) -> tuple[Span, Answer]:
+    """Put a question to one block where it lives; return what is to be added.
+
+    Raises:
+        Stopped: nobody wants it any more.
+    """
+    start_ns = perf_counter_ns()
+    norm, nbytes = branch.norm, 0
+    y = branch.source.array()
+    values = [tensor.array() for tensor in posted.values]
+    rooms = [tensor.array(writable=True) for tensor in posted.answers]
+    added: Answer = ()
+    pieces = _while_wanted(stop, cut_pieces(y.shape, y.itemsize, norm, block))
+    for piece, found, read in answers(posted.question, y.transpose(norm.order), pieces, values):
+        if posted.question.is_added:
+            added = tuple(map(np.add, added, found)) if added else found
+        for whole, here in zip(rooms, found, strict=False):
+            whole[(piece.slots if len(whole) > 1 else slice(0, 1), *piece.fibres)] = here
+        nbytes += read
+    sweep = sweep_of(posted.question)
+    return Span(sweep, len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, get_native_id()), added
+
+
+def leaf_project(stop: Stop, branch: Branch, block: Block | Groups, balls: tuple[Tensor, ...]) -> tuple[Span, Answer]:
+    """Project one block where it lives, or some of the surviving groups.
+
+    Args:
+        stop: when to end.
+        branch: the tensor.
+        block: of it, or the groups.
+        balls: what its fibres are projected by, each in the shape of the kept axes in the norm's order.
+
+    Raises:
+        Stopped: nobody wants it any more.
+    """
+    if isinstance(block, Groups):
+        return groups_down(stop, (branch.source, branch.target), branch.norm, block, balls), ()
+    start_ns = perf_counter_ns()
+    norm, nbytes = branch.norm, 0
+    y = branch.source.array().transpose(norm.order)
+    x = branch.target.array(writable=True).transpose(norm.order)
+    values = [tensor.array() for tensor in balls]
+    for piece in _while_wanted(stop, cut_pieces(branch.source.shape, y.itemsize, norm, block)):
+        nbytes += 2 * piece.project(norm, y, tuple(each[piece.fibres] for each in values), x)
+    return Span("down", len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, get_native_id()), ()
+
+
+def _while_wanted(stop: Stop, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    for piece in pieces:
+        stop.check()
+        yield piece
