@@ -165,7 +165,8 @@ def serving(
     }
     code = "; ".join([*(f"import {name}" for name in importing), SERVE])
     command = ending_with_us([*within, sys.executable, "-P", "-c", code], signal.SIGKILL)  # it may be what hangs
-    warm_kernels()  # a service compiles beside its first requests, which is no test's business but one
+    if not importing:
+        warm_kernels()  # a service compiles beside its first requests, which is no test's business but one
     with log.open("wb") as sink:
         process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=sink, stderr=sink)
     base = f"http://127.0.0.1:{port}"

@@ -79,11 +79,12 @@ class MixedNorm:
             raise ValueRefused("axes", _PARTITION, self.axes_text, why)
 
     @classmethod
-    def parse(cls, norm: "str | MixedNorm", axes: Axes | None = None, *, ndim: int) -> Self:
+    def parse(cls, norm: "str | tuple[Norm, ...] | MixedNorm", axes: Axes | None = None, *, ndim: int) -> Self:
         """Bind the text of a norm, and where given of its axes, to a tensor of ``ndim`` axes.
 
         Args:
-            norm: levels from outer to inner, separated by commas: ``"l1,linf"``; or a norm bound already.
+            norm: levels from outer to inner, separated by commas: ``"l1,linf"``; or the norms themselves; or a norm
+                bound already.
             axes: text such as ``"1,0"`` (columns are the groups) or ``"0,1.2.3"`` (filters of a convolution), or
                 tuples such as ``(0, (1, 2, 3))``. Negative axes count from the end. An empty part is a level of
                 fibres of length one. Default: one axis a level from axis 0, the last level takes all that remain.
@@ -95,9 +96,13 @@ class MixedNorm:
         """
         if isinstance(norm, MixedNorm):
             return cls._bound(norm, axes, ndim)
-        if not isinstance(norm, str):
+        names: tuple[Norm | str, ...]
+        if isinstance(norm, tuple) and norm and all(isinstance(each, Norm) for each in norm):
+            names, norm = norm, ",".join(map(str, norm))
+        elif isinstance(norm, str):
+            names = tuple(part.strip() for part in norm.split(","))
+        else:
             raise TypeRefused("norm", "text such as 'l1,linf'", type(norm).__name__)
-        names = tuple(part.strip() for part in norm.split(","))
         parts = _default_axes(names, ndim) if axes is None else _parse_axes(axes, ndim)
         if len(parts) != len(names):
             why = f"norm {norm!r} has {len(names)} levels, but axes {axes!r} name {len(parts)}"
@@ -152,10 +157,10 @@ class MixedNorm:
         return f"{self.text} over axes {self.axes_text}"
 
 
-def _default_axes(names: tuple[str, ...], ndim: int) -> list[list[int]]:
+def _default_axes(names: tuple[Norm | str, ...], ndim: int) -> list[list[int]]:
     if len(names) > max(ndim, 1):
         why = (
-            f"{','.join(names)!r} has {len(names)} levels, but the tensor has {ndim} axes; name the axes, "
+            f"{','.join(map(str, names))!r} has {len(names)} levels, but the tensor has {ndim} axes; name the axes, "
             "an empty part for a level of fibres of length one (for a vector: axes='0,')"
         )
         raise ValueRefused("norm", max(ndim, 1), len(names), why)

@@ -19,6 +19,7 @@ from safetensors.numpy import save, save_file
 
 import normtree_kernels as nk
 from normtree import on_ray
+from normtree.engine import bench
 from normtree.engine.environment import prepare_environment
 from normtree.engine.projector import Projector
 from normtree.engine.tensor import Tensor
@@ -32,6 +33,7 @@ from normtree_kernels.norms import NORMS
 Array = NDArray[Any]
 OWN = Path(__file__).parent / "own"
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+SOME = ("float32",)
 
 # Rows, columns, filters; few long fibres, whose last part, where they are cut, has one element; a vector.
 SHAPES: dict[int, list[tuple[tuple[int, ...], str]]] = {
@@ -96,8 +98,9 @@ Home = Callable[[Sequence[Case]], list[bytes]]
 
 @pytest.fixture(scope="session")
 def table() -> list[Case]:
-    """The table, over all norms of the registry."""
-    return cases_of(list(NORMS))
+    """The table, over all norms of the registry; or a smaller one over those that are named to it."""
+    named = os.environ.get("NORMTREE_TESTED_NORMS")
+    return [case for case in cases_of(named.split(",")) if case.dtype in SOME] if named else cases_of(list(NORMS))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,10 @@ def importable() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def projector(importable: None) -> Iterator[Projector]:
-    with Projector.start(Settings(workers=3, arena_bytes=2**28, ray_restart_s=0)) as started:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "SIZES", dict.fromkeys(bench.SIZES, (1 << 12, 1 << 16)))  # nobody asks for its figures
+        started = Projector.start(Settings(workers=3, arena_bytes=2**28, ray_restart_s=0))
+    with started:
         yield started
 
 

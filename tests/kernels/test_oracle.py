@@ -10,6 +10,7 @@ from ml_dtypes import finfo
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
+from normtree_kernels.norms import NORMS
 
 DEPTHS = [1, 2, 3, 4]
 
@@ -17,11 +18,12 @@ DEPTHS = [1, 2, 3, 4]
 def rounding(case: Any, wanted: NDArray[Any]) -> NDArray[np.float64]:
     """Bound how far rounding may part two ways to the same projection, element by element.
 
-    Thresholds err with the sums they come from. l2 levels stay up to 2**-45 inside their balls, which an l1 level below
-    takes from each element, however small. And a narrow element is two of its steps away at most: the oracle rounds
-    to nearest, the kernels towards zero.
+    Thresholds err with the sums they come from. Some levels stay up to a margin inside their balls, which an l1 level
+    below takes from each element, however small. And a narrow element is two of its steps away at most: the oracle
+    rounds to nearest, the kernels towards zero.
     """
-    close = (1e-14 + 2.0**-45 * case.text.count("l2")) * case.plain_norm() + 2e-13 * np.abs(wanted.astype(np.float64))
+    margins = sum(NORMS[name].margin for name in case.text.split(","))
+    close = (1e-14 + margins) * case.plain_norm() + 2e-13 * np.abs(wanted.astype(np.float64))
     info = finfo(wanted.dtype)
     step = float(info.eps) * np.abs(wanted.astype(np.float64)) + float(info.smallest_subnormal)
     return np.asarray(close + 2 * step)

@@ -93,8 +93,8 @@ def project_timed(
     """
     deadline_s = check_deadline(deadline_s)
     goal = checked(Goal, radius, sparsity, groups)
-    norm, axis, exact, held = check_norm(norm), check_axis(axis), check_exact(exact), check_blocks(blocks)
+    norms, axis, exact, held = check_norm(norm), check_axis(axis), check_exact(exact), check_blocks(blocks)
     tasks = Tasks(held, math.inf if deadline_s is None else monotonic() + deadline_s)
-    ask = Ask(norm, axes, axis, goal, exact, len(held))
+    ask = Ask(norms, axes, axis, goal, exact, len(held))
     with told_apart(tasks, deadline_s):
         return Home(tasks, ask).project()

@@ -9,8 +9,10 @@ import numpy as np
 import ray
 from ray import ObjectRef
 
-from normtree.errors import EngineUnavailable, InvalidParameter
-from normtree_kernels.refusals import TypeRefused
+from normtree.errors import EngineUnavailable, InvalidParameter, refusal
+from normtree_kernels.norms import named
+from normtree_kernels.refusals import TypeRefused, ValueRefused
+from normtree_kernels.vector_norm import Norm
 
 _WANTED = "a list of references to arrays, such as [ray.put(block), …]"
 
@@ -57,15 +59,19 @@ def check_axis(axis: int) -> int:
     return index(axis)
 
 
-def check_norm(norm: str) -> str:
-    """Return the norm; whether there is such a one depends on the blocks' axes too.
+def check_norm(norm: str) -> tuple[Norm, ...]:
+    """Return the levels' norms; whether they fit depends on the blocks' axes.
 
     Raises:
         TypeError: it is no text.
+        InvalidParameter: one is not known.
     """
     if not isinstance(norm, str):
         raise TypeRefused("norm", "text such as 'l1,linf'", _kind(norm))
-    return norm
+    try:
+        return tuple(named(part.strip()) for part in norm.split(","))
+    except ValueRefused as error:
+        raise refusal(error, InvalidParameter) from error
 
 
 def check_exact(exact: bool) -> bool:

@@ -12,6 +12,7 @@ from normtree_kernels.lanes import CHUNK
 from normtree_kernels.norms import Axes, MixedNorm
 from normtree_kernels.projection import ranks_elements
 from normtree_kernels.refusals import Refusal
+from normtree_kernels.vector_norm import Norm
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Ask:
     """The arguments of a projection, before any block has been looked at.
 
     Args:
-        norm: norms of the levels, as text.
+        norm: norms of the levels, as they are here: a worker may not know them by their names.
         axes: the levels' axes.
         axis: along which the blocks lie.
         goal: what to reach.
@@ -27,7 +28,7 @@ class Ask:
         count: number of blocks, >= 1.
     """
 
-    norm: str
+    norm: tuple[Norm, ...]
     axes: Axes | None
     axis: int
     goal: Goal

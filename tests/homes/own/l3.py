@@ -8,12 +8,12 @@ from normtree_kernels import l2, rows
 from normtree_kernels.dtypes import Array, Float64Array
 from normtree_kernels.elements import widen
 from normtree_kernels.jit import device
+from normtree_kernels.l2 import L2
 from normtree_kernels.linf import LINF
 from normtree_kernels.norms import NORMS
 from normtree_kernels.vector_norm import Norm
 
-_INSIDE = 1.0 - 2.0**-40
-_LEAST = 2.0**-960
+_RUN = 32  # terms that are added in a row: few, so that rounding stays within the margin
 
 
 @device
@@ -25,31 +25,17 @@ def _chunk_norm(x: Array) -> float:
             largest = size
     if largest == 0.0 or not largest < np.inf:
         return largest
+    exponent = math.frexp(largest)[1]
+    half = -exponent // 2  # in two halves: 2**-exponent itself may be out of range
     total = 0.0
-    for i in range(x.size):
-        share = abs(widen(x[i])) / largest
-        total += share * share * share
-    return largest * math.pow(total, 1.0 / 3.0)
-
-
-@device
-def _project(
-    x: Array,
-    first: int,
-    length: int,
-    whole: int,
-    v: float,
-    u: float,
-    room: tuple[Array, Float64Array],
-    out: Array,
-    at: int,
-    streaming: bool,
-) -> None:
-    s = u / v * _INSIDE
-    if min(s, u) < _LEAST:
-        rows.clear(out, at, length, x[0], streaming)
-    else:
-        l2.scale(x, first, length, s, out, at, streaming)
+    for start in range(0, x.size, _RUN):
+        cubes = 0.0
+        for i in range(start, min(start + _RUN, x.size)):
+            share = math.ldexp(math.ldexp(abs(widen(x[i])), half), -exponent - half)
+            cubes += share * share * share
+        total += cubes
+    norm: float = l2.times_power(math.pow(total, 1.0 / 3.0), exponent)
+    return norm
 
 
 class _L3(Norm):
@@ -57,8 +43,8 @@ class _L3(Norm):
 
     name = "l3"
     rows_up = staticmethod(rows.up(__name__, _chunk_norm, _chunk_norm))
-    rows_down = staticmethod(rows.down(__name__, _project))
-    margin = 2.0**-39
+    rows_down = staticmethod(rows.down(__name__, l2.project))
+    margin = L2.margin
 
     @property
     def of_one(self) -> Norm:

@@ -1,4 +1,4 @@
-"""A norm of somebody's own: half the Euclidean length. Registered when it is imported."""
+"""A norm of somebody's own: three quarters of the Euclidean length. Registered when it is imported."""
 
 import math
 
@@ -11,17 +11,17 @@ from normtree_kernels.l2 import L2
 from normtree_kernels.norms import NORMS
 from normtree_kernels.vector_norm import Norm
 
-WEIGHT = 0.5
+WEIGHT = 0.75
 
 
 @device
 def _chunk_norm(x: Array) -> float:
-    half: float = WEIGHT * l2.chunk_norm(x)
-    return half
+    weighted: float = WEIGHT * l2.chunk_norm(x)
+    return weighted
 
 
 class _WeightedL2(Norm):
-    """Half the Euclidean length: its norms of parts join as lengths do, and one element has half its magnitude."""
+    """Its norms of parts join as lengths do, and one element has three quarters of its magnitude."""
 
     name = "weighted_l2"
     rows_up = staticmethod(rows.up(__name__, _chunk_norm, l2.chunk_norm))
