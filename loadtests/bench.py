@@ -25,10 +25,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import contenders
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from speed import contenders
 
 import normtree_kernels as nk
 

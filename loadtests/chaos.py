@@ -20,14 +20,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from flows import Flow, large, mixed, small
-from job_load import Checkpoint
-from mixed import MixedLoad, Tally
-from nodes import PORT, cluster
-from ray_kills import kill_each_kind
-from service import Service, running
-from watch import ray_workers, raylets
-from wire import missing, wire
+from hosts.nodes import PORT, cluster
+from hosts.wire import missing, wire
+from tools.service import Service, running
+from tools.watch import ray_workers, raylets
+from traffic.flows import Flow, large, mixed, small
+from traffic.job_load import Checkpoint
+from traffic.mixed import MixedLoad, Tally
+from traffic.ray_kills import kill_each_kind
 
 RECOVER_S, CLIENTS = 60.0, 3
 STORM, DISK_BYTES = 200, 64 << 20

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results import Point, read_json
 from rich.console import Console
 from rich.table import Table
+from tools.results import Point, read_json
 
 
 @dataclass(frozen=True)

@@ -20,20 +20,20 @@ import numpy as np
 import ray
 from ray.dag import InputNode
 
-from normtree.engine.arena import Arena
-from normtree.engine.environment import prepare_environment
+from normtree.engine.cluster.line import Answerer, Line, new_key
+from normtree.engine.cluster.ray_environment import prepare_environment
 from normtree.engine.executor import Executor, Leaf
-from normtree.engine.inline import InlineExecutor
-from normtree.engine.lanes import Lanes
-from normtree.engine.line import Answerer, Line, new_key
+from normtree.engine.kernels import warm_kernels
+from normtree.engine.memory.arena import Arena
+from normtree.engine.memory.stop import Stop
+from normtree.engine.memory.tensor import Tensor
 from normtree.engine.plan import Plan
-from normtree.engine.run import Run, Terms, Work, run_tree
-from normtree.engine.stop import Stop
-from normtree.engine.tensor import Tensor
-from normtree.engine.warm import warm_kernels
+from normtree.engine.run import Run, TensorRun, Terms, run_tree
+from normtree.engine.workers.lanes import Lanes
+from normtree.engine.workers.threads import InlineExecutor
 from normtree_kernels import MixedNorm
-from normtree_kernels.blocks import split
-from normtree_kernels.goal import Goal
+from normtree_kernels.tree.blocks import split
+from normtree_kernels.tree.goal import Goal
 
 SHAPE = (4096, 8192)
 WORKERS = 2
@@ -191,7 +191,7 @@ def measure(rounds: int, requests: int) -> dict[str, dict[str, float | None]]:
     runs: dict[str, list[Run]] = {name: [] for name in WAYS}
     idles: dict[str, list[float | None]] = {name: [] for name in WAYS}
     with arena.lease(plan.nbytes) as source, arena.lease(plan.nbytes) as target:
-        work = Work(Tensor(source.name, SHAPE, "float32"), Tensor(target.name, SHAPE, "float32"), plan)
+        work = TensorRun(Tensor(source.name, SHAPE, "float32"), Tensor(target.name, SHAPE, "float32"), plan)
         work.source.array(writable=True)[...] = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)
 
         def run(executor: Executor) -> Run:

@@ -20,20 +20,16 @@ from pathlib import Path
 from time import perf_counter
 
 import chaos
-import curves
-import latency
-import nodes
-import page
 import predict
-import simulation
-import soak
-import storage
-import user_flows
-import wire
-from machine import describe
-from progress import Progress
-from results import CSV_FIELDS, FOLDER, csv_text, read_json, write, write_json
-from service import Service, running
+from drawings import page
+from hosts import nodes, simulation, wire
+from speed import curves
+from tools import storage
+from tools.machine import describe
+from tools.progress import Progress
+from tools.results import CSV_FIELDS, FOLDER, csv_text, read_json, write, write_json
+from tools.service import Service, running
+from traffic import latency, soak, user_flows
 
 from normtree.engine.projector import Projector
 from normtree.settings import Settings

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from machine import describe
-from results import FOLDER, write, write_json
+from tools.machine import describe
+from tools.results import FOLDER, write, write_json
 
-from normtree.bench import Foretold, Trial
-from normtree.engine.profile import MIB
+from normtree.commands.bench import Foretold, Trial
+from normtree.engine.profile.machine_profile import MIB
 from normtree.engine.projector import Projector
 from normtree.settings import Settings
 

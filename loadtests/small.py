@@ -26,11 +26,11 @@ import numpy as np
 import uvloop
 from rich.console import Console
 from rich.table import Table
-from service import running
+from tools.service import running
 
 import normtree_kernels as nk
-from normtree.ending import ending_with_us
-from normtree.starting import free_port
+from normtree.processes.ending import ending_with_us
+from normtree.processes.starting import free_port
 
 ECHO = """
 import sys, uvicorn

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from results import FOLDER, Point, read_json
-from words import MIB, NAMES, bytes_text
+from tools.results import FOLDER, Point, read_json
+from tools.words import MIB, NAMES, bytes_text
 
 README = Path(__file__).with_name("README.md")
 SHOWN_SHARES = (0.1, 0.5, 0.8, 1.0, 1.5, 3.0)

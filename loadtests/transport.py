@@ -29,12 +29,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load
-from service import running
+from tools.service import running
 
 import normtree_kernels as nk
 from normtree.compact import expand
-from normtree.ending import ending_with_us
-from normtree.starting import free_port
+from normtree.processes.ending import ending_with_us
+from normtree.processes.starting import free_port
 
 NORM, SPARSITY = "l1,linf", 0.9
 ECHOES = ("stock", "ours", "kept")
@@ -89,7 +89,7 @@ class Line:
 def echoing(kind: str) -> Iterator[str]:
     """Run the echo in a process of its own."""
     port = free_port()
-    command = [sys.executable, str(Path(__file__).with_name("echo.py")), str(port), kind]
+    command = [sys.executable, str(Path(__file__).parent / "tools" / "echo.py"), str(port), kind]
     process = subprocess.Popen(ending_with_us(command))
     try:
         end = time.monotonic() + START_S

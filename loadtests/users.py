@@ -12,12 +12,12 @@ from random import choices
 from time import perf_counter
 from urllib.parse import urlsplit
 
-from flows import mixed
 from locust import HttpUser, constant, constant_throughput, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from openloop import check_local
-from served_jobs import ServedCheckpoint, last_event
+from traffic.flows import mixed
+from traffic.openloop import check_local
+from traffic.served_jobs import ServedCheckpoint, last_event
 
 FLOWS = mixed()
 JOB_S = 60

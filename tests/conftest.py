@@ -23,9 +23,9 @@ import httpx
 import pytest
 from hypothesis import settings
 
-from normtree.ending import ending_with_us
-from normtree.engine.warm import warm_kernels
-from normtree.starting import free_port, wait_until_ready
+from normtree.engine.kernels import warm_kernels
+from normtree.processes.ending import ending_with_us
+from normtree.processes.starting import free_port, wait_until_ready
 
 # On top of Hypothesis' own default, which is another one on CI. The first call of a kernel compiles it,
 # so no example has a deadline; pytest's timeout guards the test.
@@ -34,6 +34,7 @@ settings.register_profile("fuzz", settings.default, deadline=None, max_examples=
 settings.load_profile("house")
 
 SERVE = "from normtree.http.serve import serve; from normtree.settings import Settings; serve(Settings())"
+TESTS = Path(__file__).parent
 KERNELS = "tests/kernels/"
 JOBS = ("tests/jobs/", "tests/loadtests/", "tests/nodes/")
 STOP_S = 120
@@ -77,7 +78,7 @@ def apart(request: pytest.FixtureRequest, ray_folder: str) -> Iterator[None]:
 
 
 class Folder:
-    """What the modules of a folder share. It ends with the folder's last test, for the next folder starts its own."""
+    """What the modules of a folder and its rooms share. It ends with their last test: the next starts its own."""
 
     def __init__(self) -> None:
         self._open = ExitStack()
@@ -107,10 +108,15 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Folder]:
     found.end()
 
 
+def folder_of(item: pytest.Item) -> str:
+    """Name the folder of a test, its rooms included."""
+    return item.path.relative_to(TESTS).parts[0]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """End what a folder's modules share after the last of them."""
-    if FOLDER in item.session.stash and (nextitem is None or nextitem.path.parent != item.path.parent):
+    if FOLDER in item.session.stash and (nextitem is None or folder_of(nextitem) != folder_of(item)):
         item.session.stash[FOLDER].end()
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from normtree_kernels import reference
-    from normtree_kernels.certificate import Certificate, certify
-    from normtree_kernels.goal import NothingLeftWarning
+    from normtree_kernels.certificates.certificate import Certificate, certify
     from normtree_kernels.multilevel import norm, project
-    from normtree_kernels.norms import Level, MixedNorm
+    from normtree_kernels.norms.mixed_norm import Level, MixedNorm
     from normtree_kernels.radius import radius_for
+    from normtree_kernels.tree.goal import NothingLeftWarning
 
 __all__ = [
     "Certificate",
@@ -30,8 +30,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Certificate": "certificate", "certify": "certificate", "NothingLeftWarning": "goal", "norm": "multilevel",
-    "project": "multilevel", "Level": "norms", "MixedNorm": "norms", "radius_for": "radius",
+    "Certificate": "certificates.certificate", "certify": "certificates.certificate",
+    "Level": "norms.mixed_norm", "MixedNorm": "norms.mixed_norm", "NothingLeftWarning": "tree.goal",
+    "norm": "multilevel", "project": "multilevel", "radius_for": "radius",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from normtree_kernels.dtypes import Array
-from normtree_kernels.norms import MixedNorm
+from normtree_kernels.norms.mixed_norm import MixedNorm
 from normtree_kernels.refusals import TypeRefused, ValueRefused
 
 N = TypeVar("N")

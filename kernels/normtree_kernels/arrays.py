@@ -8,16 +8,16 @@ from functools import cache, cached_property
 from math import prod
 from typing import TypeVar
 
-from normtree_kernels.blocks import cut
+from normtree_kernels.compiled.lanes import chunk_count
 from normtree_kernels.dtypes import Array, Float64Array
-from normtree_kernels.gathered import Gathered
-from normtree_kernels.goal import Aim
-from normtree_kernels.lanes import chunk_count
-from normtree_kernels.norms import MixedNorm
-from normtree_kernels.part import fold
-from normtree_kernels.pieces import Piece, answers, as_piece
-from normtree_kernels.projection import Problem, ranks_elements
-from normtree_kernels.questions import Answer, Norms, Question
+from normtree_kernels.norms.mixed_norm import MixedNorm
+from normtree_kernels.parts.gathered import Gathered
+from normtree_kernels.parts.part import fold
+from normtree_kernels.parts.questions import Answer, Norms, Question
+from normtree_kernels.tree.blocks import cut
+from normtree_kernels.tree.goal import Aim
+from normtree_kernels.tree.pieces import Piece, answers, as_piece
+from normtree_kernels.tree.projection import ProjectionProblem, ranks_elements
 from normtree_kernels.vector_norm import Balls
 
 T = TypeVar("T")
@@ -45,11 +45,11 @@ class Held:
         """Hold a tensor for a projection."""
         return cls(tensor, problem_norm, threads, ranks_elements(problem_norm, aim))
 
-    def problem(self, aim: Aim, *, own: bool = False) -> Problem:
-        """Say what is to be done with it; see `normtree_kernels.projection.Problem`."""
+    def problem(self, aim: Aim, *, own: bool = False) -> ProjectionProblem:
+        """Say what is to be done with it; see `normtree_kernels.tree.projection.ProjectionProblem`."""
         in_chunks = self._pieces[0].elements is not None
         dtype = self.tensor.dtype.newbyteorder("=")
-        return Problem(self.norm, self._whole, dtype, aim, own=own, in_chunks=in_chunks)
+        return ProjectionProblem(self.norm, self._whole, dtype, aim, own=own, in_chunks=in_chunks)
 
     def ask(self, question: Question) -> Answer:
         """Put a question to all parts."""

@@ -4,15 +4,15 @@ import math
 
 import numpy as np
 
-from normtree_kernels import exact as euclidean
 from normtree_kernels.arguments import check_out, check_threads, not_finite
 from normtree_kernels.arrays import Held
 from normtree_kernels.dtypes import Array, check_tensor
-from normtree_kernels.goal import Goal, warn
-from normtree_kernels.norms import Axes, MixedNorm
-from normtree_kernels.projection import drive
-from normtree_kernels.projection import project as ask
-from normtree_kernels.tree import climb
+from normtree_kernels.norms.mixed_norm import Axes, MixedNorm
+from normtree_kernels.tree import exact as euclidean
+from normtree_kernels.tree.crown import climb
+from normtree_kernels.tree.goal import Goal, warn
+from normtree_kernels.tree.projection import drive
+from normtree_kernels.tree.projection import project as ask
 
 
 def project(

@@ -3,10 +3,10 @@
 from normtree_kernels.arguments import not_finite
 from normtree_kernels.arrays import Held
 from normtree_kernels.dtypes import Array, check_tensor
-from normtree_kernels.goal import Goal, warn
-from normtree_kernels.norms import Axes, MixedNorm
-from normtree_kernels.projection import drive, project
+from normtree_kernels.norms.mixed_norm import Axes, MixedNorm
 from normtree_kernels.refusals import ValueRefused
+from normtree_kernels.tree.goal import Goal, warn
+from normtree_kernels.tree.projection import drive, project
 
 
 def radius_for(
@@ -19,7 +19,7 @@ def radius_for(
 ) -> float:
     """Find the radius whose ball leaves a wanted share or number of outermost groups.
 
-    See `normtree_kernels.goal.Goal.radius_of` for the formula.
+    See `normtree_kernels.tree.goal.Goal.radius_of` for the formula.
 
     Args:
         y: tensor as for `normtree_kernels.project`. Not changed.

@@ -6,9 +6,9 @@ import numpy as np
 
 from normtree_kernels.arguments import check_out, check_threads
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
-from normtree_kernels.exact import merged, needs_own_algorithm
-from normtree_kernels.goal import Goal
-from normtree_kernels.norms import Axes, MixedNorm
+from normtree_kernels.norms.mixed_norm import Axes, MixedNorm
+from normtree_kernels.tree.exact import merged, needs_own_algorithm
+from normtree_kernels.tree.goal import Goal
 from normtree_kernels.vector_norm import Norm
 
 

@@ -1,6 +1,6 @@
 """A norm of vectors, as an object: all that the tree, its kernels and its homes need to know of one.
 
-A new norm is one module with a subclass of `Norm`, and its line in `normtree_kernels.norms.NORMS`.
+A new norm is one module with a subclass of `Norm`, and its line in `normtree_kernels.norms.mixed_norm.NORMS`.
 """
 
 from abc import ABC, abstractmethod
@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from normtree_kernels.compiled.jit import Compiled
 from normtree_kernels.dtypes import Array, Float64Array
-from normtree_kernels.jit import Compiled
 
 Balls = tuple[Float64Array, ...]
 Seen = dict[bytes, tuple[Array, ...]]
@@ -26,9 +26,9 @@ class Norm(ABC):
         name: in text such as ``"l1,linf"``.
         dual: name of the dual norm, where that is in the registry.
         rows_up: kernel ``(x, offsets, length, v)`` that writes the norms of fibres whose elements are neighbours, from
-            `normtree_kernels.rows.up`.
+            `normtree_kernels.sweeps.rows.up`.
         rows_down: kernel ``(x, offsets, length, whole, v, u, out, out_offsets, streaming)`` that projects such fibres,
-            or parts of fibres of ``whole`` elements, from `normtree_kernels.rows.down`.
+            or parts of fibres of ``whole`` elements, from `normtree_kernels.sweeps.rows.down`.
         columns_up: the same of fibres that lie side by side; None: they are packed to rows.
         columns_down: the same.
         searches: whether the balls of fibres that are cut take questions to find; see `search`.

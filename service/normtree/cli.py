@@ -21,16 +21,16 @@ from rich.text import Text
 from normtree import __version__
 from normtree.errors import NormtreeError
 from normtree.extras import ExtraMissing, has, missing
-from normtree.keys import add_key
-from normtree.keys import new_key as make_key
-from normtree.printable import printable, printable_lines
+from normtree.keys.key import add_key
+from normtree.keys.key import new_key as make_key
+from normtree.processes.standard_streams import mute
 from normtree.settings import Settings
-from normtree.standard_streams import mute
+from normtree.text.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from normtree.files import TensorFile
+    from normtree.files.tensor_file import TensorFile
 
 _BENCH_SHAPES = ((128, 128), (500, 500), (2000, 2000), (4000, 4000))
 _ANY_RADIUS = 1.0  # times are the same for all
@@ -131,7 +131,7 @@ def main(
         console.print(__version__, highlight=False)
         raise typer.Exit
     if context.invoked_subcommand != "serve":  # which has a log of its own
-        compiling = logging.getLogger("normtree.engine.warm")
+        compiling = logging.getLogger("normtree.engine.kernels")
         compiling.setLevel(logging.INFO)
         compiling.addHandler(_COMPLAINTS)
 
@@ -209,13 +209,13 @@ def project(
     The ball has the radius given, or the one that leaves the sparsity or the groups given: one of the three is wanted.
     Groups are what the outermost level counts: rows of a matrix, unless the axes say otherwise.
     """
+    from normtree.engine.kernels import prepare
     from normtree.engine.projector import Projector
-    from normtree.engine.warm import prepare
-    from normtree.files import TensorFile, check_target, read_file, write_file
+    from normtree.files.tensor_file import TensorFile, check_target, read_file, write_file
     from normtree.splits import parse_split
     from normtree_kernels.dtypes import check_dtype
-    from normtree_kernels.goal import Goal
-    from normtree_kernels.norms import MixedNorm
+    from normtree_kernels.norms.mixed_norm import MixedNorm
+    from normtree_kernels.tree.goal import Goal
 
     with _told():
         check_target(target)
@@ -311,7 +311,7 @@ def bench(
     The memory bounds what any number of threads can do: where `64 MiB` on all threads is no faster than on one, a plan
     says `memory-bound`. What an engine adds is why small tensors stay `below break-even`.
     """
-    from normtree.bench import Trial, foretold_table, profile_tables
+    from normtree.commands.bench import Trial, foretold_table, profile_tables
     from normtree.engine.projector import Projector
 
     with (
@@ -339,8 +339,8 @@ def warm() -> None:
     user's cache; with NUMBA_CACHE_DIR set, in that folder. Run this as the user who will run the others, or as root
     where all shall use it: files that anybody else could have written are not trusted.
     """
-    from normtree.engine.units import size_text
-    from normtree.engine.warm import ALL, load_kept, prepare, where_kept
+    from normtree.engine.kernels import ALL, load_kept, prepare, where_kept
+    from normtree.engine.profile.units import size_text
 
     began_s = monotonic()
     place, kept = where_kept()
@@ -431,7 +431,7 @@ def demo(
     """Start the service, project real tensors through it, check the answers, and show what parallelism bought."""
     with _told():
         _need("demo", "service", "ray")
-        from normtree.demo import run_demo
+        from normtree.commands.demo import run_demo
 
         run_demo(console, weights, once=once, port=port)
 
@@ -445,8 +445,8 @@ def _select(
     file: "TensorFile", pattern: str | None, ball: tuple[str, str | None, str | None], source: Path
 ) -> list[str]:
     """Name the tensors to project: those that match, or all that the norm fits; the only one in any case."""
-    from normtree.engine.fitting import fits
-    from normtree.patterns import compile_pattern
+    from normtree.fitting import fits
+    from normtree.text.patterns import compile_pattern
     from normtree_kernels.dtypes import ACCEPTED
     from normtree_kernels.refusals import Refusal
 

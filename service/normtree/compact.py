@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from normtree.splits import parse_split
 from normtree_kernels.arrays import Held
-from normtree_kernels.linf import LINF
-from normtree_kernels.norms import Level, MixedNorm
+from normtree_kernels.norms.linf import LINF
+from normtree_kernels.norms.mixed_norm import Level, MixedNorm
 
 Array = NDArray[Any]
 Int64Array = NDArray[np.int64]

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from normtree import usable
 from normtree.environment import PREFIX, Environment
 from normtree.extras import has, missing
-from normtree.keys import read_key_file, read_keys
+from normtree.keys.key import read_key_file, read_keys
 from normtree.loopback import is_loopback
+from normtree.processes import usable
 
 SHARED_MEMORY = Path("/dev/shm")
 OWN_MEMORY = "/normtree-"

@@ -22,13 +22,14 @@ from typer.testing import CliRunner, Result
 import normtree_kernels as nk
 from normtree import cli
 from normtree.cli import app
-from normtree.engine import bench, projector
-from normtree.engine.measure import measure
-from normtree.engine.profile import MachineProfile
-from normtree.engine.warm import ALL, warm_kernels
-from normtree.files import Opaque, TensorFile, read_file, write_file
-from normtree.printable import printable
+from normtree.engine import projector
+from normtree.engine.kernels import ALL, warm_kernels
+from normtree.engine.profile import leaf_bench
+from normtree.engine.profile.machine_profile import MachineProfile
+from normtree.engine.profile.measure import measure
+from normtree.files.tensor_file import Opaque, TensorFile, read_file, write_file
 from normtree.settings import Settings
+from normtree.text.printable import printable
 
 RNG = np.random.default_rng(3)
 
@@ -315,7 +316,7 @@ def test_bench_measures_the_machine_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
         return measured[-1]
 
     monkeypatch.setattr(projector, "measure", counted)
-    monkeypatch.setattr(bench, "SIZES", dict.fromkeys(bench.SIZES, (1 << 12, 1 << 18)))
+    monkeypatch.setattr(leaf_bench, "SIZES", dict.fromkeys(leaf_bench.SIZES, (1 << 12, 1 << 18)))
     monkeypatch.setattr(cli, "_BENCH_SHAPES", ((8, 8),))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for options, count in ((["--profile"], 1), ([], 1), (["--profile"], 2)):

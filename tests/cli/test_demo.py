@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from normtree.client import Client
-from normtree.demo import choose_tensors, serving, show
-from normtree.files import TensorFile, write_file
-from normtree.starting import free_port, wait_until_ready
+from normtree.commands.demo import choose_tensors, serving, show
+from normtree.files.tensor_file import TensorFile, write_file
+from normtree.processes.starting import free_port, wait_until_ready
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 Instructions = list[tuple[str, str]]
 # One element type, one norm and one layout, for the test's time's sake.
-FEWER = "import normtree.engine.warm as w; w.ALL = (w.Kernels('linf', 'float64'),)"
+FEWER = "import normtree.engine.kernels as w; w.ALL = (w.Kernels('linf', 'float64'),)"
 COMMAND = "from normtree.cli import app; app({!r}, standalone_mode=False)"
 # Of all kernels: signatures loaded from the cache, and compiled.
 COUNT = (

@@ -13,8 +13,8 @@ import typer
 import yaml
 
 from normtree.cli import app
+from normtree.processes.starting import free_port
 from normtree.settings import Settings
-from normtree.starting import free_port
 
 ROOT = Path(__file__).parents[2]
 # What the operator puts there.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 import normtree_kernels as nk
-from normtree.ending import ending_with_us
+from normtree.processes.ending import ending_with_us
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 import normtree_kernels as nk
-from normtree.ending import ending_with_us
-from normtree.keys import new_key
-from normtree.starting import free_port
+from normtree.keys.key import new_key
+from normtree.processes.ending import ending_with_us
+from normtree.processes.starting import free_port
 
 # A process of its own: Ray is started once a process, and Serve brings its warnings.
 RUN = """

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from normtree.engine import bench
+from normtree.engine.profile import leaf_bench
 from normtree.engine.projector import Projector
 from normtree.settings import Settings
 
@@ -32,7 +32,7 @@ def fresh_projector(folder: Any) -> Projector:
 @contextmanager
 def measure_little() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "SIZES", dict.fromkeys(bench.SIZES, (1 << 12, 1 << 18, 1 << 22)))
+        patch.setattr(leaf_bench, "SIZES", dict.fromkeys(leaf_bench.SIZES, (1 << 12, 1 << 18, 1 << 22)))
         yield
 
 

@@ -13,16 +13,16 @@ import pytest
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
-from normtree.engine.arena import Segment
 from normtree.engine.cancel import Cancel
-from normtree.engine.on_ray import RayExecutor
+from normtree.engine.memory.arena import Segment
+from normtree.engine.memory.tensor import Tensor
 from normtree.engine.projector import Projector
-from normtree.engine.tensor import Tensor
-from normtree.engine.timing import Timing
+from normtree.engine.timing.schema import Timing
+from normtree.engine.workers.ray_workers import RayExecutor
 from normtree.errors import Cancelled, DeadlineExceeded, EngineUnavailable, InvalidParameter, InvalidTensor
 from normtree_kernels.arrays import Held
-from normtree_kernels.goal import Goal
-from normtree_kernels.tree import crowns
+from normtree_kernels.tree.crown import crowns
+from normtree_kernels.tree.goal import Goal
 
 CASES = [
     ((300, 70), "l1,linf", None),

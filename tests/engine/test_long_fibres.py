@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
+from normtree.engine.memory.tensor import Tensor
 from normtree.engine.projector import Projector
-from normtree.engine.tensor import Tensor
 from normtree.errors import InvalidTensor
 from normtree.settings import Settings
-from normtree_kernels import pieces
+from normtree_kernels.tree import pieces
 
 CASES = [
     ((50_003,), "l1", None),

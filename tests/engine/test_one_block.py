@@ -11,21 +11,21 @@ import pytest
 
 import normtree_kernels as nk
 from normtree.engine import run as runs
-from normtree.engine.arena import Arena
 from normtree.engine.cancel import Cancel
-from normtree.engine.inline import InlineExecutor
+from normtree.engine.common_root import check_together
+from normtree.engine.memory.arena import Arena
+from normtree.engine.memory.stop import Stopped
+from normtree.engine.memory.tensor import Tensor
 from normtree.engine.plan import Plan
 from normtree.engine.projector import Projector
-from normtree.engine.report import make_timing
-from normtree.engine.run import Terms, Work, run_tree
-from normtree.engine.stop import Stopped
-from normtree.engine.tensor import Tensor
-from normtree.engine.together import check_together
+from normtree.engine.run import TensorRun, Terms, run_tree
+from normtree.engine.timing_of_run import make_timing
+from normtree.engine.workers.threads import InlineExecutor
 from normtree.errors import BodyTooLarge, InvalidTensor
 from normtree_kernels import MixedNorm
-from normtree_kernels.blocks import cut, split
-from normtree_kernels.goal import Goal
-from normtree_kernels.projection import ranks_elements
+from normtree_kernels.tree.blocks import cut, split
+from normtree_kernels.tree.goal import Goal
+from normtree_kernels.tree.projection import ranks_elements
 
 CASES = [
     ((128, 128), "l1,linf", None, Goal(radius=9.0)),
@@ -56,13 +56,13 @@ def terms(**given: object) -> Terms:
     return Terms(monotonic_ns() + 10**10, **given)  # type: ignore[arg-type]
 
 
-def make_work(shape: tuple[int, ...], norm: str, axes: str | None, goal: Goal) -> Work:
+def make_work(shape: tuple[int, ...], norm: str, axes: str | None, goal: Goal) -> TensorRun:
     mixed = MixedNorm.parse(norm, axes, ndim=len(shape))
     blocks = cut(shape, mixed, 1, ranks=ranks_elements(mixed, goal))
     plan = Plan(shape, "float32", mixed, goal, False, "inline", 1, "asked", blocks, {}, 1.0)
     y = np.random.default_rng(3).standard_t(3, shape).astype(np.float32)
     memory = memoryview(bytearray(y.tobytes()))
-    return Work(
+    return TensorRun(
         Tensor("", shape, "float32", memory=memory),
         Tensor("", shape, "float32", memory=memoryview(bytearray(y.nbytes))),
         plan,

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from normtree.engine.machine import Machine
 from normtree.engine.plan import Plan, make_plan
-from normtree.engine.profile import Curve, EngineCost, MachineProfile, SweepCost
+from normtree.engine.profile.machine import Machine
+from normtree.engine.profile.machine_profile import Curve, EngineCost, MachineProfile, SweepCost
 from normtree_kernels import MixedNorm
-from normtree_kernels.goal import Goal
+from normtree_kernels.tree.goal import Goal
 
 MB = 1_000_000
 NEVER = Curve((1,), (0.0,))

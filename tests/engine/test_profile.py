@@ -18,19 +18,19 @@ from typing import Any
 
 import pytest
 
-from normtree.engine.bench import Bench
-from normtree.engine.disturbance import Disturbance
-from normtree.engine.machine import Machine, this_machine
 from normtree.engine.plan import make_plan
-from normtree.engine.profile import Curve, Engine, EngineCost, MachineProfile, SweepCost
-from normtree.engine.profile_store import load_profile, profile_path, save_profile
+from normtree.engine.profile.disturbance import Disturbance
+from normtree.engine.profile.leaf_bench import Bench
+from normtree.engine.profile.machine import Machine, this_machine
+from normtree.engine.profile.machine_profile import Curve, Engine, EngineCost, MachineProfile, SweepCost
+from normtree.engine.profile.store import load_profile, profile_path, save_profile
+from normtree.engine.profile.units import size_text
+from normtree.engine.profile.usual_machine import usual_profile
 from normtree.engine.projector import Projector
-from normtree.engine.units import size_text
-from normtree.engine.usual import usual_profile
-from normtree.seal import seal
+from normtree.files.seal import seal
 from normtree.settings import Settings
-from normtree_kernels.goal import Goal
-from normtree_kernels.norms import MixedNorm
+from normtree_kernels.norms.mixed_norm import MixedNorm
+from normtree_kernels.tree.goal import Goal
 
 LINE = Curve((10, 20, 40), (1.0, 3.0, 4.0))
 INLINE: tuple[Engine, ...] = ("inline",)
@@ -246,9 +246,9 @@ def test_what_is_no_file_is_not_waited_for_and_makes_room(kept: Path, projector:
 FILL = """
 import resource, sys
 from pathlib import Path
-from normtree.engine.machine import this_machine
-from normtree.engine.profile_store import save_profile
-from normtree.engine.usual import usual_profile
+from normtree.engine.profile.machine import this_machine
+from normtree.engine.profile.store import save_profile
+from normtree.engine.profile.usual_machine import usual_profile
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 save_profile(usual_profile(this_machine(), 2, ("inline", "ray")))
 """

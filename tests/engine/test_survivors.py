@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 import normtree_kernels as nk
 from normtree.compact import Compact, compress, compress_in_place, expand, from_beginning
 from normtree.engine import survivors as module
+from normtree.engine.memory.tensor import Tensor
 from normtree.engine.projector import Projector
 from normtree.engine.survivors import Survivors
-from normtree.engine.tensor import Tensor
 
 CASES = [
     ((60, 90), "l1,linf", None),

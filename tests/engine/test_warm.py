@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import normtree_kernels as nk
-from normtree.engine.machine import this_machine
+from normtree.engine.kernels import ALL, FIRST, Kernels, compiled, load_kept, warm_kernels
 from normtree.engine.plan import make_plan
-from normtree.engine.usual import usual_profile
-from normtree.engine.warm import ALL, FIRST, Kernels, compiled, load_kept, warm_kernels
+from normtree.engine.profile.machine import this_machine
+from normtree.engine.profile.usual_machine import usual_profile
 from normtree.engine.warm_up import WarmUp
-from normtree_kernels.goal import Goal
-from normtree_kernels.norms import MixedNorm
+from normtree_kernels.norms.mixed_norm import MixedNorm
+from normtree_kernels.tree.goal import Goal
 
 NOWHERE = "/proc/normtree"
 NONE_YET = (Kernels("linf", "float32"), Kernels("linf", "float64"))
@@ -30,9 +30,9 @@ RUN = """
 import gc, os
 import numpy as np
 from numba.core.dispatcher import Dispatcher
-from normtree.engine.machine import this_machine
+from normtree.engine.profile.machine import this_machine
 from normtree.engine.projector import Projector
-from normtree.engine.warm import prepare
+from normtree.engine.kernels import prepare
 from normtree.settings import Settings
 from normtree_kernels.dtypes import BFLOAT16
 
@@ -102,7 +102,7 @@ def test_all_are_there_when_they_have_been_compiled_once() -> None:
 
 
 def test_compiling_is_logged_and_its_place(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "normtree.engine.warm"):
+    with caplog.at_level(logging.INFO, "normtree.engine.kernels"):
         assert list(compiled([])) == []
         assert caplog.messages == []
         assert list(compiled(NONE_YET)) == list(NONE_YET)

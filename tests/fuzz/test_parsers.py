@@ -32,8 +32,8 @@ from normtree.errors import NormtreeError
 FORMATS = "normtree.formats"
 PARSERS = (
     *(f"{FORMATS}.{name}" for name in ("npy", "safetensors", "stored", "oip", "strict_json")),
-    *(f"normtree.jobs.{name}" for name in ("recipe", "mistakes", "journal", "job")),
-    *(f"normtree.{name}" for name in ("keys", "patterns")),
+    *(f"normtree.jobs.{name}" for name in ("recipe", "recipe_errors", "journal.journal", "board.job")),
+    *(f"normtree.{name}" for name in ("keys.key", "text.patterns")),
 )
 LIMITS = {"rank_limit": 8, "elements_limit": 2**33}
 
@@ -148,19 +148,19 @@ def check_json(data: bytes) -> None:
 def check_keys(data: bytes) -> None:
     """What is accepted are keys that can be written and read again."""
     try:
-        keys = module("keys").read_keys(data.decode(), "keys")
+        keys = module("keys.key").read_keys(data.decode(), "keys")
     except ValueError:
         return
     assert keys
-    assert module("keys").read_keys("\n".join(map(str, keys)), "keys") == keys
+    assert module("keys.key").read_keys("\n".join(map(str, keys)), "keys") == keys
 
 
 def check_journal(data: bytes) -> None:
     """What is believed of a journal matches its digest, which mutations come to know: other lines are not there."""
-    state = module("jobs.state").LocalState(SCRATCH.name)
+    state = module("jobs.storage.state").LocalState(SCRATCH.name)
     Path(SCRATCH.name, "journal.jsonl").write_bytes(data)
     try:
-        journal = module("jobs.journal").Journal(state)
+        journal = module("jobs.journal.journal").Journal(state)
     except NormtreeError:
         return
     assert journal.begun or not (journal.completed or journal.finished or journal.proofs or journal.stints)
@@ -171,10 +171,10 @@ def check_journal(data: bytes) -> None:
 def check_note(data: bytes) -> None:
     """What is accepted is a job that can be noted, told and read again."""
     try:
-        job = module("jobs.job").Job.of_note(data)
+        job = module("jobs.board.job").Job.of_note(data)
     except ValueError:
         return
-    assert module("jobs.job").Job.of_note(job.note()) == job
+    assert module("jobs.board.job").Job.of_note(job.note()) == job
     json.dumps(job.as_dict(), allow_nan=False)
 
 
@@ -183,7 +183,7 @@ SCRATCH = TemporaryDirectory()
 
 def write_journal() -> bytes:
     """Write a journal as a job does."""
-    journal = module("jobs.journal").Journal(module("jobs.state").LocalState(SCRATCH.name))
+    journal = module("jobs.journal.journal").Journal(module("jobs.storage.state").LocalState(SCRATCH.name))
     journal.begin("0" * 64, {"model.safetensors": [8, "1", "f" * 64]})
     journal.note_completed({"wall_s": 1.5}, {})
     return Path(SCRATCH.name, "journal.jsonl").read_bytes()

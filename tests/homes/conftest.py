@@ -19,16 +19,16 @@ from safetensors.numpy import save, save_file
 
 import normtree_kernels as nk
 from normtree import on_ray
-from normtree.engine import bench
-from normtree.engine.environment import prepare_environment
+from normtree.engine.cluster.ray_environment import prepare_environment
+from normtree.engine.memory.tensor import Tensor
+from normtree.engine.profile import leaf_bench
 from normtree.engine.projector import Projector
-from normtree.engine.tensor import Tensor
-from normtree.files import read_file
+from normtree.files.tensor_file import read_file
 from normtree.jobs.recipe import parse_recipe
-from normtree.jobs.run import Options, run_job
+from normtree.jobs.run import JobOptions, run_job
 from normtree.settings import Settings
-from normtree_kernels.lanes import CHUNK
-from normtree_kernels.norms import NORMS
+from normtree_kernels.compiled.lanes import CHUNK
+from normtree_kernels.norms.mixed_norm import NORMS
 
 Array = NDArray[Any]
 OWN = Path(__file__).parent / "own"
@@ -115,7 +115,9 @@ def importable() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def projector(importable: None) -> Iterator[Projector]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "SIZES", dict.fromkeys(bench.SIZES, (1 << 12, 1 << 16)))  # nobody asks for its figures
+        patch.setattr(
+            leaf_bench, "SIZES", dict.fromkeys(leaf_bench.SIZES, (1 << 12, 1 << 16))
+        )  # nobody asks for its figures
         started = Projector.start(Settings(workers=3, arena_bytes=2**28, ray_restart_s=0))
     with started:
         yield started
@@ -211,7 +213,7 @@ def jobs(tmp_path: Path) -> Home:
             for i, case in enumerate(cases)
         ]
         recipe = parse_recipe(f'input = "{source}"\noutput = "{tmp_path / "out"}"\n' + "\n".join(rules))
-        options = Options(workers=2, memory_bytes=1 << 20, engine="inline")
+        options = JobOptions(workers=2, memory_bytes=1 << 20, engine="inline")
         run_job(recipe, options)
         made = read_file(tmp_path / "out" / "model.safetensors").tensors
         return [made[f"t{i:04}"].tobytes() for i in range(len(cases))]

@@ -12,9 +12,9 @@ NAMES = sorted(path.stem for path in OWN.glob("*.py"))
 TESTS = Path(__file__).parents[1]
 # Tests that take each norm of the registry by name, and those that draw among all.
 REGISTRY = (
-    "kernels/test_parts.py",
+    "kernels/parts/test_parts.py",
     "kernels/test_same_bits.py::test_blocks_swept_up_one_by_one_are_the_whole",
-    "kernels/test_pieces.py",
+    "kernels/tree/test_pieces.py",
     "kernels/test_oracle.py",
     "kernels/test_invariants.py",
 )

@@ -23,8 +23,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import normtree_kernels as nk
-from normtree.engine.warm import DIFFERENCE, FIRST, Kernels, prepare
-from normtree.starting import free_port
+from normtree.engine.kernels import DIFFERENCE, FIRST, Kernels, prepare
+from normtree.processes.starting import free_port
 
 ROOT = Path(__file__).parents[2]
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -38,14 +38,14 @@ RNG = np.random.default_rng(7)
 # What is not for everybody, by the extra that brings it; the longest name counts.
 WANTS = {
     "normtree.client": "client",
-    "normtree.demo": "service",
+    "normtree.commands.demo": "service",
     "normtree.http": "service",
     "normtree.http.on_serve": "serve",
-    "normtree.starting": "client",
+    "normtree.processes.starting": "client",
     "normtree.on_ray": "ray",
-    "normtree.jobs.on_ray": "ray",
-    "normtree.engine.driver": "ray",
-    "normtree.jobs.remote": "s3",
+    "normtree.jobs.tasks.on_ray": "ray",
+    "normtree.engine.cluster.driver": "ray",
+    "normtree.jobs.storage.remote": "s3",
 }
 # What an extra brings besides itself; each environment stands on those of its parents.
 PARENTS = {

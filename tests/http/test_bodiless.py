@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from normtree.engine.projector import Projector
 from normtree.http.app import create_app
 from normtree.http.bodiless import Bodiless
-from normtree.http.exchange import Exchange
+from normtree.http.watching.exchange import Exchange
 from normtree.settings import Settings
 
 HANG_S = 60

@@ -1,6 +1,6 @@
 """Heads: headers by name, and several of one name as the one list that they are."""
 
-from normtree.http.head import read_head
+from normtree.http.head.head import read_head
 
 
 def test_headers_are_found_by_name() -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.kills
 
 KINDS = (
     "gcs_server", "raylet", "DashboardAgent", "RuntimeEnvAgent", "log_monitor", "dashboard", "monitor",
-    "normtree.engine.driver",
+    "normtree.engine.cluster.driver",
 )  # fmt: skip
 HANG_S = 120.0
 LISTENS = "0A"
@@ -69,7 +69,9 @@ class Running:
     def processes(self) -> dict[int, str]:
         """Command lines of the service's driver and of Ray's processes, which share its session."""
         found = {int(path.name): command_of(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdigit()}
-        drivers = [pid for pid, command in found.items() if "engine.driver" in command and parent_of(pid) == self.pid]
+        drivers = [
+            pid for pid, command in found.items() if "engine.cluster.driver" in command and parent_of(pid) == self.pid
+        ]
         return {pid: command for pid, command in found.items() if session_of(pid) in drivers}
 
     @property

@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from normtree.engine.environment import prepare_environment
-from normtree.files import read_file
+from normtree.engine.cluster.ray_environment import prepare_environment
+from normtree.files.tensor_file import read_file
 from normtree.jobs.recipe import Recipe, parse_recipe
-from normtree.starting import free_port
+from normtree.processes.starting import free_port
 
 Array = NDArray[Any]
 BFLOAT16: Any = ml_dtypes.bfloat16

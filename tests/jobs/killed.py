@@ -15,12 +15,12 @@ import signal
 import sys
 from pathlib import Path
 
-from normtree.engine.warm import prepare
+from normtree.engine.kernels import prepare
 from normtree.jobs.recipe import read_recipe
-from normtree.jobs.run import Options, plan_job, run_job
-from normtree.jobs.warm import kernels_of
+from normtree.jobs.run import JobOptions, plan_job, run_job
+from normtree.jobs.tasks.job_kernels import kernels_of
 
-OPTIONS = Options(workers=2, engine="inline", memory_bytes=64 << 20)
+OPTIONS = JobOptions(workers=2, engine="inline", memory_bytes=64 << 20)
 EVENTS = ("open", "os.rename", "os.link", "os.remove")
 AGAIN = 0.3  # of all moments: when a job that was resumed is killed again
 MENDED = 0.2  # and one that makes again what of its output is gone

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from normtree.engine.warm import warm_kernels
+from normtree.engine.kernels import warm_kernels
 from normtree.jobs.command import options, parse_bytes, show_plan
 from normtree.jobs.command import run as run_and_show
-from normtree.printable import printable
+from normtree.text.printable import printable
 
 RULES = "[[rules]]\ntensors = '.*(up|down)\\.weight'\nsparsity = 0.5\n"
 

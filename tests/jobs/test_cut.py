@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 import normtree_kernels as nk
-from normtree import usable
 from normtree.errors import InvalidRecipe, InvalidTensor
-from normtree.jobs import plan as job_plan
-from normtree.jobs.cut import cut_up
-from normtree.jobs.layout import Layout
-from normtree.jobs.run import Options, plan_job, run_job
+from normtree.jobs.plan import job_plan as job_plan
+from normtree.jobs.plan.cut import cut_up
+from normtree.jobs.plan.layout import Layout
+from normtree.jobs.run import JobOptions, plan_job, run_job
+from normtree.processes import usable
 from normtree_kernels import MixedNorm
 
 Array = NDArray[Any]
 MIB = 1 << 20
-SMALL = Options(workers=2, memory_bytes=MIB, engine="inline")
+SMALL = JobOptions(workers=2, memory_bytes=MIB, engine="inline")
 
 # Shapes and axes: columns, narrow and wide, with a last part of one element; rows of columns; columns of filters,
 # whose fibres are scattered; rows that are long fibres; and tensors that are a single fibre.
@@ -122,7 +122,7 @@ def test_every_cut_gives_the_same_bytes_on_ray(
     ys = write(tmp_path / "in", "float32")
     some = cases()[::3]
     outcome = run_job(
-        make_recipe(tmp_path / "in", tmp_path / "out", *rules(some)), Options(memory_bytes=MIB, engine="ray")
+        make_recipe(tmp_path / "in", tmp_path / "out", *rules(some)), JobOptions(memory_bytes=MIB, engine="ray")
     )
     assert {"up", "round", "down"} <= {stint["kind"] for stint in outcome.stints}
     xs = loaded(tmp_path / "out")
@@ -140,7 +140,7 @@ def test_a_global_rule_may_cut_its_tensors_in_different_ways(
         save_file({name: y}, tmp_path / "in" / f"{name}.safetensors")
     rule = "tensors = '.'\nnorm = 'l1,l1'\naxes = '1,0'\nsparsity = 0.5\nscope = 'global'"
     run_job(make_recipe(tmp_path / "in", tmp_path / "out", rule), SMALL)
-    run_job(make_recipe(tmp_path / "in", tmp_path / "whole", rule), Options(workers=1, engine="inline"))
+    run_job(make_recipe(tmp_path / "in", tmp_path / "whole", rule), JobOptions(workers=1, engine="inline"))
     cut, whole = loaded(tmp_path / "out"), loaded(tmp_path / "whole")
     assert {name: x.tobytes() for name, x in cut.items()} == {name: x.tobytes() for name, x in whole.items()}
     assert sum(int((x == 0).all(axis=0).sum()) for x in cut.values()) == (7 + 1700 + 20 + 1) // 2
@@ -192,9 +192,9 @@ def test_what_cannot_be_cut_says_so_and_how_much_memory_it_takes(tmp_path: Path,
     with pytest.raises(
         InvalidRecipe, match=r"cut into no less than 381\.5 MiB .* 1 worker that takes 763\.\d MiB of mem"
     ):
-        plan_job(recipe, Options(workers=2, memory_bytes=512 * MIB, engine="inline"))
+        plan_job(recipe, JobOptions(workers=2, memory_bytes=512 * MIB, engine="inline"))
     plans = [
-        plan_job(recipe, Options(workers=2, memory_bytes=each, engine="inline")) for each in (800 * MIB, 1600 * MIB)
+        plan_job(recipe, JobOptions(workers=2, memory_bytes=each, engine="inline")) for each in (800 * MIB, 1600 * MIB)
     ]
     assert [plan.workers for plan in plans] == [1, 2]
     assert [plan.buffer_bytes // (10 * MIB) for plan in plans] == [76, 152]
@@ -212,7 +212,7 @@ def test_workers_and_memory_fit_each_other_by_themselves(
     source = write_sparse(tmp_path / "in", shape)
     for axes in ("1,0", "0,1"):
         rule = f"tensors = 'w'\nnorm = '{norm}'\naxes = '{axes}'\nsparsity = 0.5"
-        plan = plan_job(make_recipe(source, tmp_path / "out", rule), Options(workers, memory_bytes))
+        plan = plan_job(make_recipe(source, tmp_path / "out", rule), JobOptions(workers, memory_bytes))
         assert plan.fits
         assert plan.memory_bytes == (memory_bytes or plan.memory_bytes)
         assert 1 <= plan.workers <= workers
@@ -223,15 +223,15 @@ def test_workers_and_memory_fit_each_other_by_themselves(
 def test_a_tensor_may_have_more_than_the_default_where_it_wants_it(tmp_path: Path, make_recipe: Any) -> None:
     rule = "tensors = 'w'\nnorm = 'l1,l2'\naxes = '1,0.2'\nsparsity = 0.5"
     recipe = make_recipe(write_sparse(tmp_path / "in", (1000, 2, 100_003)), tmp_path / "out", rule)
-    usual, most = Options(workers=2).bounds_bytes(2)
+    usual, most = JobOptions(workers=2).bounds_bytes(2)
     assert usual == min(512 * MIB, most)
     if most > 800 * MIB:
-        assert 512 * MIB < plan_job(recipe, Options(workers=1)).buffer_bytes <= most
+        assert 512 * MIB < plan_job(recipe, JobOptions(workers=1)).buffer_bytes <= most
 
 
 def test_memory_grows_with_the_workers_up_to_half_of_what_is_free() -> None:
-    bounds = [Options().bounds_bytes(workers) for workers in (1, 2, 8, 10**6)]
+    bounds = [JobOptions().bounds_bytes(workers) for workers in (1, 2, 8, 10**6)]
     for workers, (usual, most) in zip((1, 2, 8, 10**6), bounds, strict=True):
         assert usual == min(max(512, 256 * workers) * MIB, most)
         assert most <= usable.memory_bytes() // 2
-    assert Options(memory_bytes=MIB).bounds_bytes(64) == [MIB]
+    assert JobOptions(memory_bytes=MIB).bounds_bytes(64) == [MIB]

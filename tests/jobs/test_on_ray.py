@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from normtree.errors import InvalidTensor
-from normtree.jobs import plan as job_plan
 from normtree.jobs import run
-from normtree.jobs.local import LocalFolder, LocalReader
 from normtree.jobs.open_places import Places, open_places
-from normtree.jobs.run import Options, run_job
+from normtree.jobs.plan import job_plan as job_plan
+from normtree.jobs.run import JobOptions, run_job
+from normtree.jobs.storage.local import LocalFolder, LocalReader
 
-INLINE = Options(workers=2, engine="inline")
-RAY = Options(engine="ray")
+INLINE = JobOptions(workers=2, engine="inline")
+RAY = JobOptions(engine="ray")
 RULES = (
     "tensors = '.*(up|down)\\.weight'\nsparsity = 0.7\nscope = 'global'",
     "tensors = '.*(half|conv|wide)\\.weight'\nnorm = 'l1,l2'\nsparsity = 0.3",

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from normtree import enclosure
 from normtree.errors import JobConflict
-from normtree.jobs import local
-from normtree.jobs import plan as job_plan
-from normtree.jobs.run import Options, run_job
+from normtree.files import enclosure
+from normtree.jobs.plan import job_plan as job_plan
+from normtree.jobs.run import JobOptions, run_job
+from normtree.jobs.storage import local
 
-INLINE = Options(workers=1, engine="inline")
+INLINE = JobOptions(workers=1, engine="inline")
 RULES = ("tensors = '.*w'\nsparsity = 0.5", "tensors = '.*g'\nsparsity = 0.5\nscope = 'global'")
 NAMES = ("a.safetensors", "b.safetensors", "c.safetensors")
 SHARD = "b.safetensors"

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from normtree.errors import InvalidTensor, JobConflict, StorageFailed, StorageFull
-from normtree.jobs import local
-from normtree.jobs.run import Options, run_job
-from normtree.jobs.state import LocalState
+from normtree.jobs.run import JobOptions, run_job
+from normtree.jobs.storage import local
+from normtree.jobs.storage.state import LocalState
 
-INLINE = Options(workers=2, engine="inline")
+INLINE = JobOptions(workers=2, engine="inline")
 RULES = (
     "tensors = '.*(up|down)\\.weight'\nsparsity = 0.5",
     "tensors = '.*(half|conv)\\.weight'\nnorm = 'l1,l2'\nsparsity = 0.3\nscope = 'global'\n",

@@ -14,13 +14,13 @@ from safetensors.numpy import save_file
 import normtree_kernels as nk
 from normtree.errors import InvalidCheckpoint, InvalidRecipe, InvalidTensor, JobConflict, StorageFailed, StorageFull
 from normtree.formats.stored import read_stored
-from normtree.jobs import plan as job_plan
-from normtree.jobs.outcome import Outcome
-from normtree.jobs.run import Options, plan_job, run_job
+from normtree.jobs.plan import job_plan as job_plan
+from normtree.jobs.report.outcome import JobOutcome
+from normtree.jobs.run import JobOptions, plan_job, run_job
 
 Array = NDArray[Any]
 MIB = 1 << 20
-INLINE = Options(workers=2, engine="inline")
+INLINE = JobOptions(workers=2, engine="inline")
 
 RULES = (
     "tensors = '.*(up|down)\\.weight'\nsparsity = 0.5",
@@ -74,17 +74,17 @@ def test_dtype_shape_order_metadata_index_and_other_files_are_kept(
 def test_neither_memory_nor_workers_nor_the_cut_change_a_byte(
     checkpoint: Path, tmp_path: Path, make_recipe: Any, files: Any, monkeypatch: pytest.MonkeyPatch, rules: Any
 ) -> None:
-    run_job(make_recipe(checkpoint, tmp_path / "one", *rules), Options(workers=1, engine="inline"))
+    run_job(make_recipe(checkpoint, tmp_path / "one", *rules), JobOptions(workers=1, engine="inline"))
     monkeypatch.setattr(job_plan, "LEAST_TASK_BYTES", 1 << 12)  # so that small tensors are split too
     recipe = make_recipe(checkpoint, tmp_path / "many", *rules)
-    options = Options(workers=3, memory_bytes=8 * MIB, engine="inline")
+    options = JobOptions(workers=3, memory_bytes=8 * MIB, engine="inline")
     assert plan_job(recipe, options).swept_up_bytes > 0
     outcome = run_job(recipe, options)
     assert files(tmp_path / "one") == files(tmp_path / "many")
     assert {"up", "down"} <= {stint["kind"] for stint in outcome.stints}
 
 
-def facts_of(outcome: Outcome, ending: str) -> Any:
+def facts_of(outcome: JobOutcome, ending: str) -> Any:
     return next(facts for facts in outcome.facts if facts.name.endswith(ending))
 
 
@@ -222,7 +222,7 @@ def test_the_first_of_two_rules_wins_where_that_is_asked(checkpoint: Path, tmp_p
 def test_a_bound_on_memory_that_is_too_small_is_told(checkpoint: Path, tmp_path: Path, make_recipe: Any) -> None:
     recipe = make_recipe(checkpoint, tmp_path / "out", "tensors = '.*up.weight'\nradius = 1")
     with pytest.raises(InvalidRecipe, match=r"layers\.0\.up\.weight: .* takes .* MiB of memory; got"):
-        run_job(recipe, Options(workers=2, memory_bytes=4096, engine="inline"))
+        run_job(recipe, JobOptions(workers=2, memory_bytes=4096, engine="inline"))
 
 
 def shard_of(folder: Path) -> Path:
@@ -336,7 +336,7 @@ def test_an_output_that_is_somebody_elses_is_not_touched(checkpoint: Path, tmp_p
 def test_a_disk_without_room_is_told_first(
     checkpoint: Path, tmp_path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("normtree.jobs.local.LocalFolder.free_bytes", lambda self: 1000)
+    monkeypatch.setattr("normtree.jobs.storage.local.LocalFolder.free_bytes", lambda self: 1000)
     with pytest.raises(StorageFull, match=r"bytes are wanted for the output, 1,000 are free"):
         run_job(make_recipe(checkpoint, tmp_path / "out", *RULES), INLINE)
     assert not (tmp_path / "out").exists()

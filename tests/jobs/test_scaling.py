@@ -14,9 +14,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import normtree
-from normtree.jobs.run import Options, plan_job, run_job
+from normtree.jobs.run import JobOptions, plan_job, run_job
 
-INLINE = Options(workers=2, engine="inline")
+INLINE = JobOptions(workers=2, engine="inline")
 OURS = str(Path(normtree.__file__).parent)
 SIZES = (50, 100, 200)
 SCOPES = ("tensor", "global")

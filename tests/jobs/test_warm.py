@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from normtree.engine.warm import warm_kernels
+from normtree.engine.kernels import warm_kernels
 
 # A process in which no kernel is loaded: it prints how many are when the plan's are, and how many more after the job.
 RUN = """
 import gc, sys
 from pathlib import Path
 from numba.core.dispatcher import Dispatcher
-from normtree.engine.warm import prepare
+from normtree.engine.kernels import prepare
 from normtree.jobs.recipe import read_recipe
 from normtree.jobs.run import Options, plan_job, run_job
-from normtree.jobs.warm import kernels_of
+from normtree.jobs.tasks.job_kernels import kernels_of
 
 def loaded():
     kernels = [each for each in gc.get_objects() if isinstance(each, Dispatcher)]

@@ -13,7 +13,7 @@ from ml_dtypes import bfloat16, finfo
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
-from normtree_kernels import norms
+from normtree_kernels.norms import mixed_norm
 
 Array = NDArray[Any]
 MAX_RANK, MAX_SIDE = 4, 6
@@ -32,7 +32,7 @@ def dtype(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.fixture(scope="session", params=norms.NORMS)
+@pytest.fixture(scope="session", params=mixed_norm.NORMS)
 def name(request: pytest.FixtureRequest) -> str:
     """Return each one-vector norm of the registry."""
     return str(request.param)
@@ -220,7 +220,7 @@ def cases_of(
     """Draw a projection, of a dtype, a norm of that depth or that text where given."""
     dtype = dtype or draw(st.sampled_from(list(SCALES)))
     depth = depth or (text.count(",") + 1 if text else draw(st.integers(1, 4)))
-    text = text or ",".join(draw(st.tuples(*[st.sampled_from(list(norms.NORMS))] * depth)))
+    text = text or ",".join(draw(st.tuples(*[st.sampled_from(list(mixed_norm.NORMS))] * depth)))
     y = draw(tensors(dtype, **shape))
     fits = depth <= max(y.ndim, 1)
     axes = None if fits and draw(st.booleans()) else draw(partitions(y.ndim, depth))

@@ -13,8 +13,8 @@ from ml_dtypes import finfo
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
-from normtree_kernels import certificate
-from normtree_kernels.l2 import L2
+from normtree_kernels.certificates import certificate
+from normtree_kernels.norms.l2 import L2
 
 Y = np.array([[3, -1, 0.5], [1, 2, -0.5], [-2, 0.5, 0.25]])  # columns are the groups
 NEAREST = ["l1", "l2", "linf", "l1,l2", "l1,l2,l2", "linf,l1"]  # norms whose multi-level projection is the nearest

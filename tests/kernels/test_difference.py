@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normtree_kernels.difference import difference
+from normtree_kernels.certificates.difference import difference
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 1023, 1024, 1025, 5000])

@@ -14,8 +14,8 @@ from ml_dtypes import bfloat16, finfo
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
-from normtree_kernels.linf import LINF
-from normtree_kernels.norms import NORMS
+from normtree_kernels.norms.linf import LINF
+from normtree_kernels.norms.mixed_norm import NORMS
 
 L2_LOSS = 2e-13  # what up to four l2 levels may stay inside their balls, relative
 

@@ -10,7 +10,7 @@ from ml_dtypes import finfo
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
-from normtree_kernels.norms import NORMS
+from normtree_kernels.norms.mixed_norm import NORMS
 
 DEPTHS = [1, 2, 3, 4]
 

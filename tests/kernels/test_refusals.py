@@ -11,8 +11,8 @@ import pytest
 from ml_dtypes import bfloat16
 
 import normtree_kernels as nk
-from normtree_kernels.blocks import split
 from normtree_kernels.refusals import Refusal, TypeRefused, ValueRefused
+from normtree_kernels.tree.blocks import split
 
 Y = np.array([[3, -1, 0.5], [1, 2, -0.5]])
 NAN, INF, HUGE = Y.astype(bfloat16), Y.astype(np.float32), np.full((2, 3), 1e308)

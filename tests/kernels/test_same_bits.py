@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 import normtree_kernels as nk
-from normtree_kernels import sweep
-from normtree_kernels.blocks import split
-from normtree_kernels.fibres import PANEL_FIBRES, lay_out
-from normtree_kernels.lanes import CHUNK, GROUPS, LANES
-from normtree_kernels.norms import NORMS
+from normtree_kernels.compiled.lanes import CHUNK, GROUPS, LANES
+from normtree_kernels.norms.mixed_norm import NORMS
+from normtree_kernels.sweeps import sweep
+from normtree_kernels.sweeps.fibres import PANEL_FIBRES, lay_out
+from normtree_kernels.tree.blocks import split
 
 LENGTHS = [1, 2, 63, 64, 65, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 1, 5000]
 TEXTS = ["l1,l1", "l1,l2", "l1,linf", "l2,l1", "l2,l2", "linf,l2"]

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 from chaos import FAULTS, meet
-from service import Service
+from tools.service import Service
 
 
 @pytest.mark.kills

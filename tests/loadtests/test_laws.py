@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from laws import amdahl, fit, usl
+from speed.laws import amdahl, fit, usl
 
 COUNTS = (1, 2, 3, 4, 8, 16)
 

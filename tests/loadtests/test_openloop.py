@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from openloop import Generator, Shot, arrivals, check_local, fire, percentile, saturate, summarise
+from traffic.openloop import Generator, Shot, arrivals, check_local, fire, percentile, saturate, summarise
 
 RIGHT = b"right"
 

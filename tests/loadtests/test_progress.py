@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from progress import Progress
+from tools.progress import Progress
 
 
 class Clock:

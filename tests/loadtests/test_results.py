@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from machine import describe
-from results import CSV_FIELDS, Point, csv_text, quartiles, read_json, write_json
+from tools.machine import describe
+from tools.results import CSV_FIELDS, Point, csv_text, quartiles, read_json, write_json
 
 TIMING = {
     "engine": "ray", "workers": 2, "norm": "l1,linf", "dtype": "float32", "shape": [64, 128],

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flows import mixed
-from job_load import JobTally
-from mixed import Tally
-from served_jobs import ServedTally
-from service import Service
-from soak import passed, soak
-from watch import Growth, Sample, growth, sample, tree
+from tools.service import Service
+from tools.watch import Growth, Sample, growth, sample, tree
+from traffic.flows import mixed
+from traffic.job_load import JobTally
+from traffic.mixed import Tally
+from traffic.served_jobs import ServedTally
+from traffic.soak import passed, soak
 
 SECONDS = 8.0
 

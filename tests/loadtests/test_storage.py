@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from storage import measure
+from tools.storage import measure
 
 
 def test_rates_are_positive_and_nothing_is_left(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from results import FOLDER
 from tables import README, TABLES, filled
+from tools.results import FOLDER
 
 
 def test_readme_agrees_with_the_results() -> None:

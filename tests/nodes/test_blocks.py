@@ -16,10 +16,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import normtree_kernels as nk
 from normtree import on_ray
-from normtree.engine.environment import prepare_environment
+from normtree.engine.cluster.ray_environment import prepare_environment
 from normtree.errors import DeadlineExceeded, InvalidParameter, InvalidTensor, NormtreeError
 from normtree_kernels.dtypes import ACCEPTED
-from normtree_kernels.norms import NORMS
+from normtree_kernels.norms.mixed_norm import NORMS
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 

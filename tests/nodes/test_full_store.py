@@ -9,7 +9,7 @@ import ray
 
 import normtree_kernels as nk
 from normtree import on_ray
-from normtree.engine.environment import prepare_environment
+from normtree.engine.cluster.ray_environment import prepare_environment
 from normtree.errors import DeadlineExceeded, OutOfMemory
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]

@@ -9,11 +9,11 @@ from time import monotonic, monotonic_ns, sleep
 import pytest
 from ray.cluster_utils import Cluster
 
-from normtree.engine.arena import Arena
-from normtree.engine.environment import prepare_environment
-from normtree.engine.on_ray import RayExecutor
-from normtree.engine.slate import Slate
-from normtree.engine.stop import Stop
+from normtree.engine.cluster.ray_environment import prepare_environment
+from normtree.engine.memory.arena import Arena
+from normtree.engine.memory.slate import Slate
+from normtree.engine.memory.stop import Stop
+from normtree.engine.workers.ray_workers import RayExecutor
 from normtree.errors import EngineUnavailable
 
 pytestmark = [pytest.mark.nodes, pytest.mark.kills, pytest.mark.slow]

@@ -10,8 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "loadtests"))
 
-from nodes import PORT, _environment, cluster
-from wire import missing, wire
+from hosts.nodes import PORT, _environment, cluster
+from hosts.wire import missing, wire
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from normtree.engine.stop import Stop
+from normtree.engine.memory.stop import Stop
 
 R = TypeVar("R")
 Leaf = Callable[..., R]

@@ -11,14 +11,14 @@ from time import perf_counter_ns
 
 import numpy as np
 
-from normtree.engine.stop import Stop
+from normtree.engine.memory.stop import Stop
+from normtree.engine.memory.tensor import Tensor
 from normtree.engine.survivors import Groups, groups_down
-from normtree.engine.tensor import Tensor
-from normtree.engine.timing import Span, Sweep
-from normtree_kernels.blocks import Block
-from normtree_kernels.norms import MixedNorm
-from normtree_kernels.pieces import Piece, answers, cut_pieces
-from normtree_kernels.questions import Answer, Excess, Question
+from normtree.engine.timing.schema import Span, Sweep
+from normtree_kernels.norms.mixed_norm import MixedNorm
+from normtree_kernels.parts.questions import Answer, Excess, Question
+from normtree_kernels.tree.blocks import Block
+from normtree_kernels.tree.pieces import Piece, answers, cut_pieces
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from math import prod
 
 import numpy as np
 
-from normtree.engine.cost import Prediction, Workload
-from normtree.engine.profile import Engine, MachineProfile
-from normtree.engine.units import size_text
-from normtree.engine.warm import ACTIVE, CUT, LINES, Kernels, Lines
+from normtree.engine.kernels import ACTIVE, CUT, LINES, Kernels, Lines
+from normtree.engine.profile.cost import Prediction, Workload
+from normtree.engine.profile.machine_profile import Engine, MachineProfile
+from normtree.engine.profile.units import size_text
 from normtree.splits import NO_SPLIT, Split
-from normtree_kernels.blocks import Block, cut
-from normtree_kernels.exact import merged, needs_own_algorithm
-from normtree_kernels.goal import Goal
-from normtree_kernels.l1 import L1
-from normtree_kernels.norms import MixedNorm
-from normtree_kernels.projection import ranks_elements
+from normtree_kernels.norms.l1 import L1
+from normtree_kernels.norms.mixed_norm import MixedNorm
 from normtree_kernels.refusals import ValueRefused
+from normtree_kernels.tree.blocks import Block, cut
+from normtree_kernels.tree.exact import merged, needs_own_algorithm
+from normtree_kernels.tree.goal import Goal
+from normtree_kernels.tree.projection import ranks_elements
 
 ENGINES = ("auto", "inline", "ray")
 RAY_IS_AWAY = "Ray is away"

@@ -14,26 +14,26 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from normtree.engine.arena import Arena, Segment
 from normtree.engine.cancel import Cancel
+from normtree.engine.common_root import check_together
 from normtree.engine.executor import Executor
-from normtree.engine.inline import InlineExecutor
-from normtree.engine.machine import this_machine
-from normtree.engine.measure import Request, measure
-from normtree.engine.on_ray import RayExecutor
+from normtree.engine.kernels import ALL, FIRST, SWEEPS, prepare, prepare_first
+from normtree.engine.memory.arena import Arena, Segment
+from normtree.engine.memory.stop import Stopped
+from normtree.engine.memory.tensor import Tensor, aligned, attach
 from normtree.engine.plan import RAY_IS_AWAY, Plan, make_plan
-from normtree.engine.profile import Engine, MachineProfile
-from normtree.engine.profile_store import load_profile, save_profile
-from normtree.engine.report import make_timing
-from normtree.engine.run import Run, Terms, Work, run_tree
-from normtree.engine.stop import Stopped
+from normtree.engine.profile.machine import this_machine
+from normtree.engine.profile.machine_profile import Engine, MachineProfile
+from normtree.engine.profile.measure import Request, measure
+from normtree.engine.profile.store import load_profile, save_profile
+from normtree.engine.profile.usual_machine import usual_profile
+from normtree.engine.run import Run, TensorRun, Terms, run_tree
 from normtree.engine.survivors import Survivors
-from normtree.engine.tensor import Tensor, aligned, attach
-from normtree.engine.timing import Timing
-from normtree.engine.together import check_together
-from normtree.engine.usual import usual_profile
-from normtree.engine.warm import ALL, FIRST, SWEEPS, prepare, prepare_first
+from normtree.engine.timing.schema import Timing
+from normtree.engine.timing_of_run import make_timing
 from normtree.engine.warm_up import WarmUp
+from normtree.engine.workers.ray_workers import RayExecutor
+from normtree.engine.workers.threads import InlineExecutor
 from normtree.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -48,9 +48,9 @@ from normtree.settings import Settings
 from normtree.splits import parse_split
 from normtree_kernels.arguments import not_finite
 from normtree_kernels.dtypes import check_dtype
-from normtree_kernels.goal import Goal
-from normtree_kernels.norms import MixedNorm
+from normtree_kernels.norms.mixed_norm import MixedNorm
 from normtree_kernels.refusals import Refusal
+from normtree_kernels.tree.goal import Goal
 
 Baseline = Literal["none", "measure"]
 Warmth = Literal["all", "first", "none"]
@@ -303,7 +303,7 @@ class Projector:
         """
         deadline_s = self._settings.deadline_s if deadline_s is None else deadline_s
         terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel)
-        work = Work(_seen(source, plan), _seen(target, plan), plan, survivors=survivors)
+        work = TensorRun(_seen(source, plan), _seen(target, plan), plan, survivors=survivors)
         return self._project([work], plan.goal, terms, deadline_s, baseline)
 
     def project_together(
@@ -345,14 +345,14 @@ class Projector:
         names = [f"tensor {i}" for i in range(len(plans))] if names is None else names
         survivors = [None] * len(plans) if survivors is None else survivors
         works = [
-            Work(_seen(source, plan), _seen(target, plan), plan, name, one)
+            TensorRun(_seen(source, plan), _seen(target, plan), plan, name, one)
             for source, target, plan, name, one in zip(sources, targets, plans, names, survivors, strict=True)
         ]
         terms = Terms(monotonic_ns() + int(deadline_s * 1e9), cancel)
         return self._project(works, goal, terms, deadline_s, baseline)
 
     def _project(
-        self, works: Sequence[Work], goal: Goal, terms: Terms, deadline_s: float, baseline: Baseline
+        self, works: Sequence[TensorRun], goal: Goal, terms: Terms, deadline_s: float, baseline: Baseline
     ) -> Timing:
         """Run a tree, and tell what ends it."""
         self._under_way.add(id(terms))
@@ -372,7 +372,7 @@ class Projector:
         finally:
             self._under_way.discard(id(terms))
 
-    def _run_timed(self, works: Sequence[Work], goal: Goal, terms: Terms, baseline: Baseline) -> Timing:
+    def _run_timed(self, works: Sequence[TensorRun], goal: Goal, terms: Terms, baseline: Baseline) -> Timing:
         """Run a tree once, and its serial reference if that is asked for."""
         plans = [work.plan for work in works]
         run = self._run(works, goal, terms)
@@ -382,7 +382,7 @@ class Projector:
             return make_timing(plans, run, sum(plan.serial_ms for plan in plans), "modelled")
         return make_timing(plans, run, self._serial_ms(works, goal, terms), "measured")
 
-    def _run(self, works: Sequence[Work], goal: Goal, terms: Terms) -> Run:
+    def _run(self, works: Sequence[TensorRun], goal: Goal, terms: Terms) -> Run:
         return run_tree(self._executor(works[0].plan), self.slates, works, goal, terms)
 
     def project_array(self, y: NDArray[Any], plan: Plan, *, baseline: Baseline = "none") -> tuple[NDArray[Any], Timing]:
@@ -434,7 +434,7 @@ class Projector:
     def _executor(self, plan: Plan) -> Executor:
         return self.ray if plan.engine == "ray" and self.ray else self.inline
 
-    def _serial_ms(self, works: Sequence[Work], goal: Goal, terms: Terms) -> float:
+    def _serial_ms(self, works: Sequence[TensorRun], goal: Goal, terms: Terms) -> float:
         """Measure the same projection on one thread; it writes the same bits again."""
         serial = [replace(work, plan=work.plan.on_one_thread()) for work in works]
         return self._run(serial, goal, Terms(terms.end_ns, terms.cancel)).wall_ms
@@ -477,7 +477,7 @@ def _told(terms: Terms, deadline_s: float) -> Iterator[None]:
         raise OutOfMemory("a leaf found no memory for its work", retry_after_s=1) from error
 
 
-def _not_finite(works: Sequence[Work], run: Run) -> InvalidTensor:
+def _not_finite(works: Sequence[TensorRun], run: Run) -> InvalidTensor:
     """Say which tensor cannot be projected, and why."""
     bad = works[next((i for i, norm in enumerate(run.norms) if not math.isfinite(norm)), 0)]
     y = bad.source.array().reshape(bad.plan.own_shape) if bad.plan.split.parts else bad.source.array()
@@ -498,7 +498,7 @@ def _seen(tensor: Tensor, plan: Plan) -> Tensor:
     return replace(tensor, shape=plan.shape, order="C")
 
 
-def _on_threads(work: Work) -> Work:
+def _on_threads(work: TensorRun) -> TensorRun:
     """The same on threads; Ray was lost in its middle."""
     return replace(work, plan=replace(work.plan, engine="inline", reason=RAY_IS_AWAY))
 

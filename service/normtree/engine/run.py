@@ -11,26 +11,26 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from normtree.engine.arena import Arena
 from normtree.engine.cancel import Cancel
 from normtree.engine.executor import Executor, Leaf
 from normtree.engine.leaves import Branch, Posted, leaf_ask, leaf_project, sweep_of
-from normtree.engine.phases import Phase, Phases
+from normtree.engine.memory.arena import Arena
+from normtree.engine.memory.slate import Slate
+from normtree.engine.memory.stop import Stopped
+from normtree.engine.memory.tensor import Tensor
 from normtree.engine.plan import Plan
-from normtree.engine.slate import Slate
-from normtree.engine.stop import Stopped
 from normtree.engine.survivors import Groups, Survivors, cut_groups, find_survivors
-from normtree.engine.tensor import Tensor
-from normtree.engine.timing import Span, Sweep
+from normtree.engine.timing.phases import Phase, Phases
+from normtree.engine.timing.schema import Span, Sweep
 from normtree.errors import InvalidTensor, refusal
 from normtree_kernels.arrays import Held
-from normtree_kernels.blocks import Block
+from normtree_kernels.compiled.lanes import chunk_count
 from normtree_kernels.dtypes import Float64Array
-from normtree_kernels.goal import Goal, Reach
-from normtree_kernels.lanes import chunk_count
-from normtree_kernels.projection import Found, Problem, project_together
-from normtree_kernels.questions import Answer, Question, Samples
+from normtree_kernels.parts.questions import Answer, Question, Samples
 from normtree_kernels.refusals import ValueRefused
+from normtree_kernels.tree.blocks import Block
+from normtree_kernels.tree.goal import Goal, Reach
+from normtree_kernels.tree.projection import Found, ProjectionProblem, project_together
 
 SMALL_BYTES = 1 << 18
 """Of a tensor that one thread projects in some tens of microseconds: a slate and its calls would each take as long."""
@@ -39,7 +39,7 @@ Batch = list[tuple[int, Question]]
 
 
 @dataclass(frozen=True)
-class Work:
+class TensorRun:
     """One tensor to project: where it is, where its projection goes, how, and what errors call it.
 
     With ``survivors``, which is told of them, only the groups that survive are written where that is possible.
@@ -110,7 +110,7 @@ class Run:
         return sum([phase.longest_ns for phase in self.phases]) / 1e6
 
 
-def run_tree(executor: Executor, slates: Arena, works: Sequence[Work], goal: Goal, terms: Terms) -> Run:
+def run_tree(executor: Executor, slates: Arena, works: Sequence[TensorRun], goal: Goal, terms: Terms) -> Run:
     """Project tensors under one root; blocks until it is done and no leaf runs any more.
 
     Args:
@@ -153,7 +153,7 @@ class _Home(Protocol):
         """Project the tensors."""
 
 
-def _converse(home: _Home, problems: Sequence[Problem], goal: Goal, start_ns: int) -> Run:
+def _converse(home: _Home, problems: Sequence[ProjectionProblem], goal: Goal, start_ns: int) -> Run:
     """Let the algorithm ask, and time what it does between its questions."""
     asking, phases, worker = project_together(problems, goal), home.phases, get_native_id()
     batch: Batch = next(asking)
@@ -180,7 +180,7 @@ def _converse(home: _Home, problems: Sequence[Problem], goal: Goal, start_ns: in
 class _AtHand:
     """A small tensor, in this thread: whether it still must go on is looked up before each reading."""
 
-    def __init__(self, work: Work, problem: Problem, terms: Terms) -> None:
+    def __init__(self, work: TensorRun, problem: ProjectionProblem, terms: Terms) -> None:
         self.phases = Phases()
         self._held = Held(work.source.array(), work.plan.norm, ranks=problem.ranks)
         self._target, self._terms = work.target, terms
@@ -250,7 +250,9 @@ class _Place:
 class _OnSlate:
     """Tensors in shared memory, asked and projected by leaves on an executor."""
 
-    def __init__(self, executor: Executor, works: Sequence[Work], problems: Sequence[Problem], slate: Slate) -> None:
+    def __init__(
+        self, executor: Executor, works: Sequence[TensorRun], problems: Sequence[ProjectionProblem], slate: Slate
+    ) -> None:
         self.phases = Phases()
         self._executor, self._works, self._stop = executor, works, slate.stop
         self._workers = max(work.plan.workers for work in works)
@@ -291,7 +293,7 @@ class _OnSlate:
             calls += [(self._stop, place.branch, part, balls) for part in parts]
         self._run("down", leaf_project, calls)
 
-    def _survivors(self, work: Work, found: Found) -> list[Groups]:
+    def _survivors(self, work: TensorRun, found: Found) -> list[Groups]:
         """Tell who asked for survivors only which they are, and cut them for the leaves."""
         plan = work.plan
         if not work.survivors or plan.in_parts:
@@ -313,12 +315,14 @@ class _OnSlate:
             self.phases.moved += sum(tensor.nbytes for some in tensors for tensor in some)
 
 
-def _problem(plan: Plan, *, is_shared: bool) -> Problem:
+def _problem(plan: Plan, *, is_shared: bool) -> ProjectionProblem:
     whole, dtype = prod(plan.shape[axis] for axis in plan.norm.inner.axes), np.dtype(plan.dtype)
-    return Problem(plan.norm, whole, dtype, plan.goal, own=plan.exact, in_chunks=plan.in_parts, is_shared=is_shared)
+    return ProjectionProblem(
+        plan.norm, whole, dtype, plan.goal, own=plan.exact, in_chunks=plan.in_parts, is_shared=is_shared
+    )
 
 
-def _shapes(problem: Problem, plan: Plan) -> tuple[list[tuple[int, ...]], ...]:
+def _shapes(problem: ProjectionProblem, plan: Plan) -> tuple[list[tuple[int, ...]], ...]:
     """What a tensor needs on the slate: for answers, for samples, and for fibres' values; see `_Place`."""
     kept, searches = plan.kept_shape, problem.in_chunks and problem.norm.inner.norm.searches
     slots = (chunk_count(problem.whole) if problem.in_chunks else 1, *kept)
@@ -330,13 +334,13 @@ def _shapes(problem: Problem, plan: Plan) -> tuple[list[tuple[int, ...]], ...]:
     )
 
 
-def _is_small(works: Sequence[Work]) -> bool:
+def _is_small(works: Sequence[TensorRun]) -> bool:
     """Tell whether a run is of one small tensor in one block, and of all of it."""
     plan = works[0].plan
     return len(works) == len(plan.blocks) == 1 and plan.nbytes <= SMALL_BYTES and not works[0].survivors
 
 
-def _of_nothing(works: Sequence[Work], goal: Goal, start_ns: int) -> Run:
+def _of_nothing(works: Sequence[TensorRun], goal: Goal, start_ns: int) -> Run:
     """Project tensors without elements: nothing is read or written, and no memory taken, however many their groups."""
     groups = sum(prod(work.plan.shape[axis] for axis in work.plan.norm.levels[0].axes) for work in works)
     asked = goal.survivors(groups) if goal.counts_groups else None

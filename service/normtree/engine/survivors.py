@@ -12,12 +12,12 @@ import numpy as np
 from ml_dtypes import finfo
 
 from normtree.compact import short_shape
-from normtree.engine.stop import Stop
-from normtree.engine.tensor import Tensor
-from normtree.engine.timing import Span
+from normtree.engine.memory.stop import Stop
+from normtree.engine.memory.tensor import Tensor
+from normtree.engine.timing.schema import Span
 from normtree_kernels.dtypes import Array, Int64Array
-from normtree_kernels.norms import MixedNorm
-from normtree_kernels.sweep import down
+from normtree_kernels.norms.mixed_norm import MixedNorm
+from normtree_kernels.sweeps.sweep import down
 
 _PIECE_BYTES = 1 << 20  # what was gathered is read again from a cache, and of columns a run is no shorter than a line
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from time import monotonic
 
-from normtree.engine.warm import Kernels, compiled
+from normtree.engine.kernels import Kernels, compiled
 
 _BREATH_S = 0.02  # between two compilations, for a request that wants a compiler too
 _QUIET_S, _PATIENCE_S = 1.0, 60.0

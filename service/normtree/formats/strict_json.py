@@ -21,7 +21,7 @@ def parse(raw: bytes | bytearray) -> Any:
         found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
         if "\\u" in text:  # only an escape can hide half of a surrogate pair
             _encode(found)
-    except _Told:
+    except _ToldAlready:
         raise
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 at byte {error.start}") from None
@@ -52,19 +52,19 @@ def parse_body(raw: bytes | bytearray, where: str) -> Any:
         raise MalformedBody(f"{where}: {error}", pointer="body") from None
 
 
-class _Told(ValueError):
+class _ToldAlready(ValueError):
     """What is wrong, in our words already."""
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _Told("a key is given twice")
+        raise _ToldAlready("a key is given twice")
     return found
 
 
 def _refuse(name: str) -> NoReturn:
-    raise _Told(f"{name} is no number of JSON's")
+    raise _ToldAlready(f"{name} is no number of JSON's")
 
 
 def _encode(found: object) -> None:

@@ -9,20 +9,18 @@ from starlette.middleware import Middleware
 
 from normtree import __version__
 from normtree.engine.projector import Projector
-from normtree.http.admission import Admit
-from normtree.http.auth import Auth
+from normtree.http.access.auth import Auth
+from normtree.http.access.cross_origin import cross_origin
+from normtree.http.access.same_site import SameSite
+from normtree.http.admission.admission import Admit
 from normtree.http.bodiless import Bodiless
-from normtree.http.cross_origin import cross_origin
-from normtree.http.docs import docs_router
-from normtree.http.lateness import lateness_told
-from normtree.http.log import log_request
-from normtree.http.metrics import Metrics
-from normtree.http.observe import Observe, Observer
-from normtree.http.openapi import URL, install_openapi
+from normtree.http.body_formats.negotiation import Formats
+from normtree.http.body_formats.registry import FORMATS
+from normtree.http.description.docs import docs_router
+from normtree.http.description.openapi import URL, install_openapi
+from normtree.http.head.request_id import RequestId
 from normtree.http.problems import HANDED_ON, Problems
-from normtree.http.request.formats import Formats
-from normtree.http.request.registry import FORMATS
-from normtree.http.request_id import RequestId
+from normtree.http.request.service import Service
 from normtree.http.routes.health import health_router
 from normtree.http.routes.infer import infer_router
 from normtree.http.routes.info import info_router
@@ -33,12 +31,14 @@ from normtree.http.routes.plan import plan_router
 from normtree.http.routes.project import project_router
 from normtree.http.routes.shared_memory import shared_memory_router
 from normtree.http.routes.traces import traces_router
-from normtree.http.same_site import SameSite
-from normtree.http.service import Service
 from normtree.http.shortcut import Shortcut
-from normtree.http.telemetry import trace_requests
-from normtree.jobs.board import open_board
-from normtree.key_ring import KeyRing
+from normtree.http.watching.lateness import lateness_told
+from normtree.http.watching.log import log_request
+from normtree.http.watching.metrics import Metrics
+from normtree.http.watching.observe import Observe, Observer
+from normtree.http.watching.telemetry import trace_requests
+from normtree.jobs.board.board import open_board
+from normtree.keys.key_ring import KeyRing
 from normtree.settings import Settings
 
 

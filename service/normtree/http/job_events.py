@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from fastapi.sse import ServerSentEvent
 
 from normtree.errors import NormtreeError
-from normtree.http.admission import Admission
-from normtree.jobs.board import JobBoard
-from normtree.jobs.job import Job
-from normtree.key_ring import KeyRing
-from normtree.keys import Key
+from normtree.http.admission.admission import Admission
+from normtree.jobs.board.board import JobBoard
+from normtree.jobs.board.job import Job
+from normtree.keys.key import Key
+from normtree.keys.key_ring import KeyRing
 
 _LOOK_S = 0.2
 _A_LISTENER_S = 2e-3  # each costs a tenth of a millisecond: many are told less often, and leave others their time

@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from normtree.errors import InvalidParameter, MalformedBody, NormtreeError
-from normtree.http.head import CUT, FAULT, head_of
-from normtree.http.request_id import request_id
+from normtree.http.head.head import CUT, FAULT, head_of
+from normtree.http.head.request_id import request_id
 
 MEDIA_TYPE = "application/problem+json"
 PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}  # of an error, in OpenAPI
@@ -217,7 +217,7 @@ def _answer(
     limit: object = None,
     got: object = None,
 ) -> Response:
-    """Build the answer. Its id is in the body; `normtree.http.request_id.RequestId` puts it into the headers."""
+    """Build the answer. Its id is in the body; `normtree.http.head.request_id.RequestId` puts it into the headers."""
     problem = make_problem(
         status, code, title, detail, scope["path"], request_id(scope), pointer=pointer, limit=limit, got=got
     )

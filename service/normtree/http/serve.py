@@ -9,17 +9,17 @@ import socket
 from types import FrameType
 from typing import NoReturn
 
-from normtree.engine.arena import arena_remedy, shared_memory
+from normtree.engine.memory.arena import arena_remedy, shared_memory
 from normtree.engine.projector import Projector
 from normtree.environment import unknown
 from normtree.extras import has
 from normtree.http.app import create_app
-from normtree.http.body_limit import BodyLimit
-from normtree.http.log import log_to_stderr
-from normtree.http.malloc import keep_freed_memory
+from normtree.http.body.body_limit import BodyLimit
+from normtree.http.connection.malloc import keep_freed_memory
 from normtree.http.server import DrainingServer, permit_descriptors, server_config
+from normtree.http.watching.log import log_to_stderr
+from normtree.processes.standard_streams import open_missing_streams
 from normtree.settings import Settings
-from normtree.standard_streams import open_missing_streams
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MOST_SHARE = 7 / 8  # of the shared memory

@@ -11,10 +11,10 @@ from time import monotonic
 import uvicorn
 from fastapi import FastAPI
 
-from normtree.http.admission import Admission
-from normtree.http.bounds import Bounds
-from normtree.http.crowd import Crowd
-from normtree.http.protocol import BoundedProtocol
+from normtree.http.admission.admission import Admission
+from normtree.http.connection.bounds import Bounds
+from normtree.http.connection.connection_limit import Crowd
+from normtree.http.connection.protocol import BoundedProtocol
 from normtree.settings import Settings
 
 _LEAST_STOP_S = 1

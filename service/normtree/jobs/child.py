@@ -15,8 +15,8 @@ from time import monotonic
 from normtree.errors import NormtreeError
 from normtree.jobs.progress import Progress
 from normtree.jobs.recipe import Recipe
-from normtree.jobs.run import Options, run_job
-from normtree.printable import printable_lines
+from normtree.jobs.run import JobOptions, run_job
+from normtree.text.printable import printable_lines
 
 _NICENESS = 10  # requests go first
 _TELL_S = 0.2
@@ -44,7 +44,7 @@ def tell(message: dict[str, object]) -> None:
 def main(recipe: Path, memory_bytes: int, workers: int, roots: Sequence[Path]) -> int:
     """Run the job, which stays in the roots, and tell how it ended."""
     os.nice(_NICENESS)
-    options = Options(workers, memory_bytes or None, "inline")
+    options = JobOptions(workers, memory_bytes or None, "inline")
     try:
         outcome = run_job(Recipe.model_validate_json(recipe.read_bytes()), options, _Teller(), roots)
     except NormtreeError as error:

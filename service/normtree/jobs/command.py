@@ -9,11 +9,11 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from normtree.jobs.outcome import Outcome
 from normtree.jobs.progress import Progress, Watch
 from normtree.jobs.recipe import read_recipe
-from normtree.jobs.run import Options, plan_job, run_job
-from normtree.printable import printable, printable_lines
+from normtree.jobs.report.outcome import JobOutcome
+from normtree.jobs.run import JobOptions, plan_job, run_job
+from normtree.text.printable import printable, printable_lines
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SHOWN_TENSORS = 40
@@ -31,7 +31,7 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def options(workers: int | None, memory: str | None, engine: str, address: str | None) -> Options:
+def options(workers: int | None, memory: str | None, engine: str, address: str | None) -> JobOptions:
     """Check what was given on the command line.
 
     Raises:
@@ -42,19 +42,19 @@ def options(workers: int | None, memory: str | None, engine: str, address: str |
     if address is not None and engine == "inline":
         raise ValueError("address: an inline job runs in this process; leave out --engine or the address")
     memory_bytes = None if memory is None else parse_bytes(memory)
-    return Options(workers, memory_bytes, engine, address)  # type: ignore[arg-type]
+    return JobOptions(workers, memory_bytes, engine, address)  # type: ignore[arg-type]
 
 
-def show_plan(console: Console, path: Path, options: Options) -> None:
+def show_plan(console: Console, path: Path, options: JobOptions) -> None:
     """Print what a job would do."""
-    from normtree.jobs.pace import predict
+    from normtree.jobs.estimate import predict
 
     plan = plan_job(read_recipe(path), options)
     console.print(printable_lines(str(plan)), highlight=False, markup=False, soft_wrap=True)
     console.print(predict(plan, options), highlight=False, markup=False, soft_wrap=True)
 
 
-def run(console: Console, bars: Console, path: Path, options: Options) -> None:
+def run(console: Console, bars: Console, path: Path, options: JobOptions) -> None:
     """Run a job, with bars where it is watched on a terminal."""
     recipe = read_recipe(path)
     with _bars(bars) as bar:
@@ -89,7 +89,7 @@ def _watch(bar: Bar) -> Watch:
     return watch
 
 
-def _results(outcome: Outcome) -> Table:
+def _results(outcome: JobOutcome) -> Table:
     table = Table("tensor", "shape", "norm")
     for column in ("norm before", "after", "radius", "zero groups", "distance"):
         table.add_column(column, justify="right")
@@ -104,7 +104,7 @@ def _results(outcome: Outcome) -> Table:
     return table
 
 
-def _closing(outcome: Outcome) -> str:
+def _closing(outcome: JobOutcome) -> str:
     summary, nbytes = outcome.summary, outcome.plan.checkpoint.nbytes
     if outcome.was_completed:
         return f"this job was completed before; its report is in {outcome.state_url}"

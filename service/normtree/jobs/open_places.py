@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normtree.errors import InvalidRecipe, JobConflict, StorageFailed
-from normtree.jobs.listing import Listing, list_file, list_folder
-from normtree.jobs.local import LocalFolder
-from normtree.jobs.places import Folder, Target, is_url, path_of, split_place
 from normtree.jobs.recipe import Recipe
-from normtree.jobs.state import LOCK, SUFFIX, LocalState, State, nobody_writes
+from normtree.jobs.storage.listing import Listing, list_file, list_folder
+from normtree.jobs.storage.local import LocalFolder
+from normtree.jobs.storage.places import Folder, Target, is_url, path_of, split_place
+from normtree.jobs.storage.state import LOCK, SUFFIX, LocalState, State, nobody_writes
 
 FOLDER = ".normtree-jobs"  # of the first root; the service's own notes, which no job reads or writes
 _PLAIN = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)  # whoever wrote the path is to mend it
@@ -86,7 +86,7 @@ def open_places(recipe: Recipe, roots: Sequence[Path] = (), most: int | None = N
     if not is_url(recipe.input) and not is_url(recipe.output):
         _check_apart(recipe, [_named(source.url, only), *found.linked], state.url)
     elif is_url(recipe.input) and is_url(recipe.output):
-        from normtree.jobs.remote import overlap
+        from normtree.jobs.storage.remote import overlap
 
         for place in (recipe.output, state.url):
             if overlap(recipe.input, place):
@@ -100,7 +100,7 @@ def open_places(recipe: Recipe, roots: Sequence[Path] = (), most: int | None = N
 def open_state(place: str) -> State:
     """Return the folder beside an output, given as it really is, where its job keeps its journal and its report."""
     if is_url(place):
-        from normtree.jobs.remote import RemoteState
+        from normtree.jobs.storage.remote import RemoteState
 
         return RemoteState(place.rstrip("/") + SUFFIX)
     return LocalState(os.path.join(os.getcwd(), path_of(place).rstrip("/")) + SUFFIX)
@@ -133,7 +133,7 @@ def _open_source(place: str, roots: Sequence[str], most: int | None) -> tuple[Fo
     if is_url(place):
         if roots:
             raise InvalidRecipe("input: wanted a path inside the service's folders, got a URL", pointer="input")
-        from normtree.jobs.remote import RemoteFolder
+        from normtree.jobs.storage.remote import RemoteFolder
 
         return RemoteFolder(folder), only, Listing()
     path = _real("input", folder, roots)
@@ -159,7 +159,7 @@ def _open_output(place: str, only: str | None, roots: Sequence[str], found: List
     if is_url(place):
         if roots:
             raise InvalidRecipe("output: wanted a path inside the service's folders, got a URL", pointer="output")
-        from normtree.jobs.remote import RemoteFolder, RemoteState
+        from normtree.jobs.storage.remote import RemoteFolder, RemoteState
 
         return RemoteFolder(folder, name), RemoteState(place.rstrip("/") + SUFFIX)
     path = _real("output", folder, roots)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from normtree.errors import JobConflict, StorageFull
-from normtree.jobs.checkpoint import Checkpoint, Shard
-from normtree.jobs.journal import Journal
+from normtree.jobs.checkpoint.checkpoint import Checkpoint, Shard
+from normtree.jobs.journal.journal import Journal
 from normtree.jobs.open_places import Places
-from normtree.jobs.places import Proof, Stat
-from normtree.jobs.proof import confirmed, proof_of, same_bytes
+from normtree.jobs.storage.places import Proof, Stat
+from normtree.jobs.storage.proof import confirmed, proof_of, same_bytes
 
 _ROOM_BYTES = 16 << 20  # beyond the output: journal, aggregates, report
 

@@ -8,17 +8,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from normtree.engine.fitting import fits
 from normtree.errors import InvalidRecipe
+from normtree.fitting import fits
 from normtree.formats.elements import dtype_of
 from normtree.formats.stored import Stored
-from normtree.jobs.mistakes import mistaken
-from normtree.patterns import compile_pattern
+from normtree.jobs.recipe_errors import mistaken
 from normtree.splits import parse_split
-from normtree_kernels.exact import needs_own_algorithm
-from normtree_kernels.goal import Aim, Goal, Share
-from normtree_kernels.norms import MAX_LEVELS, NORMS, Level, MixedNorm
+from normtree.text.patterns import compile_pattern
+from normtree_kernels.norms.mixed_norm import MAX_LEVELS, NORMS, Level, MixedNorm
 from normtree_kernels.refusals import ValueRefused
+from normtree_kernels.tree.exact import needs_own_algorithm
+from normtree_kernels.tree.goal import Aim, Goal, Share
 
 GOALS = ("radius", "sparsity", "groups", "relative_radius")
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")

@@ -9,27 +9,27 @@ from threading import RLock
 from time import perf_counter, time_ns
 from typing import Any, Literal
 
-from normtree import usable
-from normtree.engine.environment import prepare_environment
-from normtree.engine.warm import prepare
+from normtree.engine.cluster.ray_environment import prepare_environment
+from normtree.engine.kernels import prepare
 from normtree.errors import JobConflict
 from normtree.extras import has, missing
-from normtree.jobs.checkpoint import Checkpoint, read_checkpoint
-from normtree.jobs.floor import discard_floor, measure_floor
-from normtree.jobs.inline import InlineRunner
-from normtree.jobs.journal import Journal
+from normtree.jobs.checkpoint.checkpoint import Checkpoint, read_checkpoint
+from normtree.jobs.journal.journal import Journal
 from normtree.jobs.open_places import Places, open_places
-from normtree.jobs.outcome import Outcome
 from normtree.jobs.output import Output
-from normtree.jobs.pieces import Done, Work
-from normtree.jobs.places import Proof
-from normtree.jobs.plan import MIB, JobPlan, make_plan
+from normtree.jobs.plan.job_plan import MIB, JobPlan, make_plan
+from normtree.jobs.plan.pieces import TaskDone, TensorWork
 from normtree.jobs.progress import Progress, Watch, unwatched
 from normtree.jobs.recipe import Recipe
-from normtree.jobs.report import HTML_NAME, write_report
-from normtree.jobs.runner import Runner
-from normtree.jobs.schedule import Aggregated, Schedule, Written
-from normtree.jobs.warm import kernels_of
+from normtree.jobs.report.floor import discard_floor, measure_floor
+from normtree.jobs.report.outcome import JobOutcome
+from normtree.jobs.report.report import HTML_NAME, write_report
+from normtree.jobs.storage.places import Proof
+from normtree.jobs.tasks.job_kernels import kernels_of
+from normtree.jobs.tasks.on_threads import InlineRunner
+from normtree.jobs.tasks.runner import Runner
+from normtree.jobs.tasks.schedule import Aggregated, Schedule, Written
+from normtree.processes import usable
 from normtree_kernels.dtypes import Float64Array
 
 Engine = Literal["auto", "inline", "ray"]
@@ -40,7 +40,7 @@ _RAY_FROM_BYTES = 64 << 30  # starting an embedded Ray takes about ten seconds, 
 
 
 @dataclass(frozen=True)
-class Options:
+class JobOptions:
     """How a job is run; none of it changes a byte of the output.
 
     Args:
@@ -80,7 +80,7 @@ class Options:
         return [min(most, max(_LEAST_MEMORY_BYTES, workers * _MEMORY_A_WORKER_BYTES)), most]
 
 
-def plan_job(recipe: Recipe, options: Options, roots: Sequence[Path] = ()) -> JobPlan:
+def plan_job(recipe: Recipe, options: JobOptions, roots: Sequence[Path] = ()) -> JobPlan:
     """Read an input's headers and plan a job, without doing anything.
 
     Raises:
@@ -89,7 +89,7 @@ def plan_job(recipe: Recipe, options: Options, roots: Sequence[Path] = ()) -> Jo
     return _plan(recipe, options, open_places(recipe, roots))
 
 
-def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched, roots: Sequence[Path] = ()) -> Outcome:
+def run_job(recipe: Recipe, options: JobOptions, watch: Watch = unwatched, roots: Sequence[Path] = ()) -> JobOutcome:
     """Run a job to its end, or go on with one that was begun; what of its output is missing or differs is made again.
 
     Args:
@@ -136,14 +136,14 @@ def run_job(recipe: Recipe, options: Options, watch: Watch = unwatched, roots: S
         return outcome
 
 
-def _plan(recipe: Recipe, options: Options, places: Places) -> JobPlan:
+def _plan(recipe: Recipe, options: JobOptions, places: Places) -> JobPlan:
     checkpoint = read_checkpoint(places.source, places.only)
     workers = options.workers or usable.cores()
     in_order = places.source.streams or places.target.streams
     return make_plan(recipe, checkpoint, workers, options.bounds_bytes(workers), in_order=in_order)
 
 
-def _again(job: "_Job") -> Outcome:
+def _again(job: "_Job") -> JobOutcome:
     """Tell what a job came to that was completed before and whose output is whole."""
     discard_floor(job.plan, job.places.target)
     outcome = _outcome(job, resumed=True, was_completed=True)
@@ -216,7 +216,7 @@ class _Job:
         taken, self.stints = self.stints, []
         return taken
 
-    def _take(self, done: Done) -> None:
+    def _take(self, done: TaskDone) -> None:
         with self.lock:
             self.bytes_done += done.task.written or done.task.read
             self.stints.append(asdict(done.stint))
@@ -236,11 +236,11 @@ class _Job:
             self.tensors_done += len(written.facts)
             self._tell()
 
-    def _kept(self, works: Sequence[Work]) -> Mapping[int, Float64Array]:
+    def _kept(self, works: Sequence[TensorWork]) -> Mapping[int, Float64Array]:
         marks = {work.index: self._mark(work) for work in self.plan.works}
         return self.journal.kept({work.index: work.layout.v_shape for work in works}, marks)
 
-    def _mark(self, work: Work) -> str:
+    def _mark(self, work: TensorWork) -> str:
         return self.shards[work.shard].stat.changed
 
     def _tell(self) -> None:
@@ -250,7 +250,7 @@ class _Job:
         self.watch(Progress(self.bytes_done, total, self.tensors_done, tensors, len(self.finished), shards))
 
 
-def _events(schedule: Schedule, runner: Runner, take: Callable[[Done], None]) -> Iterator[Aggregated | Written]:
+def _events(schedule: Schedule, runner: Runner, take: Callable[[TaskDone], None]) -> Iterator[Aggregated | Written]:
     """Keep the runner busy, and tell what gets completed."""
     pending = 0
     while True:
@@ -272,7 +272,7 @@ def _raise_early(futures: list[Future[None]]) -> None:
 
 
 @contextmanager
-def _runner(options: Options, plan: JobPlan, places: Places) -> Iterator[Runner]:
+def _runner(options: JobOptions, plan: JobPlan, places: Places) -> Iterator[Runner]:
     """Start what does the tasks, kernels loaded."""
     runner: Runner
     source, target = places.source, places.target
@@ -280,7 +280,7 @@ def _runner(options: Options, plan: JobPlan, places: Places) -> Iterator[Runner]
     prepare(kernels)  # in this process first: it fills the cache that the others read, and finds roots
     if options.engine_for(plan.checkpoint) == "ray":
         prepare_environment(embedded=options.address is None)
-        from normtree.jobs.on_ray import RayRunner
+        from normtree.jobs.tasks.on_ray import RayRunner
 
         is_free = options.workers is None and plan.workers == plan.asked_workers
         runner = RayRunner(source, target, kernels, None if is_free else plan.workers, options.address)
@@ -292,9 +292,9 @@ def _runner(options: Options, plan: JobPlan, places: Places) -> Iterator[Runner]
         runner.close()
 
 
-def _outcome(job: _Job, *, resumed: bool, was_completed: bool) -> Outcome:
+def _outcome(job: _Job, *, resumed: bool, was_completed: bool) -> JobOutcome:
     journal = job.journal
     facts = tuple(each for shard in job.plan.checkpoint.shards for each in job.finished[shard.name])
     unsaid = ("what", "stints", "proofs")
     summary = {name: value for name, value in (journal.completed or {}).items() if name not in unsaid}
-    return Outcome(job.plan, facts, tuple(journal.stints), summary, job.places.state.url, resumed, was_completed)
+    return JobOutcome(job.plan, facts, tuple(journal.stints), summary, job.places.state.url, resumed, was_completed)

@@ -21,8 +21,8 @@ from normtree.on_ray.arguments import check_axis, check_blocks, check_deadline, 
 from normtree.on_ray.ask import Ask, checked
 from normtree.on_ray.home import Home, Projection
 from normtree.on_ray.tasks import Tasks, told_apart
-from normtree_kernels.goal import Goal
-from normtree_kernels.norms import Axes
+from normtree_kernels.norms.mixed_norm import Axes
+from normtree_kernels.tree.goal import Goal
 
 __all__ = ["Projection", "project", "project_timed"]
 

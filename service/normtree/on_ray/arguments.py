@@ -10,7 +10,7 @@ import ray
 from ray import ObjectRef
 
 from normtree.errors import EngineUnavailable, InvalidParameter, refusal
-from normtree_kernels.norms import named
+from normtree_kernels.norms.mixed_norm import named
 from normtree_kernels.refusals import TypeRefused, ValueRefused
 from normtree_kernels.vector_norm import Norm
 

@@ -6,12 +6,12 @@ from math import prod
 from typing import Any
 
 from normtree.errors import InvalidParameter, InvalidTensor, refusal
-from normtree_kernels.exact import merged, needs_own_algorithm
-from normtree_kernels.goal import Goal
-from normtree_kernels.lanes import CHUNK
-from normtree_kernels.norms import Axes, MixedNorm
-from normtree_kernels.projection import ranks_elements
+from normtree_kernels.compiled.lanes import CHUNK
+from normtree_kernels.norms.mixed_norm import Axes, MixedNorm
 from normtree_kernels.refusals import Refusal
+from normtree_kernels.tree.exact import merged, needs_own_algorithm
+from normtree_kernels.tree.goal import Goal
+from normtree_kernels.tree.projection import ranks_elements
 from normtree_kernels.vector_norm import Norm
 
 
@@ -62,7 +62,7 @@ class Bound:
         own: whether the exact projection has an algorithm of its own.
         axis: along which the blocks lie, >= 0.
         across: whether they may cut fibres.
-        in_chunks: whether they answer chunk by chunk; see `normtree_kernels.part.Part`.
+        in_chunks: whether they answer chunk by chunk; see `normtree_kernels.parts.part.Part`.
     """
 
     mixed: MixedNorm

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from time import perf_counter_ns
 
-from normtree.engine.phases import Phases
-from normtree.engine.timing import Span, Sweep
+from normtree.engine.timing.phases import Phases
+from normtree.engine.timing.schema import Span, Sweep
 from normtree.on_ray.tasks import Told
 
 ROOT_ROW = 1  # of the trace; ids of threads on several nodes may be the same

@@ -12,23 +12,23 @@ from ray import ObjectRef
 
 from normtree.engine.leaves import sweep_of
 from normtree.engine.plan import Plan
-from normtree.engine.report import make_timing
 from normtree.engine.run import Run
-from normtree.engine.timing import Span, Timing
+from normtree.engine.timing.schema import Span, Timing
+from normtree.engine.timing_of_run import make_timing
 from normtree.errors import InvalidTensor, refusal
 from normtree.on_ray.ask import Ask, checked
 from normtree.on_ray.clocks import ROOT_ROW, Clocks
 from normtree.on_ray.leaves import Extent, Up, leaf_ask, leaf_not_finite, leaf_project, leaf_up
 from normtree.on_ray.tasks import Tasks
-from normtree_kernels import projection
-from normtree_kernels.blocks import Block
 from normtree_kernels.dtypes import Float64Array
-from normtree_kernels.gathered import Gathered
-from normtree_kernels.goal import Reach
-from normtree_kernels.part import fold
-from normtree_kernels.projection import Problem
-from normtree_kernels.questions import Answer, Norms, Question
+from normtree_kernels.parts.gathered import Gathered
+from normtree_kernels.parts.part import fold
+from normtree_kernels.parts.questions import Answer, Norms, Question
 from normtree_kernels.refusals import Refusal
+from normtree_kernels.tree import projection
+from normtree_kernels.tree.blocks import Block
+from normtree_kernels.tree.goal import Reach
+from normtree_kernels.tree.projection import ProjectionProblem
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Home:
         if not self._held:  # its fibres may be more than memory holds
             return self._make((), 0.0, _of_nothing(plan))
         bound, dtype = self._bound, np.dtype(plan.dtype)
-        problem = Problem(plan.norm, self._whole, dtype, plan.goal, own=bound.own, in_chunks=bound.in_chunks)
+        problem = ProjectionProblem(plan.norm, self._whole, dtype, plan.goal, own=bound.own, in_chunks=bound.in_chunks)
         try:
             found = projection.drive(projection.project(problem, self._norms), self.ask)
         except Refusal as error:

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 
 from normtree.engine.leaves import sweep_of
-from normtree.engine.stop import Stopped
-from normtree.engine.timing import Span, Sweep
+from normtree.engine.memory.stop import Stopped
+from normtree.engine.timing.schema import Span, Sweep
 from normtree.on_ray.ask import Ask, checked
 from normtree_kernels.arguments import not_finite
-from normtree_kernels.blocks import Block
+from normtree_kernels.compiled.lanes import chunk_count
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
-from normtree_kernels.gathered import Gathered
-from normtree_kernels.lanes import chunk_count
-from normtree_kernels.norms import MixedNorm
-from normtree_kernels.pieces import Piece, answers, cut_pieces
-from normtree_kernels.questions import Answer, Norms, Question
+from normtree_kernels.norms.mixed_norm import MixedNorm
+from normtree_kernels.parts.gathered import Gathered
+from normtree_kernels.parts.questions import Answer, Norms, Question
 from normtree_kernels.refusals import Refusal
+from normtree_kernels.tree.blocks import Block
+from normtree_kernels.tree.pieces import Piece, answers, cut_pieces
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Extent:
 
     Args:
         norm: mixed norm bound to the tensor's axes.
-        in_chunks: whether it answers chunk by chunk; see `normtree_kernels.part.Part`.
+        in_chunks: whether it answers chunk by chunk; see `normtree_kernels.parts.part.Part`.
         whole: elements in a whole fibre; where that is not known yet, 2 if the block may have a part of them, else 1.
         start: the fibres' first element that it has.
     """
@@ -69,7 +69,7 @@ class Up:
     Args:
         shape: of the block.
         dtype: of its elements.
-        norms: of its fibres or their chunks, as `normtree_kernels.questions.Norms` is answered.
+        norms: of its fibres or their chunks, as `normtree_kernels.parts.questions.Norms` is answered.
     """
 
     shape: tuple[int, ...]

@@ -19,8 +19,8 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from normtree.engine.stop import Stopped
-from normtree.engine.timing import Span
+from normtree.engine.memory.stop import Stopped
+from normtree.engine.timing.schema import Span
 from normtree.errors import DeadlineExceeded, InvalidParameter, InvalidTensor, OutOfMemory, WorkersLost
 from normtree_kernels.dtypes import Array
 

@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 
-from normtree_kernels import l2, rows
+from normtree_kernels.compiled.elements import widen
+from normtree_kernels.compiled.jit import device
 from normtree_kernels.dtypes import Array, Float64Array
-from normtree_kernels.elements import widen
-from normtree_kernels.jit import device
-from normtree_kernels.l2 import L2
-from normtree_kernels.linf import LINF
-from normtree_kernels.norms import NORMS
+from normtree_kernels.norms import l2
+from normtree_kernels.norms.l2 import L2
+from normtree_kernels.norms.linf import LINF
+from normtree_kernels.norms.mixed_norm import NORMS
+from normtree_kernels.sweeps import rows
 from normtree_kernels.vector_norm import Norm
 
 _RUN = 32  # terms that are added in a row: few, so that rounding stays within the margin

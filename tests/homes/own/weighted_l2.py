@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 
-from normtree_kernels import l2, rows
+from normtree_kernels.compiled.jit import device
 from normtree_kernels.dtypes import Array, Float64Array
-from normtree_kernels.jit import device
-from normtree_kernels.l2 import L2
-from normtree_kernels.norms import NORMS
+from normtree_kernels.norms import l2
+from normtree_kernels.norms.l2 import L2
+from normtree_kernels.norms.mixed_norm import NORMS
+from normtree_kernels.sweeps import rows
 from normtree_kernels.vector_norm import Norm
 
 WEIGHT = 0.75

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from normtree.engine.timing import Timing
+from normtree.engine.timing.schema import Timing
 from normtree.formats.contents import Contents, Entry
 from normtree.formats.oip import Region
-from normtree.http.body_limit import BodyLimit
-from normtree.http.head import Head
-from normtree.http.inflate import Inflated
-from normtree.http.query import WorkQuery
-from normtree.http.receive import Body, fill
-from normtree.http.room import Room
-from normtree.http.work import Outcome
+from normtree.http.body.body_limit import BodyLimit
+from normtree.http.body.inflate import Inflated
+from normtree.http.body.receive import Body, fill
+from normtree.http.head.head import Head
+from normtree.http.head.query import WorkQuery
+from normtree.http.request.buffers import Room
+from normtree.http.request.work import Outcome
 from normtree.settings import Settings
 
 
@@ -82,7 +82,7 @@ class Arrival:
         await fill(places, self.first, self.rest)
 
 
-class Projected(NamedTuple):
+class FinishedRequest(NamedTuple):
     """A request whose work is done.
 
     Args:
@@ -134,11 +134,11 @@ class Format(Protocol):
         """
         ...
 
-    def write(self, projected: Projected) -> Payload:
+    def write(self, projected: FinishedRequest) -> Payload:
         """Make the answer's bytes."""
         ...
 
-    def timing_headers(self, projected: Projected, timing: Timing) -> dict[str, str]:
+    def timing_headers(self, projected: FinishedRequest, timing: Timing) -> dict[str, str]:
         """Return what the answer's headers tell of the work, in a new dictionary.
 
         Args:

@@ -9,17 +9,17 @@ from starlette.requests import Request
 
 from normtree.engine.plan import Plan
 from normtree.engine.survivors import Survivors
-from normtree.http.answer import TensorAnswer
-from normtree.http.auth import client_name
-from normtree.http.exchange import report, report_answer
-from normtree.http.head import head_of
-from normtree.http.off_loop import FEW, off_loop
-from normtree.http.receive import Body
-from normtree.http.request.format import Arrival, Asked, Projected
-from normtree.http.request.lending import lend, watch
-from normtree.http.room import Room
-from normtree.http.service import Service
-from normtree.http.work import Item, Work, ms
+from normtree.http.access.auth import client_name
+from normtree.http.body.receive import Body
+from normtree.http.head.head import head_of
+from normtree.http.request.answer import TensorAnswer
+from normtree.http.request.buffers import Room
+from normtree.http.request.format import Arrival, Asked, FinishedRequest
+from normtree.http.request.service import Service
+from normtree.http.request.shared_memory_bodies import lend, watch
+from normtree.http.request.work import Item, Work, ms
+from normtree.http.threads.off_loop import FEW, off_loop
+from normtree.http.watching.exchange import report, report_answer
 
 Open = Callable[[Asked, Body], Awaitable[Arrival]]
 
@@ -65,7 +65,7 @@ async def serve(request: Request, service: Service, open_body: Open) -> TensorAn
         )  # fmt: skip
         trace = service.traces.keep(client_name(scope), timing) if query.trace else None
         written = perf_counter()
-        projected = Projected(arrival, room, outcome, timing, ms(started, written), trace)
+        projected = FinishedRequest(arrival, room, outcome, timing, ms(started, written), trace)
         answer, few = arrival.answer, len(arrival.contents.entries) <= FEW
         payload = await off_loop(lambda: answer.write(projected), short=few)
         if not payload.needs_sources:

@@ -4,8 +4,8 @@ from fastapi import APIRouter
 
 from normtree.errors import NotReady
 from normtree.http.problems import problem_responses
-from normtree.http.service import Service
-from normtree.jobs.board import JobBoard
+from normtree.http.request.service import Service
+from normtree.jobs.board.board import JobBoard
 
 _RETRY_AFTER_S = 1
 

@@ -6,14 +6,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from normtree import errors
-from normtree.http.models import VERSION, find_model
+from normtree.http.body_formats.inference_format import BINARY, JSON, LENGTH_HEADER
+from normtree.http.body_formats.registry import INFERENCES
+from normtree.http.description.tensor_problems import TENSOR_PROBLEMS
+from normtree.http.inference.model import VERSION, find_model
 from normtree.http.problems import problem_responses
-from normtree.http.request.inference_format import BINARY, JSON, LENGTH_HEADER
 from normtree.http.request.pipeline import serve
-from normtree.http.request.registry import INFERENCES
-from normtree.http.service import Service
-from normtree.http.tensor_problems import TENSOR_PROBLEMS
-from normtree.http.work import ms
+from normtree.http.request.service import Service
+from normtree.http.request.work import ms
 
 _COUNT = {"type": "integer", "minimum": 0}
 _ANSWERS = {

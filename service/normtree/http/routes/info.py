@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from normtree import __version__
 from normtree.extras import version_of
-from normtree.http.service import Service
+from normtree.http.request.service import Service
 
 _LIMITS = (
     "rank_limit",

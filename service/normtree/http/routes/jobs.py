@@ -9,19 +9,19 @@ from starlette.responses import JSONResponse
 
 from normtree import errors
 from normtree.formats.strict_json import parse_body
-from normtree.http.aside import Aside
-from normtree.http.auth import caller_of, client_name
-from normtree.http.head import head_of
+from normtree.http.access.auth import caller_of, client_name
+from normtree.http.body.receive import read_whole
+from normtree.http.head.head import head_of
+from normtree.http.head.media import best
 from normtree.http.job_events import JobEvents
-from normtree.http.media import best
 from normtree.http.problems import problem_responses
-from normtree.http.receive import read_whole
-from normtree.http.service import Service
-from normtree.jobs.board import JobBoard, no_such_job
-from normtree.jobs.job import Job
+from normtree.http.request.service import Service
+from normtree.http.threads.slow_calls import Aside
+from normtree.jobs.board.board import JobBoard, no_such_job
+from normtree.jobs.board.job import Job
+from normtree.jobs.board.roots import within
 from normtree.jobs.recipe import Recipe, parse_recipe, recipe_of
-from normtree.jobs.roots import within
-from normtree.key_ring import KeyRing
+from normtree.keys.key_ring import KeyRing
 
 BODY_LIMIT_BYTES = 2**16
 _JSON, _TOML, _HTML = "application/json", "application/toml", "text/html"

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from normtree.http.metrics import Metrics
+from normtree.http.watching.metrics import Metrics
 
 
 def metrics_router(metrics: Metrics) -> APIRouter:

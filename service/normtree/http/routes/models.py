@@ -4,9 +4,9 @@ from fastapi import APIRouter
 
 from normtree import __version__
 from normtree.errors import ModelNotFound, NotReady
-from normtree.http.models import MODELS, PLATFORM, VERSION, find_model
+from normtree.http.inference.model import MODELS, PLATFORM, VERSION, find_model
 from normtree.http.problems import problem_responses
-from normtree.http.service import Service
+from normtree.http.request.service import Service
 
 _EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "model_repository", "statistics")
 _MISSING = problem_responses(ModelNotFound)

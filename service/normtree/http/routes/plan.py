@@ -8,10 +8,10 @@ from normtree import errors
 from normtree.engine.plan import Plan
 from normtree.formats.elements import BY_NAME, NAMES
 from normtree.formats.shapes import check_shape
+from normtree.http.body.small_json import JSON_PROBLEMS, read_small_json
+from normtree.http.head.query import PlanQuery, read_parameters, without_null
 from normtree.http.problems import problem_responses
-from normtree.http.query import PlanQuery, read_parameters, without_null
-from normtree.http.service import Service
-from normtree.http.small_json import JSON_PROBLEMS, read_small_json
+from normtree.http.request.service import Service
 from normtree.settings import Settings
 
 _TEXT_SHOWN = 40

@@ -3,13 +3,13 @@
 from fastapi import APIRouter, Request, Response
 
 from normtree import errors
+from normtree.http.body_formats.negotiation import Formats
+from normtree.http.description.tensor_problems import TENSOR_PROBLEMS
+from normtree.http.head.query import query_parameters
 from normtree.http.problems import problem_responses
-from normtree.http.query import query_parameters
-from normtree.http.request.formats import Formats
 from normtree.http.request.pipeline import serve
-from normtree.http.service import Service
-from normtree.http.tensor_problems import TENSOR_PROBLEMS
-from normtree.http.traces import HEADER as TRACE_HEADER
+from normtree.http.request.service import Service
+from normtree.http.watching.kept_traces import HEADER as TRACE_HEADER
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _HEADERS = {

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, ValidationError
 
 from normtree import errors
-from normtree.http.auth import caller_of
+from normtree.http.access.auth import caller_of
+from normtree.http.body.small_json import JSON_PROBLEMS, read_small_json
+from normtree.http.inference.shared_regions import Regions
 from normtree.http.problems import problem_responses
-from normtree.http.regions import Regions
-from normtree.http.request.lending import check_local
-from normtree.http.small_json import JSON_PROBLEMS, read_small_json
+from normtree.http.request.shared_memory_bodies import check_local
 from normtree.settings import Settings
 
 _WHOLE = 2**63 - 1

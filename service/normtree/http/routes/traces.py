@@ -3,11 +3,11 @@
 from fastapi import APIRouter, Request
 
 from normtree import errors
-from normtree.engine.trace import chrome_trace
-from normtree.http.auth import caller_of
+from normtree.engine.timing.trace import chrome_trace
+from normtree.http.access.auth import caller_of
 from normtree.http.problems import problem_responses
-from normtree.http.service import Service
-from normtree.http.traces import PATH
+from normtree.http.request.service import Service
+from normtree.http.watching.kept_traces import PATH
 
 
 def traces_router(service: Service) -> APIRouter:

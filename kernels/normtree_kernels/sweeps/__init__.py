@@ -1,0 +1,1 @@
+"""Sweeps of one level over a part of a tensor, up and down, whatever its norm."""

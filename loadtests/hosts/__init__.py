@@ -1,0 +1,1 @@
+"""Several hosts: real ones with a wire between them, and a thousand simulated."""

@@ -1,0 +1,1 @@
+"""Speed-up curves, and the laws that fit them."""

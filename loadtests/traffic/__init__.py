@@ -1,0 +1,1 @@
+"""What is sent: flows, mixed loads, jobs, and when."""

@@ -1,0 +1,1 @@
+"""What longer commands do."""

@@ -1,0 +1,1 @@
+"""What runs leaves: threads of this process, or Ray's workers."""

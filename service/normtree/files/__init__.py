@@ -1,0 +1,1 @@
+"""Files: of tensors, in folders that others can touch, and sealed."""

@@ -1,0 +1,1 @@
+"""What bodies are written in, one format a file."""

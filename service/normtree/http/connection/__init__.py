@@ -1,0 +1,1 @@
+"""A connection: what a client may make it hold or wait for, and how it ends."""

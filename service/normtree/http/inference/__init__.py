@@ -1,0 +1,1 @@
+"""What the Open Inference Protocol adds: models, and clients' shared memory."""

@@ -1,0 +1,1 @@
+"""A checkpoint, by its headers: files, indexes, tied weights."""

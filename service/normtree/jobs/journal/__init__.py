@@ -1,0 +1,1 @@
+"""What is done of a job, written so that a killed one resumes."""

@@ -1,0 +1,1 @@
+"""Where a job's files are: folders of this machine, and stores behind URLs."""

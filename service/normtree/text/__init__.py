@@ -1,0 +1,1 @@
+"""Texts of strangers: patterns of names, and names fit to be shown."""
