@@ -80,7 +80,15 @@ def kernel_of(module: str, name: str) -> Callable[[F], F]:
 
 
 def device(function: F) -> F:
-    """Compile a function that only kernels call; it is part of their machine code, and Python cannot call it."""
+    """Compile a function that only kernels call; it is part of their machine code, and Python cannot call it.
+
+    One that closes over others is named after them. Its name is a symbol of machine code, and of two that two processes
+    have compiled and a third loads, the linker would take the first for both.
+    """
+    if function.__closure__:
+        within = [cell.cell_contents for cell in function.__closure__]
+        names = ", ".join(f"{each.__module__}.{each.__qualname__}" for each in within)
+        function.__qualname__ = f"{function.__name__} of {names}"
     return cast(F, _compiled(function, from_python=False))
 
 

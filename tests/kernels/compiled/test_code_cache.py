@@ -16,6 +16,7 @@ import pytest
 from normtree_kernels.compiled import code_cache, jit
 from normtree_kernels.compiled.code_cache import CodeCache, NotKept, kept_only
 from normtree_kernels.compiled.code_files import CodeFiles, why_not_written
+from normtree_kernels.norms.mixed_norm import NORMS
 
 ROUNDS, FLIPS = 40, 100
 NOWHERE = "/proc/normtree"  # where root cannot make a folder either
@@ -24,6 +25,8 @@ SIZE_LIMIT = 2000
 # A real kernel, one that compiles quickly.
 COUNT = "import numpy as np; from normtree_kernels.parts import ranks; print(ranks.above(np.arange(4.0), 1.5)[1])"
 COUNTED = "2\n"
+IMPORTS = "import numpy as np; import normtree_kernels as nk; y = np.arange(12.0).reshape(4, 3); "
+NORM = "print(nk.norm(y, '{0}'), nk.norm(y.T, '{0}'), nk.norm(y, '{0},{0}'), nk.norm(y.T, '{0},{0}'))"
 LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({SIZE_LIMIT}, {SIZE_LIMIT})); "
 
 
@@ -262,6 +265,15 @@ def test_kernels_are_known_by_the_sources_that_they_are_made_of() -> None:
     modules = {".".join(path.parts) for path in paths}
     assert reached <= modules
     assert jit._sources_digest("normtree_kernels.sweeps.rows") != jit._sources_digest("normtree_kernels.sweeps.columns")
+
+
+def test_kernels_that_processes_of_their_own_have_compiled_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """Whatever was compiled first in a process may have the same names in its machine code as another's first."""
+    calls = {name: NORM.format(name) for name in NORMS}
+    alone = [run(IMPORTS + call, NUMBA_CACHE_DIR=str(tmp_path)).stdout for call in calls.values()]
+    together = run(IMPORTS + "; ".join(calls.values()), NUMBA_CACHE_DIR=str(tmp_path)).stdout
+    assert together == "".join(alone)
+    assert len({*alone}) == len(calls)
 
 
 def test_folders_are_those_of_numba(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
