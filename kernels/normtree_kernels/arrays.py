@@ -1,11 +1,9 @@
 """The home of tensors in this process: parts of an array, asked and projected on threads."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from functools import cache, cached_property
-from math import prod
+from functools import cache
 from typing import TypeVar
 
 from normtree_kernels.compiled.lanes import chunk_count
@@ -24,7 +22,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
 class Held:
     """A tensor, and how it is cut.
 
@@ -33,63 +30,68 @@ class Held:
         norm: mixed norm bound to its axes.
         threads: to use at once.
         ranks: whether its elements will be ranked.
+        pieces: of it, where they are known.
     """
 
-    tensor: Array
-    norm: MixedNorm
-    threads: int = 1
-    ranks: bool = False
+    def __init__(
+        self,
+        tensor: Array,
+        norm: MixedNorm,
+        threads: int = 1,
+        *,
+        ranks: bool = False,
+        pieces: Sequence[Piece] | None = None,
+    ) -> None:
+        self._tensor, self._norm, self._threads = tensor, norm, threads
+        self._ordered = tensor.transpose(norm.order)
+        if pieces is None:
+            pieces = [as_piece(tensor.shape, norm, block) for block in cut(tensor.shape, norm, threads, ranks=ranks)]
+        self._pieces = pieces
 
     @classmethod
-    def of(cls, tensor: Array, problem_norm: MixedNorm, aim: Aim, threads: int) -> "Held":
+    def of(cls, tensor: Array, norm: MixedNorm, aim: Aim, threads: int) -> "Held":
         """Hold a tensor for a projection."""
-        return cls(tensor, problem_norm, threads, ranks_elements(problem_norm, aim))
+        return cls(tensor, norm, threads, ranks=ranks_elements(norm, aim))
 
     def problem(self, aim: Aim, *, own: bool = False) -> ProjectionProblem:
         """Say what is to be done with it; see `normtree_kernels.tree.projection.ProjectionProblem`."""
-        in_chunks = self._pieces[0].elements is not None
-        dtype = self.tensor.dtype.newbyteorder("=")
-        return ProjectionProblem(self.norm, self._whole, dtype, aim, own=own, in_chunks=in_chunks)
+        piece, dtype = self._pieces[0], self._tensor.dtype.newbyteorder("=")
+        return ProjectionProblem(self._norm, piece.whole, dtype, aim, own=own, in_chunks=piece.elements is not None)
 
     def ask(self, question: Question) -> Answer:
         """Put a question to all parts."""
-        tensor = self.tensor.transpose(self.norm.order)
-        kept = tensor.shape[: len(self.norm.kept_axes)]
-        slots = chunk_count(self._whole) if self._pieces[0].elements else 1
-        gathered = Gathered(question, slots, kept)
+        only = self._pieces[0]
+        if len(self._pieces) == 1:
+            return question.of(only.part(self._ordered))
+        slots = chunk_count(only.whole) if only.elements else 1
+        gathered = Gathered(question, slots, self._ordered.shape[: only.kept])
 
         def ask(piece: Piece) -> list[tuple[Piece, Answer, int]]:
-            return list(answers(question, tensor, [piece], question.values))
+            return list(answers(question, self._ordered, [piece], question.values))
 
-        for found in run(ask, self._pieces, self.threads):
+        for found in run(ask, self._pieces, self._threads):
             for piece, answer, _ in found:
                 gathered.put(piece.slots, piece.fibres, answer)
         return gathered.whole
 
     def norms(self) -> Float64Array:
         """The fibres' norms, in the shape of the kept axes in the norm's order."""
-        norm = self.norm.inner.norm
+        norm = self._norm.inner.norm
         (slots,) = self.ask(Norms(norm))
         return fold(norm, slots)
 
     def project(self, balls: Balls, out: Array) -> None:
         """Project all parts to ``out``, of the tensor's shape and type."""
-        source, target = self.tensor.transpose(self.norm.order), out.transpose(self.norm.order)
+        target = out.transpose(self._norm.order)
+        if len(self._pieces) == 1:
+            self._pieces[0].project(self._norm, self._ordered, balls, target)
+            return
 
         def down(piece: Piece) -> None:
-            here = tuple(values[piece.fibres] for values in balls)
-            piece.project(self.norm, source, here, target)
+            here = tuple([values[piece.fibres] for values in balls])
+            piece.project(self._norm, self._ordered, here, target)
 
-        run(down, self._pieces, self.threads)
-
-    @cached_property
-    def _whole(self) -> int:
-        return prod(self.tensor.shape[axis] for axis in self.norm.inner.axes)
-
-    @cached_property
-    def _pieces(self) -> list[Piece]:
-        blocks = cut(self.tensor.shape, self.norm, self.threads, ranks=self.ranks)
-        return [as_piece(self.tensor.shape, self.norm, block) for block in blocks]
+        run(down, self._pieces, self._threads)
 
 
 def run(function: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:

@@ -53,7 +53,7 @@ def arena(tmp_path: Path) -> Arena:
 
 
 def terms(**given: object) -> Terms:
-    return Terms(monotonic_ns() + 10**10, **given)  # type: ignore[arg-type]
+    return Terms(monotonic_ns() + 10**11, **given)  # type: ignore[arg-type]
 
 
 def make_work(shape: tuple[int, ...], norm: str, axes: str | None, goal: Goal) -> TensorRun:

@@ -31,13 +31,14 @@ def _project(
     whole: int,
     v: float,
     u: float,
-    room: tuple[Array, Float64Array],
+    limits: Array,
+    partials: Float64Array,
     out: Array,
     at: int,
     streaming: bool,
 ) -> None:
     """Soft-threshold a whole fibre."""
-    tau, low = threshold.threshold(x[first : first + length], v, u, room[1])
+    tau, low = threshold.threshold(x[first : first + length], v, u, partials)
     threshold.shrink(x, first, length, tau, low, threshold.grid(u), out, at, streaming)
 
 

@@ -63,14 +63,15 @@ def _project(
     whole: int,
     v: float,
     u: float,
-    room: tuple[Array, Float64Array],
+    limits: Array,
+    partials: Float64Array,
     out: Array,
     at: int,
     streaming: bool,
 ) -> None:
     """Clip a fibre, or a part of one."""
-    fill(room[0], bound(v, u, x[0]))
-    clip_lines(x, first, room[0], 0, out, at, length, streaming)
+    fill(limits, bound(v, u, x[0]))
+    clip_lines(x, first, limits, 0, out, at, length, streaming)
 
 
 @kernel

@@ -50,7 +50,8 @@ class Part:
         rows = self.rows
         count = rows.shape[-1] // CHUNK
         if count:
-            yield np.moveaxis(rows[..., : count * CHUNK].reshape(*rows.shape[:-1], count, CHUNK), -2, 0)
+            chunked = rows[..., : count * CHUNK].reshape(*rows.shape[:-1], count, CHUNK)
+            yield chunked.transpose(self.kept, *range(self.kept), self.kept + 1)
         if rows.shape[-1] % CHUNK:
             yield rows[..., count * CHUNK :][np.newaxis]
 
@@ -87,4 +88,4 @@ def fold(norm: Norm, slots: Float64Array) -> Float64Array:
     if len(slots) == 1:
         whole: Float64Array = slots[0, ...]  # a view, of no axes too
         return whole
-    return sweep.up(norm.of_parts, np.moveaxis(slots, 0, -1), slots.ndim - 1)
+    return sweep.up(norm.of_parts, slots.transpose(*range(1, slots.ndim), 0), slots.ndim - 1)

@@ -13,7 +13,8 @@ from normtree_kernels.compiled.elements import magnitude, widen
 from normtree_kernels.compiled.jit import kernel
 from normtree_kernels.dtypes import Array, Int64Array, storage
 
-DIGIT_BITS = 16
+DIGIT_BITS, FEW_BITS = 16, 8
+FEW = 1 << 18  # elements that are sooner read twice as often than twice as many digits are counted
 EXPONENTS = 2048  # of float64
 _FRACTION_BITS, _HALF_BITS = 52, 26
 _LEAST_EXPONENT = 1074  # float64's smallest positive value is 2**-1074
@@ -22,29 +23,30 @@ _LOW = (1 << _HALF_BITS) - 1
 Question = tuple[int, int, int]
 
 
-def search(rank: int, dtype: np.dtype[Any]) -> Generator[Question, Int64Array, float]:
+def search(rank: int, size: int, dtype: np.dtype[Any]) -> Generator[Question, Int64Array, float]:
     """Search the magnitude of a rank: yield arguments for `digits`, and be sent what it counted over all parts.
 
     Args:
         rank: how many elements lie before it in ascending order, >= 0.
+        size: how many elements there are.
         dtype: of the elements.
 
     Returns:
         The magnitude, in float64.
 
     Cost:
-        One reading of half precision, two of float32, four of float64.
+        One reading of half precision, two of float32, four of float64; of few elements twice as many.
     """
-    high, prefix = 8 * dtype.itemsize - 1, 0
+    high, prefix, bits = 8 * dtype.itemsize - 1, 0, FEW_BITS if size <= FEW else DIGIT_BITS
     while high:
-        low = max(0, high - DIGIT_BITS)
+        low = max(0, high - bits)
         upto = np.cumsum((yield high, low, prefix))
         digit = int(np.searchsorted(upto, rank, side="right"))
         rank -= int(upto[digit - 1]) if digit else 0
         prefix = prefix << (high - low) | digit
         high = low
-    bits = np.array(prefix, np.dtype(f"u{dtype.itemsize}"))
-    return float(bits.view(dtype).astype(np.float64))
+    found = np.array(prefix, np.dtype(f"u{dtype.itemsize}"))
+    return float(found.view(dtype).astype(np.float64))
 
 
 def digits(part: Array, high: int, low: int, prefix: int) -> Int64Array:

@@ -58,9 +58,9 @@ def down(module: str, project: Compiled) -> Compiled:
 
     Args:
         module: ``__name__`` of the norm's module.
-        project: device function ``(x, first, length, whole, v, u, room, out, at, streaming)``: projects ``length``
-            elements from ``x[first:]``, of a fibre of ``whole`` elements and norm v, onto the ball of radius u < v,
-            to ``out[at:]``. ``room`` has two scratch arrays: a line of bounds, and a float64 for each chunk.
+        project: device function ``(x, first, length, whole, v, u, limits, partials, out, at, streaming)``: projects
+            ``length`` elements from ``x[first:]``, of a fibre of ``whole`` elements and norm v, onto the ball of radius
+            u < v, to ``out[at:]``. ``limits`` and ``partials`` are room: a line of bounds, a float64 for each chunk.
 
     Returns:
         Kernel ``(x, offsets, length, whole, v, u, out, out_offsets, streaming)``. Where ``streaming``, results are
@@ -80,11 +80,11 @@ def down(module: str, project: Compiled) -> Compiled:
         out_offsets: Int64Array,
         streaming: bool,
     ) -> None:
-        room = zero_magnitudes(x, LINE_BYTES), np.empty(length // CHUNK + 1)
+        limits, partials = zero_magnitudes(x, LINE_BYTES), np.empty(length // CHUNK + 1)
         for j in range(offsets.size):
             first, at = offsets[j], out_offsets[j]
-            if not settled(x, first, length, v[j], u[j], room[0], out, at, streaming):
-                project(x, first, length, whole, v[j], u[j], room, out, at, streaming)
+            if not settled(x, first, length, v[j], u[j], limits, out, at, streaming):
+                project(x, first, length, whole, v[j], u[j], limits, partials, out, at, streaming)
         if streaming:
             drain()
 

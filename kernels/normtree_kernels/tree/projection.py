@@ -136,6 +136,8 @@ def project_together(
     Yields:
         Questions, each with the index of its tensor; be sent their answers, in this order.
     """
+    if len(problems) == 1:
+        return [(yield from _alone(problems[0]))]
     searches = [project(problem) for problem in problems]
     found: dict[int, Found] = {}
     asked: dict[int, Question] = {i: next(search) for i, search in enumerate(searches)}
@@ -153,6 +155,19 @@ def project_together(
                 found[i] = end.value
         asked = following
     return [found[i] for i in range(len(problems))]
+
+
+def _alone(problem: ProjectionProblem) -> Generator[list[tuple[int, Question]], Any, Found]:
+    """Project one tensor as several are."""
+    search = project(problem)
+    try:
+        question = next(search)
+        while True:
+            (answer,) = yield [(0, question)]
+            question = search.send(answer)
+    except StopIteration as end:
+        found: Found = end.value
+        return found
 
 
 def drive(asking: Asking[R], ask: Callable[[Question], Answer]) -> R:
@@ -204,7 +219,7 @@ def _ranked(problem: ProjectionProblem, v: Float64Array, seen: Seen) -> Asking[R
     if survivors == problem.whole:
         _, count = yield Above(0.0)
         return Reach(norm, survivors, int(count))
-    tau = yield from _rank(problem.whole - survivors - 1, problem.dtype)
+    tau = yield from _rank(problem.whole - survivors - 1, problem.whole, problem.dtype)
     sums, count = yield Above(tau)
     radii = lowered(min(ranks.total(sums), norm), int(count))
     try:
@@ -216,8 +231,8 @@ def _ranked(problem: ProjectionProblem, v: Float64Array, seen: Seen) -> Asking[R
         return Reach(radius, survivors, left)
 
 
-def _rank(rank: int, dtype: np.dtype[Any]) -> Asking[float]:
-    digits = ranks.search(rank, dtype)
+def _rank(rank: int, size: int, dtype: np.dtype[Any]) -> Asking[float]:
+    digits = ranks.search(rank, size, dtype)
     question = next(digits)
     while True:
         (counts,) = yield Digits(*question)

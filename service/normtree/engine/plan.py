@@ -18,7 +18,8 @@ from normtree_kernels.refusals import ValueRefused
 from normtree_kernels.tree.blocks import Block, cut
 from normtree_kernels.tree.exact import merged, needs_own_algorithm
 from normtree_kernels.tree.goal import Goal
-from normtree_kernels.tree.projection import ranks_elements
+from normtree_kernels.tree.pieces import Piece, as_piece
+from normtree_kernels.tree.projection import ProjectionProblem, ranks_elements
 
 ENGINES = ("auto", "inline", "ray")
 RAY_IS_AWAY = "Ray is away"
@@ -90,6 +91,17 @@ class Plan:
     def in_parts(self) -> bool:
         """Whether fibres are cut: every block is a part of all of them."""
         return self.blocks[0].part is not None
+
+    @cached_property
+    def problem(self) -> ProjectionProblem:
+        """What there is to do."""
+        whole, dtype = prod(self.shape[axis] for axis in self.norm.inner.axes), np.dtype(self.dtype)
+        return ProjectionProblem(self.norm, whole, dtype, self.goal, own=self.exact, in_chunks=self.in_parts)
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """The blocks, each as one piece, whatever its size."""
+        return [as_piece(self.shape, self.norm, block) for block in self.blocks]
 
     @property
     def predicted_ms(self) -> dict[Engine, float]:

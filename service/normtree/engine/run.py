@@ -127,11 +127,13 @@ def run_tree(executor: Executor, slates: Arena, works: Sequence[TensorRun], goal
         WorkersLost: workers died again and again.
     """
     start_ns = perf_counter_ns()
-    problems = [_problem(work.plan, is_shared=len(works) > 1) for work in works]
+    problems = [work.plan.problem for work in works]
+    if len(works) > 1:
+        problems = [replace(problem, is_shared=True) for problem in problems]
     if not any(work.plan.nbytes for work in works):
         return _of_nothing(works, goal, start_ns)
     if executor.in_process and _is_small(works):
-        return _converse(_AtHand(works[0], problems[0], terms), problems, goal, start_ns)
+        return _converse(_AtHand(works[0], terms), problems, goal, start_ns)
     with ExitStack() as held:
         wanted = [_shapes(problem, work.plan) for problem, work in zip(problems, works, strict=True)]
         shapes = [shape for each in wanted for some in each for shape in some]
@@ -180,10 +182,10 @@ def _converse(home: _Home, problems: Sequence[ProjectionProblem], goal: Goal, st
 class _AtHand:
     """A small tensor, in this thread: whether it still must go on is looked up before each reading."""
 
-    def __init__(self, work: TensorRun, problem: ProjectionProblem, terms: Terms) -> None:
+    def __init__(self, work: TensorRun, terms: Terms) -> None:
         self.phases = Phases()
-        self._held = Held(work.source.array(), work.plan.norm, ranks=problem.ranks)
-        self._target, self._terms = work.target, terms
+        self._held = Held(work.source.array(), work.plan.norm, pieces=work.plan.pieces)
+        self._target, self._terms, self._nbytes = work.target, terms, work.plan.nbytes
         self._level, self._worker = len(work.plan.norm.levels) - 1, get_native_id()
 
     def ask(self, batch: Batch) -> list[Answer]:
@@ -191,7 +193,7 @@ class _AtHand:
         self._check()
         start_ns = perf_counter_ns()
         answers = [self._held.ask(question) for _, question in batch]
-        self._note(sweep_of(batch[0][1]), start_ns, self._held.tensor.nbytes)
+        self._note(sweep_of(batch[0][1]), start_ns, self._nbytes)
         return answers
 
     def project(self, found: Sequence[Found]) -> None:
@@ -199,7 +201,7 @@ class _AtHand:
         self._check()
         start_ns = perf_counter_ns()
         self._held.project(found[0].balls, self._target.array(writable=True))
-        self._note("down", start_ns, 2 * self._held.tensor.nbytes)
+        self._note("down", start_ns, 2 * self._nbytes)
 
     def _note(self, sweep: Sweep, start_ns: int, nbytes: int) -> None:
         self.phases.note(sweep, [Span(sweep, self._level, start_ns, perf_counter_ns(), nbytes, self._worker)])
@@ -313,13 +315,6 @@ class _OnSlate:
     def _move(self, *tensors: Sequence[Tensor]) -> None:
         if not self._executor.in_process:
             self.phases.moved += sum(tensor.nbytes for some in tensors for tensor in some)
-
-
-def _problem(plan: Plan, *, is_shared: bool) -> ProjectionProblem:
-    whole, dtype = prod(plan.shape[axis] for axis in plan.norm.inner.axes), np.dtype(plan.dtype)
-    return ProjectionProblem(
-        plan.norm, whole, dtype, plan.goal, own=plan.exact, in_chunks=plan.in_parts, is_shared=is_shared
-    )
 
 
 def _shapes(problem: ProjectionProblem, plan: Plan) -> tuple[list[tuple[int, ...]], ...]:

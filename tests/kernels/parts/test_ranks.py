@@ -34,7 +34,7 @@ def elements(dtype: Any, size: int, seed: int) -> Array:
 def test_a_rank_and_the_sum_above_it(size: int, share: float, cuts: int, dtype: str, seed: int) -> None:
     y = elements(dtype, size, seed)
     pieces, rank = np.array_split(y, cuts), int(share * size)
-    search = ranks.search(rank, y.dtype)
+    search = ranks.search(rank, y.size, y.dtype)
     question = next(search)
     while True:
         try:
