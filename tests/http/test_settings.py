@@ -104,6 +104,10 @@ def test_other_addresses_do(host: str) -> None:
         {"arena_bytes": 2**63},
         {"queue_limit": 10**9},
         {"log_level": "loud"},
+        {"jobs_roots": "a/relative/folder"},
+        {"jobs_roots": "/nowhere/at/all"},
+        {"shared_memory_prefix": "/normtree-mine"},
+        {"shared_memory_prefix": "/norm"},
     ],
 )
 def test_refuses(given: dict[str, object]) -> None:

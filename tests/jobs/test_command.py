@@ -63,6 +63,21 @@ def test_run_projects_resumes_and_is_silent_off_a_terminal(recipe: Path, tmp_pat
     assert "this job was completed before" in again.stdout
 
 
+def test_of_many_tensors_the_first_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    tensors = {f"t{number:02}": np.eye(2 + number % 10) for number in range(45)}
+    save_file(tensors, tmp_path / "in" / "model.safetensors")
+    (tmp_path / "recipe.toml").write_text("input = 'in'\noutput = 'out'\n[[rules]]\ntensors = '.*'\nsparsity = 0.5\n")
+    seen = io.StringIO()
+    shown, bound = Console(file=seen, width=160), options(1, "64MiB", "inline", None)
+    show_plan(shown, tmp_path / "recipe.toml", bound)
+    assert "and 2 shapes more" in seen.getvalue()
+    run_and_show(shown, Console(file=io.StringIO()), tmp_path / "recipe.toml", bound)
+    assert "t39" in seen.getvalue()
+    assert "t40" not in seen.getvalue()
+    assert "and 5 more, in the report" in seen.getvalue()
+
+
 def test_a_name_is_shown_as_it_is_and_steers_no_terminal(tmp_path: Path) -> None:
     name = "x[/b][red]\x1b]0;gone\x07\u202e.weight"
     (tmp_path / "in").mkdir()

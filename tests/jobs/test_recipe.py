@@ -41,6 +41,7 @@ def rule(text: str) -> str:
         (rule("radius = nan"), "10: rules[1].radius", "Input should be a finite number, got nan"),
         (rule("groups = 2.5"), "10: rules[1].groups", "Input should be a valid integer, got 2.5"),
         (rule("norm = 'l1,l3'\nradius = 1"), "10: rules[1].norm", "unknown norm 'l3', wanted some of l1, l2, linf"),
+        (rule("norm = 'l1,l1,l1,l1,l1,l1,l1,l1,l1'\nradius = 1"), "10: rules[1].norm", "at most 8 levels, got 9"),
         (rule("radius = 1\nspasity = 0.5"), "11: rules[1].spasity", "unknown key: did you mean sparsity?"),
         (rule("radius = 1\nscope='all'"), "11: rules[1].scope", "Input should be 'tensor' or 'global', got 'all'"),
         (rule("radius = 1\nsparsity = 0.5"), "8: rules[1]", "is wanted, got radius and sparsity"),

@@ -325,6 +325,15 @@ def test_a_norm_that_overflows_is_told(tmp_path: Path, make_recipe: Any, norm: s
     assert (caught.value.limit, caught.value.got) == ("a finite norm", np.inf)
 
 
+def test_a_norm_of_tensors_together_that_overflows_is_told(tmp_path: Path, make_recipe: Any) -> None:
+    (tmp_path / "in").mkdir()
+    save_file({"a": np.full((1, 2), 1e308), "b": np.full((1, 2), 1e308)}, tmp_path / "in" / "a.safetensors")
+    rule = "tensors = '.*'\nsparsity = 0.5\nscope = 'global'"
+    with pytest.raises(InvalidTensor, match=r"the norm \(l1,linf\) of the rule's tensors together overflows") as caught:
+        run_job(make_recipe(tmp_path / "in", tmp_path / "out", rule), INLINE)
+    assert (caught.value.limit, caught.value.got) == ("a finite norm", np.inf)
+
+
 def test_an_output_that_is_somebody_elses_is_not_touched(checkpoint: Path, tmp_path: Path, make_recipe: Any) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")

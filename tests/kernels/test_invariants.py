@@ -111,6 +111,7 @@ def test_a_larger_ball_in_between_changes_nothing(cases: Any, data: st.DataObjec
 @given(data=st.data())
 def test_scaling_by_a_power_of_two_scales_every_bit(cases: Any, bits: Any, data: st.DataObject) -> None:
     case = data.draw(cases(np.float64))
+    assume(case.radius == 0 or case.radius >= 2.0**-970)  # of smaller ones, scaled, the last bits are lost
     c = 2.0 ** data.draw(st.integers(-30, 30))
     assert bits(case.project(c * case.radius, y=case.y * c)) == bits(case.project() * c)
 

@@ -95,6 +95,13 @@ def test_a_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> N
     assert [key.name for key in read_key_file(file)] == ["a", "b"]
 
 
+def test_a_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("#" * (2**22 + 1))
+    with pytest.raises(ValidationError, match="wanted at most 4194304 bytes of keys, got more"):
+        Settings(keys_file=file)
+
+
 def test_a_file_that_is_none_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for file in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):

@@ -27,7 +27,8 @@ from normtree.engine.memory.arena import Arena
 from normtree.errors import NormtreeError
 from normtree.formats.contents import Entry
 from normtree.formats.oip import Region
-from normtree.http.access.auth import ANYBODY
+from normtree.http.access.auth import ANYBODY, Caller
+from normtree.http.inference import shared_regions
 from normtree.http.inference.shared_regions import Regions
 
 Array = NDArray[Any]
@@ -263,6 +264,21 @@ def test_segment_that_is_cut_short_in_mid_work_ends_no_service(
     os.truncate(f"/dev/shm{KEY}-cutting", 2 * y.nbytes)
     ask()
     os.kill(running[1], 0)
+
+
+def test_a_client_has_so_many_regions_at_most(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_regions, "_REGIONS_LIMIT", 2)
+    for name in ("mine", "hers"):
+        memory(name, 4096)
+    regions = Regions("/tensor-")
+    try:
+        for name in "ab":
+            regions.register(ANYBODY, name, f"{KEY}-mine", 0, 4096)
+        with pytest.raises(NormtreeError, match="regions: at most 2 are registered"):
+            regions.register(ANYBODY, "c", f"{KEY}-mine", 0, 4096)
+        regions.register(Caller("ada", admin=False), "c", f"{KEY}-hers", 0, 4096)
+    finally:
+        regions.close()
 
 
 def test_region_that_was_cut_short_in_mid_work_is_refused_until_it_is_registered_anew(memory: Any) -> None:

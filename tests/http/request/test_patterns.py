@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import normtree
 from normtree.cli import app
 from normtree.errors import InvalidParameter
+from normtree.text.patterns import compile_pattern
 
 NAMES = ("layer.1", "läyer.1", "layer\n1", "layer.layer", "bias.1")
 TENSORS = {name: np.full((3, 4), 1.0 + index) for index, name in enumerate(NAMES)}
@@ -117,6 +118,11 @@ def by_posted_job(service: str, folder: Path, pattern: str) -> set[str] | None:
             time.sleep(0.05)
     assert job["state"] == "completed", job
     return changed(load_file(folder / "out.safetensors"))
+
+
+def test_half_of_a_surrogate_pair_is_no_pattern() -> None:
+    with pytest.raises(ValueError, match="it holds half of a surrogate pair"):
+        compile_pattern("\ud800")
 
 
 @pytest.mark.parametrize("pattern", SELECTED)

@@ -139,6 +139,14 @@ def test_selections_that_cannot_be(
     assert re.search(message, problem["detail"]), problem["detail"]
 
 
+def test_a_selected_tensor_has_so_many_axes_at_most(client: httpx.Client) -> None:
+    given = {"a": noise(2, 2), "deep": noise(*[1] * 9)}
+    problem = check(post(client, tensors_body(given), tensors="deep"), 422, "invalid-tensor")
+    assert problem["detail"].startswith("tensor 'deep': at most 8 axes are accepted, got 9")
+    found, _ = parse(post(client, tensors_body(given), tensors="a").content)
+    np.testing.assert_array_equal(found["deep"], given["deep"])
+
+
 def test_selected_tensors_must_be_projectable(client: httpx.Client, weights: dict[str, Array]) -> None:
     problem = check(post(client, tensors_body(weights), tensors="steps"), 422, "invalid-tensor")
     assert problem["detail"] == "tensor 'steps': dtype: float64, float32, float16, bfloat16 can be projected, got I64"

@@ -156,6 +156,7 @@ def test_a_job_that_waits_is_cancelled(client: httpx.Client, root: Path) -> None
         ({"input": "linked"}, "input: wanted a path inside"),
         ({"input": "with_link"}, "model.safetensors is a link that leads out of the service's folders"),
         ({"input": "s3://bucket/in"}, "input: wanted a path inside the service's folders, got a URL"),
+        ({"output": "s3://bucket/out"}, "output: wanted a path inside the service's folders, got a URL"),
         ({"input": "file:///etc"}, "input: wanted a path inside"),
         ({"output": "."}, "output: wanted a path inside"),
         ({"output": ".normtree-jobs/x"}, "output: wanted a path inside"),

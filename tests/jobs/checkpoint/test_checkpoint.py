@@ -13,6 +13,7 @@ from normtree.files.tensor_file import read_file
 from normtree.jobs.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from normtree.jobs.open_places import open_source
 from normtree.jobs.run import JobOptions, plan_job, run_job
+from normtree.jobs.storage import listing
 
 INLINE = JobOptions(workers=1, memory_bytes=2**26, engine="inline")
 RULE = "tensors = '.*weight'\nsparsity = 0.5"
@@ -132,6 +133,28 @@ def test_an_index_that_leads_outside_is_told(tmp_path: Path, file: str) -> None:
     save_file({"w": Y}, tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": file}}))
     with pytest.raises(InvalidCheckpoint, match=rf"tensor 'w' is in '{file}', which is outside the folder"):
+        read(tmp_path)
+
+
+def test_a_folder_without_weights_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InvalidCheckpoint, match=r"no \.safetensors file in it"):
+        read(tmp_path)
+
+
+def test_a_tensor_that_an_index_has_and_its_file_has_not_is_told(tmp_path: Path) -> None:
+    save_file({"a.weight": Y}, tmp_path / "model.safetensors")
+    weights = {"a.weight": "model.safetensors", "b.weight": "model.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    with pytest.raises(InvalidCheckpoint, match=r"index\.json: tensor 'b\.weight' is not in model\.safetensors"):
+        read(tmp_path)
+
+
+def test_a_folder_of_too_many_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MOST_FILES", 2)
+    for number in range(3):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(InvalidCheckpoint, match="wanted at most 2 files, got more"):
         read(tmp_path)
 
 
