@@ -23,8 +23,8 @@ run: $(READY) ## start the service, project a real tensor, keep serving (ONCE=1,
 	@$(BIN)/normtree demo $(if $(ONCE),--once) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(PORT),--port $(PORT))
 
 # Kernels' tests keep one core busy, and much of the rest waits: tests/conftest.py says which run beside which.
-test: $(READY) ## run every test, in two processes (ARGS="-k plan": what to add to pytest; JOBS=0: in one)
-	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist=loadscope --no-loadscope-reorder $(ARGS)
+test: $(READY) ## run every test, in two processes, and tell what they do not run (ARGS="-k plan": some; JOBS=0: in one)
+	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist=loadscope --no-loadscope-reorder $(or $(ARGS),--cov)
 
 check: $(READY) ## lint, formatting, types, import rules
 	@$(BIN)/ruff check
@@ -49,7 +49,7 @@ fuzz: $(READY) ## run the property tests far longer than `make test` does, and f
 	done
 
 clean: ## remove .venv, caches and builds
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks build dist
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks .coverage build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml $(BIN)/python

@@ -11,7 +11,7 @@ import threading
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from coverage import Coverage
 from hypothesis import settings
 
 from normtree.engine.kernels import warm_kernels
@@ -35,8 +36,11 @@ settings.load_profile("house")
 
 SERVE = "from normtree.http.serve import serve; from normtree.settings import Settings; serve(Settings())"
 TESTS = Path(__file__).parent
+MEASURE = "COVERAGE_PROCESS_START"  # has a Python process that finds it measure which lines it runs
+ALONE = f"import os; os.environ.pop({MEASURE!r}, None)"  # and not those that it starts: Ray's are many
 KERNELS = "tests/kernels/"
-JOBS = ("tests/jobs/", "tests/loadtests/", "tests/nodes/")
+JOBS = ("tests/homes/", "tests/jobs/", "tests/loadtests/", "tests/nodes/")
+APART = ("engine", "house")  # folders that need nothing which others have started
 STOP_S = 120
 CHILD_S = 120
 WORKERS = 2
@@ -122,7 +126,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Let one process have jobs and clusters, another what else starts Ray or a service, and both the kernels' files.
+    """Let one process have jobs and clusters, another the service, and both what is left: a whole folder, or a file.
 
     Within a group the tests keep their order: some wait long for a module's cluster, which then serves them all.
     """
@@ -131,7 +135,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     class Beside(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if file.startswith(KERNELS) else "jobs" if file.startswith(JOBS) else "service"
+            folder = file.split("/")[1]
+            if file.startswith(KERNELS):
+                return file
+            return "jobs" if file.startswith(JOBS) else folder if folder in APART else "service"
 
     return Beside(config, log)
 
@@ -149,27 +156,35 @@ def decoys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def measured() -> dict[str, str]:
+    """What has a process measure which lines it runs, where this one does."""
+    told = {MEASURE: str(TESTS.parent / "pyproject.toml"), "COVERAGE_FILE": str(TESTS.parent / ".coverage")}
+    return told if Coverage.current() else {}
+
+
 @contextmanager
 def serving(
     log: Path,
     cwd: Path | None = None,
     within: tuple[str, ...] = (),
     importing: Sequence[str] = (),
+    also: Mapping[str, str] | None = None,
     **settings: object,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run the service in a process and a working folder of its own; end it by a signal as an operator would.
 
     ``within`` is what a command is put behind that becomes the service, such as `small_shared_memory`; modules that it
-    is ``importing`` may add to its registries.
+    is ``importing`` may add to its registries; ``also`` is in its environment.
     """
     port = free_port()
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "NORMTREE_PORT": str(port),
+        **(also or {}),
         **{f"NORMTREE_{name.upper()}": str(value) for name, value in settings.items()},
     }
-    code = "; ".join([*(f"import {name}" for name in importing), SERVE])
+    code = "; ".join([ALONE, *(f"import {name}" for name in importing), SERVE])
     command = ending_with_us([*within, sys.executable, "-P", "-c", code], signal.SIGKILL)  # it may be what hangs
     if not importing:
         warm_kernels()  # a service compiles beside its first requests, which is no test's business but one
@@ -230,6 +245,7 @@ def started(
     with serving(
         log,
         decoys,
+        also=measured(),
         workers=WORKERS,
         shared_memory=True,
         jobs_roots=jobs_root,
