@@ -36,11 +36,11 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 from normtree.jobs.recipe import read_recipe
-from normtree.jobs.run import Options, run_job
+from normtree.jobs.run import JobOptions, run_job
 idle = []
 def watch(progress):
     idle.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-options = Options(workers=2, memory_bytes=int(sys.argv[2]) << 20, engine="inline")
+options = JobOptions(workers=2, memory_bytes=int(sys.argv[2]) << 20, engine="inline")
 run_job(read_recipe(Path(sys.argv[1])), options, watch)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle[0])
 """

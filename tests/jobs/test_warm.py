@@ -19,14 +19,14 @@ from pathlib import Path
 from numba.core.dispatcher import Dispatcher
 from normtree.engine.kernels import prepare
 from normtree.jobs.recipe import read_recipe
-from normtree.jobs.run import Options, plan_job, run_job
+from normtree.jobs.run import JobOptions, plan_job, run_job
 from normtree.jobs.tasks.job_kernels import kernels_of
 
 def loaded():
     kernels = [each for each in gc.get_objects() if isinstance(each, Dispatcher)]
     return sum(sum(k.stats.cache_hits.values()) + sum(k.stats.cache_misses.values()) for k in kernels)
 
-recipe, options = read_recipe(Path(sys.argv[1])), Options(2, 40 << 20, "inline")
+recipe, options = read_recipe(Path(sys.argv[1])), JobOptions(2, 40 << 20, "inline")
 prepare(kernels_of(plan_job(recipe, options)))
 before = loaded()
 run_job(recipe, options)
