@@ -64,7 +64,7 @@ class Held:
         if len(self._pieces) == 1:
             return question.of(only.part(self._ordered))
         slots = chunk_count(only.whole) if only.elements else 1
-        gathered = Gathered(question, slots, self._ordered.shape[: only.kept])
+        gathered = Gathered.of_shape(question, slots, self._ordered.shape[: only.kept])
 
         def ask(piece: Piece) -> list[tuple[Piece, Answer, int]]:
             return list(answers(question, self._ordered, [piece], question.values))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -210,6 +211,21 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("norm", "l1,l3", ValueError, "unknown norm 'l3'"),
     ("axes", "0,0", ValueError, ".*exactly one level"),
 ]
+
+
+@pytest.mark.parametrize("text", ["l1", "l2", "linf", "l1,l1"])
+def test_a_long_fibre_is_certified_part_by_part(text: str) -> None:
+    y = np.random.default_rng(3).standard_normal((1, 1 << 23), np.float32)
+    x = nk.project(y, text, 0.3 * nk.norm(y, text))
+    nk.certify(y, x, text, 1.0)  # compiles
+    tracemalloc.start()
+    found = nk.certify(y, x, text, 0.3 * nk.norm(y, text))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < y.size * 8 / 1.5  # a copy in float64 is no more
+    assert (found.feasible, found.tight) == (True, True)
+    assert found.distance == pytest.approx(float(L2.reference_norm(np.abs(wide(y) - wide(x)).reshape(-1))), rel=1e-12)
+    assert found.identity_residual < 1e-6
 
 
 @pytest.mark.parametrize(

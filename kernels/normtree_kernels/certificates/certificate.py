@@ -1,20 +1,25 @@
 """Certificates: what can be said of a projection afterwards, from the tensor and the result alone."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from normtree_kernels.arguments import check_radius, not_finite
 from normtree_kernels.arrays import Held
 from normtree_kernels.certificates.tightness import Rounding, is_tight, shortfall
+from normtree_kernels.compiled.lanes import chunk_count
 from normtree_kernels.dtypes import Array, Float64Array, check_tensor
 from normtree_kernels.norms.l2 import L2
 from normtree_kernels.norms.mixed_norm import Axes, Level, MixedNorm
+from normtree_kernels.parts.gathered import Gathered
+from normtree_kernels.parts.part import fold
+from normtree_kernels.parts.questions import Norms
 from normtree_kernels.refusals import ValueRefused
 from normtree_kernels.sweeps import sweep
-from normtree_kernels.tree.blocks import split
+from normtree_kernels.tree.blocks import cut
 from normtree_kernels.tree.crown import climb
+from normtree_kernels.tree.pieces import as_piece
 
 _BLOCK_BYTES = 1 << 23
 
@@ -128,20 +133,25 @@ class _Difference:
 def _difference(y: Array, x: Array, mixed: MixedNorm, scale: float) -> _Difference:
     """Measure Y - X block by block, so that no float64 copy of the whole is made."""
     dual = MixedNorm(tuple(Level(level.norm.dual or level.norm, level.axes) for level in mixed.levels))
-    kept = len(mixed.kept_axes)
-    norms, duals = (np.zeros([y.shape[axis] for axis in mixed.kept_axes]) for _ in range(2))
+    pieces = [as_piece(y.shape, mixed, block) for block in cut(y.shape, mixed, max(1, y.size * 8 // _BLOCK_BYTES))]
+    slots = chunk_count(pieces[0].whole) if pieces[0].elements else 1
+    kept = [y.shape[axis] for axis in mixed.kept_axes]
+    norms, duals = ((each, Gathered.of_shape(Norms(each.inner.norm), slots, kept)) for each in (mixed, dual))
     lengths, inners = [], []
-    for block in split(y.shape, mixed, max(1, y.size * 8 // _BLOCK_BYTES)):
-        here = block.index(mixed.kept_axes)
-        part, projected = (t.transpose(mixed.order)[block.index(mixed.order)].astype(np.float64) for t in (y, x))
-        gone = part - projected
-        norms[here] = sweep.up(mixed.inner.norm, gone, kept)
-        duals[here] = sweep.up(dual.inner.norm, gone, kept)
-        lengths.append(_length(gone))
-        inners.append(float(np.vdot(gone / scale, projected / scale)))
+    for piece in pieces:
+        before, after = (piece.part(tensor.transpose(mixed.order)) for tensor in (y, x))
+        projected = after.fibres.astype(np.float64)
+        gone = replace(before, fibres=before.fibres.astype(np.float64) - projected)
+        for each, gathered in (norms, duals):
+            gathered.put(piece.slots, piece.fibres, Norms(each.inner.norm).of(gone))
+        lengths.append(_length(gone.fibres))
+        inners.append(float(np.vdot(gone.fibres / scale, projected / scale)))
+    norm, dual_norm = (
+        float(climb(each, fold(each.inner.norm, gathered.whole[0]))[-1]) for each, gathered in (norms, duals)
+    )
     return _Difference(
-        norm=float(climb(mixed, norms)[-1]),
-        dual_norm=float(climb(dual, duals)[-1]) if all(level.norm.dual for level in mixed.levels) else math.nan,
+        norm=norm,
+        dual_norm=dual_norm if all(level.norm.dual for level in mixed.levels) else math.nan,
         distance=_length(np.asarray(lengths)),
         inner=math.fsum(inners),
     )

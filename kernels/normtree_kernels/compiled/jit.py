@@ -39,10 +39,9 @@ _FLAGS = MappingProxyType(
     }
 )
 _PACKAGE, _SOURCES = __name__.partition(".")[0], Path(__file__).parents[2]
-_KEEPERS = {
-    f"{_PACKAGE}.compiled.code_cache",
-    f"{_PACKAGE}.compiled.code_files",
-}  # imported, but no part of what they keep
+_KEEPERS = {f"{_PACKAGE}.compiled.{name}" for name in ("code_cache", "code_files")}  # no part of what they keep
+
+_made: dict[tuple[str, str], str] = {}  # kernels by module and name, and what each closes over
 
 
 class _Kernel(CPUDispatcher):
@@ -74,9 +73,18 @@ def kernel_of(module: str, name: str) -> Callable[[F], F]:
 
     def made(function: F) -> F:
         function.__module__, function.__qualname__ = module, name
+        within = _closed_over(function)
+        if _made.setdefault((module, name), within) != within:
+            raise ValueError(f"{module}: wanted one norm a module, for its machine code is known by that name, got two")
         return kernel(function)
 
     return made
+
+
+def _closed_over(function: Callable[..., object]) -> str:
+    """Name what a function closes over: functions by where they are defined, anything else by its value."""
+    within = [cell.cell_contents for cell in function.__closure__ or ()]
+    return ", ".join(f"{each.__module__}.{each.__qualname__}" if callable(each) else repr(each) for each in within)
 
 
 def device(function: F) -> F:
@@ -86,9 +94,7 @@ def device(function: F) -> F:
     have compiled and a third loads, the linker would take the first for both.
     """
     if function.__closure__:
-        within = [cell.cell_contents for cell in function.__closure__]
-        names = ", ".join(f"{each.__module__}.{each.__qualname__}" for each in within)
-        function.__qualname__ = f"{function.__name__} of {names}"
+        function.__qualname__ = f"{function.__name__} of {_closed_over(function)}"
     return cast(F, _compiled(function, from_python=False))
 
 

@@ -57,9 +57,8 @@ def _thresholds(
 ) -> None:
     """Write the columns' l1 thresholds, -1 inside the ball and infinity where a column vanishes, and their grids.
 
-    They are tau - low, as `normtree_kernels.norms.l1` has them.
-
-    A few columns at a time are packed to rows, to be read again and again from the cache.
+    They are tau - low, as `normtree_kernels.sweeps.threshold` has them. A few columns at a time are packed to rows, to
+    be read again and again from the cache.
     """
     panel = max(1, min(PANEL, PANEL_ELEMENTS // length))
     room = length + PAD  # so that the same element of neighbouring columns falls into different cache sets

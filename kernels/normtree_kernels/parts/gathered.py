@@ -16,25 +16,27 @@ class Gathered:
 
     Args:
         question: the question.
-        slots: how many slots all parts of a fibre have together; see `normtree_kernels.parts.part.Part`.
-        kept: shape of the axes that tell fibres apart.
-        room: arrays to gather in, of the shapes that `shapes` tells; default: new ones.
+        room: arrays to gather in, slots by fibres; none where answers are added.
 
     Attributes:
         whole: the answer.
     """
 
-    def __init__(
-        self, question: Question, slots: int, kept: Sequence[int], room: Sequence[Array] | None = None
-    ) -> None:
+    def __init__(self, question: Question, room: Sequence[Array] = ()) -> None:
         self._is_added = question.is_added
-        if question.is_added:
-            self.whole: Answer = ()
-        elif room is not None:
-            self.whole = tuple(room)
-        else:
-            shape = shape_of(question, slots, kept)
-            self.whole = tuple(np.empty(shape, dtype) for dtype in question.dtypes)
+        self.whole: Answer = tuple(room)
+
+    @classmethod
+    def of_shape(cls, question: Question, slots: int, kept: Sequence[int]) -> "Gathered":
+        """Gather in new arrays.
+
+        Args:
+            question: the question.
+            slots: how many slots all parts of a fibre have together; see `normtree_kernels.parts.part.Part`.
+            kept: shape of the axes that tell fibres apart.
+        """
+        shape = (slots if question.by_chunk else 1, *kept, *question.tail)
+        return cls(question, () if question.is_added else [np.empty(shape, dtype) for dtype in question.dtypes])
 
     def put(self, slots: slice, fibres: Index, answer: Answer) -> None:
         """Take a part's answer.
@@ -45,12 +47,12 @@ class Gathered:
             answer: what it answered; nothing, where it was not asked.
         """
         if self._is_added:
-            self.whole = tuple(map(np.add, self.whole, answer)) if self.whole and answer else self.whole or answer
+            self.add(answer)
             return
         for whole, part in zip(self.whole, answer, strict=bool(answer)):
             whole[(slots if len(whole) > 1 else slice(0, 1), *fibres)] = part
 
-
-def shape_of(question: Question, slots: int, kept: Sequence[int]) -> tuple[int, ...]:
-    """The shape of the arrays of a whole answer."""
-    return (slots if question.by_chunk else 1, *kept, *question.tail)
+    def add(self, answer: Answer) -> None:
+        """Take a part's answer where answers are added; nothing where it has none, or has put it in place itself."""
+        if answer:
+            self.whole = tuple(map(np.add, self.whole, answer)) if self.whole else answer

@@ -120,6 +120,11 @@ class Goal:
         """What it is for a tensor, or tensors together, of that norm: the same for each."""
         return self
 
+    def reach_of_nothing(self, total: int) -> Reach:
+        """What is reached where all of ``total`` outermost groups have no elements."""
+        asked = self.survivors(total) if self.counts_groups else None
+        return Reach(self.radius or 0.0, asked, asked)
+
     def survivors(self, total: int) -> int:
         """How many outermost groups are to survive, of ``total``; for a goal that is no radius."""
         if self.groups is not None:

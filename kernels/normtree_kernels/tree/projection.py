@@ -41,8 +41,7 @@ class ProjectionProblem:
         aim: what to reach.
         own: whether it is the exact projection that has an algorithm of its own.
         in_chunks: whether parts answer chunk by chunk; see `normtree_kernels.parts.part.Part`. They do wherever
-            elements are
-            ranked: see ``ranks``.
+            elements are ranked: see ``ranks``.
         is_shared: whether several tensors stand under one root.
         to_norm: puts the fibres' values from the home's order into the norm's.
         to_home: and back.
@@ -101,7 +100,8 @@ def project(problem: ProjectionProblem, v: Float64Array | None = None) -> Asking
 
     Cost:
         One question for the norms. For an exact projection on l1,linf one more, and one for each of a few Newton steps;
-        for cut l1 fibres one for each of a few steps; for ranks one for each 16 bits of an element, and a few more.
+        for cut l1 fibres one for each of a few steps; for ranks one for each 16 bits of an element, or each 8 where
+        elements are few, and a few more.
     """
     inner = problem.norm.inner.norm
     inner = inner if problem.whole > 1 else inner.of_one

@@ -1,4 +1,4 @@
-"""Executors: what runs the leaves of a tree. The tree's algorithm is written once, over this."""
+"""Executors: what runs the leaves of a tree over shared memory."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

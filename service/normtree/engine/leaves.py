@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from threading import get_native_id
 from time import perf_counter_ns
 
-import numpy as np
-
 from normtree.engine.memory.stop import Stop
 from normtree.engine.memory.tensor import Tensor
 from normtree.engine.survivors import Groups, groups_down
 from normtree.engine.timing.schema import Span, Sweep
 from normtree_kernels.norms.mixed_norm import MixedNorm
+from normtree_kernels.parts.gathered import Gathered
 from normtree_kernels.parts.questions import Answer, Excess, Question
 from normtree_kernels.tree.blocks import Block
 from normtree_kernels.tree.pieces import Piece, answers, cut_pieces
@@ -66,15 +65,12 @@ def leaf_ask(stop: Stop, branch: Branch, block: Block, posted: Posted) -> tuple[
     norm, nbytes = branch.norm, 0
     y = branch.source.array()
     values = [tensor.array() for tensor in posted.values]
-    rooms = [tensor.array(writable=True) for tensor in posted.answers]
-    added: Answer = ()
+    gathered = Gathered(posted.question, [tensor.array(writable=True) for tensor in posted.answers])
     pieces = _while_wanted(stop, cut_pieces(y.shape, y.itemsize, norm, block))
     for piece, found, read in answers(posted.question, y.transpose(norm.order), pieces, values):
-        if posted.question.is_added:
-            added = tuple(map(np.add, added, found)) if added else found
-        for whole, here in zip(rooms, found, strict=False):
-            whole[(piece.slots if len(whole) > 1 else slice(0, 1), *piece.fibres)] = here
+        gathered.put(piece.slots, piece.fibres, found)
         nbytes += read
+    added = gathered.whole if posted.question.is_added else ()
     sweep = sweep_of(posted.question)
     return Span(sweep, len(norm.levels) - 1, start_ns, perf_counter_ns(), nbytes, get_native_id()), added
 

@@ -26,6 +26,7 @@ from normtree.errors import InvalidTensor, refusal
 from normtree_kernels.arrays import Held
 from normtree_kernels.compiled.lanes import chunk_count
 from normtree_kernels.dtypes import Float64Array
+from normtree_kernels.parts.gathered import Gathered
 from normtree_kernels.parts.questions import Answer, Question, Samples
 from normtree_kernels.refusals import ValueRefused
 from normtree_kernels.tree.blocks import Block
@@ -270,20 +271,19 @@ class _OnSlate:
 
     def ask(self, batch: Batch) -> list[Answer]:
         """Put questions to all blocks of their tensors, side by side."""
-        calls, owners, rooms = [], [], {}
+        calls, owners, gathered = [], [], {}
         for owner, question in batch:
             place = self._places[owner]
             posted = Posted(question.with_values([]), place.post(question.values), place.room(question))
-            rooms[owner] = [room.array() for room in posted.answers]
+            gathered[owner] = Gathered(question, [room.array() for room in posted.answers])
             for block in place.blocks:
                 if question.concerns(block.part[0] if block.part else 0):
                     calls.append((self._stop, place.branch, block, posted))
                     owners.append(owner)
             self._move(posted.values, posted.answers)
-        added: dict[int, Answer] = {}
         for owner, answer in zip(owners, self._run(sweep_of(batch[0][1]), leaf_ask, calls), strict=True):
-            added[owner] = tuple(map(np.add, added[owner], answer)) if owner in added else answer
-        return [tuple(rooms[owner]) or added[owner] for owner, _ in batch]
+            gathered[owner].add(answer)
+        return [gathered[owner].whole for owner, _ in batch]
 
     def project(self, found: Sequence[Found]) -> None:
         """Project all blocks, or the survivors of tensors of which only they are wanted."""
@@ -338,11 +338,10 @@ def _is_small(works: Sequence[TensorRun]) -> bool:
 def _of_nothing(works: Sequence[TensorRun], goal: Goal, start_ns: int) -> Run:
     """Project tensors without elements: nothing is read or written, and no memory taken, however many their groups."""
     groups = sum(prod(work.plan.shape[axis] for axis in work.plan.norm.levels[0].axes) for work in works)
-    asked = goal.survivors(groups) if goal.counts_groups else None
     phases = Phases()
     phases.note("root", [Span("root", 0, start_ns, perf_counter_ns(), 0, get_native_id())])
     for work in works:
         if work.survivors and len(work.plan.norm.levels) > 1 and work.plan.norm.levels[0].axes:
             work.survivors.index = np.empty(0, np.int64)
-    reach = Reach(goal.radius or 0.0, asked, asked)
+    reach = goal.reach_of_nothing(groups)
     return Run((0.0,) * len(works), True, reach, tuple(phases.done), (), start_ns, bytes_moved=0, retries=0)

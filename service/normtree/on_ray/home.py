@@ -87,7 +87,8 @@ class Home:
         """
         plan = self._plan
         if not self._held:  # its fibres may be more than memory holds
-            return self._make((), 0.0, _of_nothing(plan))
+            groups = prod(plan.shape[axis] for axis in plan.norm.levels[0].axes)
+            return self._make((), 0.0, plan.goal.reach_of_nothing(groups))
         bound, dtype = self._bound, np.dtype(plan.dtype)
         problem = ProjectionProblem(plan.norm, self._whole, dtype, plan.goal, own=bound.own, in_chunks=bound.in_chunks)
         try:
@@ -128,7 +129,7 @@ class Home:
 
     def _gather(self, question: Question, answers: Mapping[int, Answer]) -> Answer:
         """Put the answers of blocks together."""
-        gathered = Gathered(question, max(slots.stop for slots in self._slots), self._plan.kept_shape)
+        gathered = Gathered.of_shape(question, max(slots.stop for slots in self._slots), self._plan.kept_shape)
         for index, answer in answers.items():
             gathered.put(self._slots[index], self._fibres(index), answer)
         self._answered = sum(array.nbytes for answer in answers.values() for array in answer)
@@ -173,10 +174,3 @@ def _plan(ups: Sequence[Up], ask: Ask) -> Plan:
     blocks = tuple(Block(axis, start, stop) for start, stop in pairwise(edges))
     where = "where the blocks are"
     return Plan(shape, first.dtype, bound.mixed, ask.goal, bound.own, "ray", len(blocks), where, blocks, {}, 0.0)
-
-
-def _of_nothing(plan: Plan) -> Reach:
-    """What is reached with a tensor without elements."""
-    groups = prod(plan.shape[axis] for axis in plan.norm.levels[0].axes)
-    left = plan.goal.survivors(groups) if plan.goal.counts_groups else None
-    return Reach(plan.goal.radius or 0.0, left, left)

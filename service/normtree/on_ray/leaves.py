@@ -94,7 +94,8 @@ def leaf_ask(
     start_ns, nbytes = perf_counter_ns(), 0
     tensor: Any = block.transpose(extent.norm.order)
     kept = tensor.shape[: len(extent.norm.kept_axes)]
-    gathered = Gathered(question, extent.slots(block.shape), kept, None if block.size else ())
+    slots = extent.slots(block.shape)
+    gathered = Gathered.of_shape(question, slots, kept) if slots else Gathered(question)
     for piece, found, read in answers(question, tensor, extent.pieces(until_s, block), values, extent.start):
         gathered.put(piece.slots, piece.fibres, found)
         nbytes += read

@@ -5,6 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from normtree_kernels.compiled.jit import device
+from normtree_kernels.sweeps import rows
+from normtree_kernels.sweeps.maxima import chunk_norm
+from normtree_kernels.sweeps.sums import chunk_sum
+
 # One thread and a pool are there, or a compiler is at work; then a child is forked, which calls the same.
 FORK = """
 import os, sys
@@ -87,3 +94,20 @@ def test_kernels_compile_where_numba_is_told_not_to(tmp_path: Path) -> None:
     assert run(COUNT.format(""), NUMBA_DISABLE_JIT="1", **cold) == "2 1 function\n"
     later = COUNT.format("numba.config.DISABLE_JIT = 1")
     assert run(later, NUMBA_CACHE_DIR=str(tmp_path / "colder")) == "2 1 function\n"
+
+
+def test_a_module_has_one_norm() -> None:
+    module = "normtree_kernels.norms.l1"
+    rows.up(module, chunk_sum, chunk_sum)  # as it has done itself: a module may be loaded again
+    with pytest.raises(ValueError, match=r"norms\.l1: wanted one norm a module, .* got two"):
+        rows.up(module, chunk_norm, chunk_norm)
+
+
+def test_a_device_function_may_close_over_a_number() -> None:
+    half = 0.5
+
+    @device
+    def chunk_halved(x: object) -> float:
+        return half
+
+    assert "0.5" in chunk_halved.__qualname__

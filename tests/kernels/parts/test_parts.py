@@ -40,7 +40,7 @@ def project_in_parts(norm: Norm, y: Array, u: Array, blocks: tuple[Block, ...]) 
     pieces = [as_piece(y.shape, mixed, block) for block in blocks]
 
     def ask(question: Question) -> Answer:
-        gathered = Gathered(question, chunk_count(y.shape[1]), y.shape[:1])
+        gathered = Gathered.of_shape(question, chunk_count(y.shape[1]), y.shape[:1])
         for piece in pieces:
             if question.concerns(piece.start):
                 gathered.put(piece.slots, piece.fibres, question.of(piece.part(y)))

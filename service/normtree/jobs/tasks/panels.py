@@ -63,4 +63,4 @@ class PanelAnswers:
 
     @cached_property
     def _gathered(self) -> Gathered:  # made with the first answer: many tensors wait, and take no memory until then
-        return Gathered(self._question, self._cut.slots, self._cut.layout.v_shape)
+        return Gathered.of_shape(self._question, self._cut.slots, self._cut.layout.v_shape)
